@@ -1,0 +1,2 @@
+//! Placeholder while the tool is written.
+fn main() {}

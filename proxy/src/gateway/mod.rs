@@ -1,0 +1,5 @@
+//! The direction from the outside into the mesh.
+
+pub mod capture;
+pub mod identify;
+pub mod provider_keys;

@@ -1,0 +1,2 @@
+//! Placeholder while the composition root is written.
+fn main() {}
