@@ -1,2 +1,42 @@
-//! Placeholder while the tool is written.
-fn main() {}
+//! `countersign`: the command line tool.
+//!
+//! This file is the table of commands and nothing else: one `mod` line, one variant and one match
+//! arm per command. Each command owns a file with its arguments and a `run` function.
+//! Exit codes: 0 = yes, 1 = the answer is no (bad token, bad certificate, problems found),
+//! 2 = the question could not be asked (usage, missing file, unreachable peer).
+#![forbid(unsafe_code)]
+
+mod cert;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use countersign_cli::dev;
+
+/// Identities, signed request context and policy for services: tools for people.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, about, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 yes, 1 the answer is no, 2 the question could not be asked.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at certificates and identity sockets
+    Cert(cert::CertArgs),
+    /// Authority and issuer for laptops and tests; never for production
+    Dev(dev::DevArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Cert(args) => cert::run(args),
+        Command::Dev(args) => dev::run(args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("countersign: {error:#}");
+        ExitCode::from(2)
+    })
+}
