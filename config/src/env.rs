@@ -1,0 +1,107 @@
+//! Every environment variable any of our programs reads, each once, with what it does.
+//! Nothing else in the workspace reads the environment: clippy refuses `std::env::var` elsewhere,
+//! and `docs/environment.md` is made from [`ALL`]. Secrets are never read from here.
+
+/// One environment variable.
+#[derive(Clone, Copy, Debug)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// Which programs read it.
+    pub read_by: &'static str,
+    /// What holds when it is not set.
+    pub default: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+}
+
+impl Variable {
+    /// The value, if set, not empty and UTF-8.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn get(&self) -> Option<String> {
+        std::env::var(self.name).ok().filter(|value| !value.is_empty())
+    }
+
+    /// Whether the variable is set to anything but the empty string.
+    pub fn is_set(&self) -> bool {
+        self.get().is_some()
+    }
+}
+
+/// Where the SPIFFE Workload API listens.
+pub const SPIFFE_ENDPOINT_SOCKET: Variable = Variable {
+    name: "SPIFFE_ENDPOINT_SOCKET",
+    read_by: "countersign-proxy",
+    default: "none: `identity.source.workloadApi.socket` must be written",
+    summary: "Socket of the SPIFFE Workload API (`unix:///run/spire/agent.sock`, or a plain path), \
+              used when a `ProxyConfig` says `workloadApi: {}` without a socket.",
+};
+
+/// What is logged.
+pub const COUNTERSIGN_LOG: Variable = Variable {
+    name: "COUNTERSIGN_LOG",
+    read_by: "countersign-proxy, countersign",
+    default: "info",
+    summary: "What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`) or directives such \
+              as `info,countersign_proxy::inbound=debug`.",
+};
+
+/// How log lines look.
+pub const COUNTERSIGN_LOG_FORMAT: Variable = Variable {
+    name: "COUNTERSIGN_LOG_FORMAT",
+    read_by: "countersign-proxy",
+    default: "text on a terminal, else json",
+    summary: "Form of the log lines on standard error: `json` or `text`.",
+};
+
+/// How many data-path threads run.
+pub const COUNTERSIGN_WORKERS: Variable = Variable {
+    name: "COUNTERSIGN_WORKERS",
+    read_by: "countersign-proxy",
+    default: "the CPU limit of the cgroup, else the number of cores",
+    summary: "Number of data-path threads, used when the `ProxyConfig` does not set `workers`.",
+};
+
+/// Where testbed programs are kept.
+pub const COUNTERSIGN_CACHE: Variable = Variable {
+    name: "COUNTERSIGN_CACHE",
+    read_by: "cargo xtask testbed, integration tests, benches",
+    default: "`$XDG_CACHE_HOME/countersign`, else `~/.cache/countersign`",
+    summary: "Folder that holds the pinned third-party programs of the test-bed.",
+};
+
+/// What a missing testbed program means.
+pub const COUNTERSIGN_TESTBED: Variable = Variable {
+    name: "COUNTERSIGN_TESTBED",
+    read_by: "cargo xtask, integration tests",
+    default: "a missing program skips its tests and is named",
+    summary: "`require` makes every missing test-bed program a failure; CI sets it.",
+};
+
+/// Where the programs under test are.
+pub const COUNTERSIGN_BIN_DIR: Variable = Variable {
+    name: "COUNTERSIGN_BIN_DIR",
+    read_by: "countersign demo, integration tests, benches",
+    default: "the folder of the running program, then `target/e2e`",
+    summary: "Folder with the binaries `countersign` and `countersign-proxy` that are started.",
+};
+
+/// Switches colour off.
+pub const NO_COLOR: Variable = Variable {
+    name: "NO_COLOR",
+    read_by: "countersign",
+    default: "colour on a terminal",
+    summary: "Set to anything: output is never coloured.",
+};
+
+/// Every variable, in the order of the reference.
+pub const ALL: &[Variable] = &[
+    SPIFFE_ENDPOINT_SOCKET,
+    COUNTERSIGN_LOG,
+    COUNTERSIGN_LOG_FORMAT,
+    COUNTERSIGN_WORKERS,
+    NO_COLOR,
+    COUNTERSIGN_BIN_DIR,
+    COUNTERSIGN_CACHE,
+    COUNTERSIGN_TESTBED,
+];

@@ -1,0 +1,398 @@
+//! Every bound of the data path, in one file: value, unit, reason.
+//! Names end in unit and direction (`_BYTES_MAX`, `_MS_MIN`); sizes are bytes, per worker unless
+//! the text says "process". Modules that need a bound import it from here and define none of their
+//! own. [`Limits`] holds the few a `ProxyConfig` may change; [`BOUNDS`] is what
+//! `docs/config.md` is made from. Token, policy and audit formats have their own fixed limits beside
+//! their code.
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Whether a `ProxyConfig` may change a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A constant.
+    Fixed,
+    /// May be set to anything from 1 up to the default.
+    Lower,
+    /// May be lowered, and raised up to a ceiling.
+    Any,
+}
+
+/// One bound, for the reference and for checking what a `ProxyConfig` sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The constant's name, which is also the key under `limits:`.
+    pub name: &'static str,
+    /// The value in force when nobody changes it.
+    pub default: u64,
+    /// The largest value a `ProxyConfig` may set.
+    pub ceiling: u64,
+    /// What may be changed.
+    pub change: Change,
+    /// Why the bound exists.
+    pub reason: &'static str,
+}
+
+/// Declares constants and lists them in [`BOUNDS`]; the doc comment is the reason shown to users.
+macro_rules! bounds {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty = $value:expr;)+) => {
+        $($(#[doc = $doc])+ pub const $name: $kind = $value;)+
+
+        /// Every bound, in the order of this file.
+        pub const BOUNDS: &[Bound] = &[$(Bound {
+            name: stringify!($name),
+            default: $name as u64,
+            ceiling: changeable(stringify!($name), $name as u64).1,
+            change: changeable(stringify!($name), $name as u64).0,
+            reason: concat!($($doc),+),
+        }),+];
+    };
+}
+
+bounds! {
+    /// Connections of the whole process. The value in force is the smallest of this, memory limit / 64 KiB and (NOFILE - 256) / 2, unless a `ProxyConfig` sets it.
+    CONNS_MAX: usize = 10_000;
+    /// Connections from one client address at a gateway (process), counted after PROXY protocol or a trusted `X-Forwarded-For`; trusted proxies are exempt.
+    CONNS_PER_SOURCE_MAX: usize = 256;
+    /// Connections the kernel may hold before `accept`.
+    LISTEN_BACKLOG_MAX: usize = 4_096;
+    /// First pause after `accept` fails for want of descriptors.
+    ACCEPT_BACKOFF_MS_MIN: u64 = 5;
+    /// Longest pause after `accept` fails for want of descriptors.
+    ACCEPT_BACKOFF_MS_MAX: u64 = 100;
+    /// Idle time before the first TCP keep-alive probe.
+    TCP_KEEPALIVE_IDLE_S: u64 = 30;
+    /// Time between TCP keep-alive probes.
+    TCP_KEEPALIVE_INTERVAL_S: u64 = 10;
+    /// Unanswered TCP keep-alive probes before the connection counts as dead.
+    TCP_KEEPALIVE_PROBES_MAX: u32 = 3;
+    /// Unacknowledged sent data older than this ends a connection.
+    TCP_USER_TIMEOUT_MS: u64 = 30_000;
+    /// Time for a peer to send enough bytes to tell the protocol.
+    DETECT_MS_MAX: u64 = 1_000;
+    /// Bytes read at first to tell the protocol.
+    DETECT_BYTES_MIN: usize = 4 * KIB;
+    /// Bytes read at most to tell the protocol.
+    DETECT_BYTES_MAX: usize = 16 * KIB;
+    /// Time for a TLS handshake, from accept to finished.
+    HANDSHAKE_MS_MAX: u64 = 5_000;
+    /// TLS handshakes computed at once; a slot is taken when a complete ClientHello has arrived.
+    HANDSHAKES_MAX: usize = 64;
+    /// One ClientHello; hybrid key shares and long ALPN lists stay far below.
+    CLIENT_HELLO_BYTES_MAX: usize = 16 * KIB;
+    /// Certificates in a peer's chain.
+    PEER_CHAIN_CERTS_MAX: usize = 6;
+    /// All certificates of a peer's chain together.
+    PEER_CHAIN_BYTES_MAX: usize = 32 * KIB;
+    /// One certificate revocation list.
+    CRL_BYTES_MAX: usize = MIB;
+    /// Trust domains with a bundle (process).
+    TRUST_DOMAINS_MAX: usize = 64;
+    /// An HTTP/1 request head: request line and all fields.
+    H1_HEAD_BYTES_MAX: usize = 64 * KIB;
+    /// Fields in an HTTP/1 head; also hyper's own default.
+    H1_HEADERS_MAX: usize = 100;
+    /// Time for an HTTP/1 head, from its first byte; slow-header attacks end here.
+    H1_HEAD_MS_MAX: u64 = 10_000;
+    /// Idle time of a kept-alive HTTP/1 server connection.
+    H1_IDLE_MS_MAX: u64 = 600_000;
+    /// A request target.
+    URI_BYTES_MAX: usize = 16 * KIB;
+    /// Concurrent HTTP/2 streams of one connection.
+    H2_STREAMS_MAX: u32 = 128;
+    /// A decoded HTTP/2 header list.
+    H2_HEADER_LIST_BYTES_MAX: u32 = 65_536;
+    /// Remotely reset HTTP/2 streams not yet handled (rapid reset).
+    H2_RESET_PENDING_MAX: usize = 20;
+    /// HTTP/2 streams we reset because of peer errors before the connection ends.
+    H2_LOCAL_RESET_MAX: usize = 1_024;
+    /// HTTP/2 receive window of a stream.
+    H2_STREAM_WINDOW_BYTES: u32 = 262_144;
+    /// HTTP/2 receive window of a connection; at least four streams' worth.
+    H2_CONN_WINDOW_BYTES: u32 = 1_048_576;
+    /// An HTTP/2 frame we accept.
+    H2_FRAME_BYTES_MAX: u32 = 16_384;
+    /// Bytes buffered for sending on one HTTP/2 stream.
+    H2_SEND_BUF_BYTES_MAX: usize = 256 * KIB;
+    /// Time between HTTP/2 keep-alive pings.
+    H2_PING_MS: u64 = 30_000;
+    /// Time for the answer to an HTTP/2 ping.
+    H2_PING_TIMEOUT_MS: u64 = 20_000;
+    /// HPACK dynamic table.
+    H2_HPACK_BYTES_MAX: usize = 4 * KIB;
+    /// All trailer fields of one message.
+    TRAILER_BYTES_MAX: usize = 16 * KIB;
+    /// One header value.
+    HEADER_VALUE_BYTES_MAX: usize = 16 * KIB;
+    /// A request body at a gateway; inbound has no bound unless a `ProxyConfig` sets this one, which then counts for both.
+    BODY_BYTES_MAX: usize = 100 * MIB;
+    /// A body that makes no progress for this long ends.
+    BODY_IDLE_MS_MAX: u64 = 300_000;
+    /// Time until the response head, from the complete request head.
+    REQUEST_MS_MAX: u64 = 60_000;
+    /// Age of one stream. The default, 0, is no bound of its own: the connection's deadline counts.
+    STREAM_AGE_S_MAX: u64 = 0;
+    /// Body bytes kept for a retry. The default, 0, retries requests without body only; a route may raise it to 64 KiB.
+    RETRY_BODY_BYTES_MAX: usize = 0;
+    /// Retries as a share of the requests of the window.
+    RETRY_BUDGET_PCT: u64 = 20;
+    /// The window of the retry budget.
+    RETRY_BUDGET_WINDOW_MS: u64 = 10_000;
+    /// Time to connect to another sidecar.
+    CONNECT_MESH_MS_MAX: u64 = 1_000;
+    /// Time to connect to the app beside us.
+    CONNECT_APP_MS_MAX: u64 = 300;
+    /// Time a request waits for an app that refuses connections (start-up, restart).
+    APP_WAIT_MS_MAX: u64 = 5_000;
+    /// Idle time of a pooled connection to another sidecar.
+    POOL_IDLE_MESH_MS: u64 = 90_000;
+    /// Idle time of a pooled connection to the app; short, because apps close theirs.
+    POOL_IDLE_APP_MS: u64 = 3_000;
+    /// Idle pooled connections of one key (endpoint, identity, protocol).
+    POOL_IDLE_PER_KEY_MAX: usize = 64;
+    /// Idle pooled connections of a worker.
+    POOL_IDLE_TOTAL_MAX: usize = 1_024;
+    /// Requests in flight to one endpoint.
+    ENDPOINT_INFLIGHT_MAX: usize = 1_024;
+    /// Requests waiting for a connection to one endpoint.
+    ENDPOINT_PENDING_MAX: usize = 128;
+    /// Requests in flight of a worker.
+    INFLIGHT_MAX: usize = 4_096;
+    /// Endpoints of one destination.
+    ENDPOINTS_PER_SERVICE_MAX: usize = 4_096;
+    /// Destinations known (process).
+    SERVICES_MAX: usize = 8_192;
+    /// Consecutive failures that open an endpoint's breaker.
+    BREAKER_FAILURES: u32 = 5;
+    /// First time an open breaker stays open.
+    BREAKER_OPEN_MS_MIN: u64 = 1_000;
+    /// Longest time an open breaker stays open.
+    BREAKER_OPEN_MS_MAX: u64 = 60_000;
+    /// Share of a destination's endpoints that may be open at once.
+    BREAKER_OPEN_PCT_MAX: u64 = 50;
+    /// Relay buffer of a quiet connection.
+    RELAY_BUF_SMALL_BYTES: usize = KIB;
+    /// Relay buffer of an ordinary connection: one TLS record.
+    RELAY_BUF_MID_BYTES: usize = 16_320;
+    /// Relay buffer of a bulk transfer.
+    RELAY_BUF_LARGE_BYTES: usize = 256 * KIB;
+    /// Relay buffers kept for reuse.
+    RELAY_POOL_BYTES_MAX: usize = 8 * MIB;
+    /// Idle time of an upgraded connection.
+    TCP_IDLE_MS_MAX: u64 = 3_600_000;
+    /// Time a half-closed upgraded connection may stay open.
+    TCP_HALF_CLOSED_MS_MAX: u64 = 300_000;
+    /// Age of an HTTP connection, varied by 10 % so that they do not all end together.
+    CONN_AGE_S_MAX: u64 = 3_600;
+    /// Time streams get to finish after a connection's deadline.
+    DEADLINE_GRACE_MS_MAX: u64 = 30_000;
+    /// A context token that is verified.
+    TOKEN_BYTES_MAX: usize = 4 * KIB;
+    /// The hop list beside a token: 8 records, with long identities.
+    HOPS_BYTES_MAX: usize = 6 * KIB;
+    /// Records in a hop list.
+    HOPS_MAX: usize = 8;
+    /// Certificates of earlier signers, sent once per connection.
+    HOP_CERTS_BYTES_MAX: usize = 16 * KIB;
+    /// Verified tokens remembered.
+    TOKEN_CACHE_ENTRIES_MAX: usize = 1_024;
+    /// Size of all verified tokens remembered.
+    TOKEN_CACHE_BYTES_MAX: usize = 4 * MIB;
+    /// How long a verified token is remembered.
+    TOKEN_CACHE_AGE_MS_MAX: u64 = 60_000;
+    /// Open inbound requests whose context onward calls can find (process).
+    CONTEXT_INDEX_ENTRIES_MAX: usize = 16_384;
+    /// How long a context can be found after its request ended.
+    CONTEXT_INDEX_AGE_MS_MAX: u64 = 60_000;
+    /// All policy documents together (process).
+    POLICY_BYTES_MAX: usize = 4 * MIB;
+    /// Rules in force for one workload (process).
+    POLICY_RULES_MAX: usize = 10_000;
+    /// A fetched key set.
+    JWKS_BYTES_MAX: usize = 256 * KIB;
+    /// Keys in a key set.
+    JWKS_KEYS_MAX: usize = 64;
+    /// Audit records waiting to be written (process).
+    AUDIT_QUEUE_RECORDS_MAX: usize = 8_192;
+    /// One audit record.
+    AUDIT_RECORD_BYTES_MAX: usize = 16 * KIB;
+    /// Log lines waiting to be written (process); beyond it lines are lost and counted.
+    LOG_QUEUE_LINES_MAX: usize = 8_192;
+    /// Series of one metric; more are counted under the label value `overflow`.
+    SERIES_PER_METRIC_MAX: usize = 1_000;
+    /// Connections to admin and metrics together (process).
+    ADMIN_CONNS_MAX: usize = 32;
+    /// Time for an admin or metrics request head.
+    ADMIN_HEAD_MS_MAX: u64 = 2_000;
+    /// An admin or metrics request head.
+    ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB;
+    /// Time between self-tests of the redirect.
+    SELF_TEST_MS: u64 = 30_000;
+    /// Time a draining proxy keeps accepting, so that callers learn of it.
+    DRAIN_DELAY_MS: u64 = 5_000;
+    /// Time open requests get to finish when the process stops.
+    DRAIN_MS_MAX: u64 = 120_000;
+    /// Body bytes of a refused request read and dropped; a longer one closes the connection.
+    REFUSED_BODY_DRAIN_BYTES_MAX: usize = 64 * KIB;
+    /// Live connections re-evaluated in one turn of the event loop.
+    REEVALUATE_BATCH_MAX: usize = 256;
+}
+
+/// Declares the bounds a `ProxyConfig` may change and the struct that carries them.
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $field:ident: $kind:ty = $name:ident, $change:ident, $ceiling:expr;)+) => {
+        /// The bounds a `ProxyConfig` may change, filled with the defaults where it does not.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits {
+            /// `CONNS_MAX`, if set; see [`Limits::conns_max_in_force`].
+            pub conns_max: Option<usize>,
+            /// `BODY_BYTES_MAX`, if set: then for inbound and gateway alike.
+            pub body_bytes_max: Option<u64>,
+            $($(#[doc = $doc])+ pub $field: $kind,)+
+        }
+
+        impl Default for Limits {
+            fn default() -> Limits {
+                Limits { conns_max: None, body_bytes_max: None, $($field: $name,)+ }
+            }
+        }
+
+        impl Limits {
+            /// Sets one bound by the name of its constant, unchecked; other names change nothing.
+            pub fn set(&mut self, name: &str, value: u64) {
+                match name {
+                    "CONNS_MAX" => self.conns_max = Some(usize::try_from(value).unwrap_or(usize::MAX)),
+                    "BODY_BYTES_MAX" => self.body_bytes_max = Some(value),
+                    $(stringify!($name) => self.$field = <$kind>::try_from(value).unwrap_or(<$kind>::MAX),)+
+                    _ => {}
+                }
+            }
+        }
+
+        const CHANGEABLE: &[(&str, Change, u64)] = &[
+            ("CONNS_MAX", Change::Any, 1_000_000),
+            ("BODY_BYTES_MAX", Change::Any, 1 << 40),
+            $((stringify!($name), Change::$change, $ceiling),)+
+        ];
+    };
+}
+
+limits! {
+    /// `CONNS_PER_SOURCE_MAX`
+    conns_per_source_max: usize = CONNS_PER_SOURCE_MAX, Any, 1_000_000;
+    /// `HANDSHAKE_MS_MAX`
+    handshake_ms_max: u64 = HANDSHAKE_MS_MAX, Lower, HANDSHAKE_MS_MAX;
+    /// `H1_HEAD_BYTES_MAX`
+    h1_head_bytes_max: usize = H1_HEAD_BYTES_MAX, Any, 1_048_576;
+    /// `H1_HEAD_MS_MAX`
+    h1_head_ms_max: u64 = H1_HEAD_MS_MAX, Lower, H1_HEAD_MS_MAX;
+    /// `H1_IDLE_MS_MAX`
+    h1_idle_ms_max: u64 = H1_IDLE_MS_MAX, Lower, H1_IDLE_MS_MAX;
+    /// `H2_STREAMS_MAX`
+    h2_streams_max: u32 = H2_STREAMS_MAX, Any, 1_024;
+    /// `H2_HEADER_LIST_BYTES_MAX`
+    h2_header_list_bytes_max: u32 = H2_HEADER_LIST_BYTES_MAX, Any, 1_048_576;
+    /// `BODY_IDLE_MS_MAX`
+    body_idle_ms_max: u64 = BODY_IDLE_MS_MAX, Any, 86_400_000;
+    /// `REQUEST_MS_MAX`
+    request_ms_max: u64 = REQUEST_MS_MAX, Any, 3_600_000;
+    /// `STREAM_AGE_S_MAX`; 0 is no bound.
+    stream_age_s_max: u64 = STREAM_AGE_S_MAX, Any, 86_400;
+    /// `CONNECT_MESH_MS_MAX`
+    connect_mesh_ms_max: u64 = CONNECT_MESH_MS_MAX, Lower, CONNECT_MESH_MS_MAX;
+    /// `CONNECT_APP_MS_MAX`
+    connect_app_ms_max: u64 = CONNECT_APP_MS_MAX, Lower, CONNECT_APP_MS_MAX;
+    /// `APP_WAIT_MS_MAX`
+    app_wait_ms_max: u64 = APP_WAIT_MS_MAX, Lower, APP_WAIT_MS_MAX;
+    /// `ENDPOINT_INFLIGHT_MAX`
+    endpoint_inflight_max: usize = ENDPOINT_INFLIGHT_MAX, Any, 65_536;
+    /// `INFLIGHT_MAX`
+    inflight_max: usize = INFLIGHT_MAX, Any, 65_536;
+    /// `TCP_IDLE_MS_MAX`
+    tcp_idle_ms_max: u64 = TCP_IDLE_MS_MAX, Any, 604_800_000;
+    /// `CONN_AGE_S_MAX`
+    conn_age_s_max: u64 = CONN_AGE_S_MAX, Any, 86_400;
+    /// `DRAIN_DELAY_MS`
+    drain_delay_ms: u64 = DRAIN_DELAY_MS, Lower, DRAIN_DELAY_MS;
+    /// `DRAIN_MS_MAX`
+    drain_ms_max: u64 = DRAIN_MS_MAX, Lower, DRAIN_MS_MAX;
+}
+
+impl Limits {
+    /// The connections this process may hold: what was set, else derived from what the process
+    /// was given, so that neither memory nor descriptors run out first.
+    pub fn conns_max_in_force(&self, memory_bytes: Option<u64>, nofile: u64) -> usize {
+        if let Some(set) = self.conns_max {
+            return set;
+        }
+        let by_memory = memory_bytes.map_or(u64::MAX, |bytes| bytes / (64 * 1024));
+        let by_files = nofile.saturating_sub(256) / 2;
+        usize::try_from(by_memory.min(by_files)).unwrap_or(usize::MAX).clamp(1, CONNS_MAX)
+    }
+
+    /// The largest request body at a gateway.
+    pub fn gateway_body_bytes_max(&self) -> u64 {
+        self.body_bytes_max.unwrap_or(BODY_BYTES_MAX as u64)
+    }
+}
+
+/// Looks a bound up among those that may be changed; evaluated while the constants are compiled.
+const fn changeable(name: &str, default: u64) -> (Change, u64) {
+    let mut i = 0;
+    while i < CHANGEABLE.len() {
+        if same(CHANGEABLE[i].0, name) {
+            return (CHANGEABLE[i].1, CHANGEABLE[i].2);
+        }
+        i += 1;
+    }
+    (Change::Fixed, default)
+}
+
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_follow_memory_and_descriptors() {
+        let limits = Limits::default();
+        assert_eq!(limits.conns_max_in_force(None, 1_048_576), CONNS_MAX);
+        assert_eq!(limits.conns_max_in_force(Some(64 * 1024 * 500), 1_048_576), 500);
+        assert_eq!(limits.conns_max_in_force(None, 1_024), 384);
+        assert_eq!(limits.conns_max_in_force(Some(0), 0), 1);
+        let set = Limits { conns_max: Some(7), ..Limits::default() };
+        assert_eq!(set.conns_max_in_force(None, 1_024), 7);
+    }
+
+    #[test]
+    fn every_changeable_bound_exists_and_can_be_set() {
+        for (name, change, ceiling) in CHANGEABLE {
+            let bound = BOUNDS.iter().find(|b| b.name == *name).expect("listed in BOUNDS");
+            assert_eq!((bound.change, bound.ceiling), (*change, *ceiling), "{name}");
+            assert!(bound.ceiling >= bound.default, "{name}");
+            let mut limits = Limits::default();
+            limits.set(name, bound.default + 1);
+            assert_ne!(limits, Limits::default(), "{name} is not carried by Limits");
+        }
+    }
+
+    #[test]
+    fn windows_hold_several_streams() {
+        const { assert!(H2_CONN_WINDOW_BYTES >= 4 * H2_STREAM_WINDOW_BYTES) };
+    }
+}
