@@ -1,1 +1,341 @@
-//! Being written.
+//! Who the end user is: verifies the bearer token of a request against the configured identity
+//! providers. Runs once per request at the gateway, after `capture`, before `mint`.
+//! Invariant: an [`EndUser`] exists only for a token whose signature, issuer, audience, type and
+//! times were all checked here. Pure: keys and the time are arguments; nothing is fetched.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use serde_json::{Map, Value};
+
+use super::provider::Provider;
+use super::provider_keys::KeysSnapshot;
+use super::user_claims::{self, UserFacts, seconds};
+use super::user_keys::{Lookup, UserAlgorithm};
+use super::user_token::{self, UnverifiedToken};
+use crate::clock::Now;
+
+/// How far the clock of a provider may differ from ours.
+const SKEW_S: u64 = 30;
+
+/// Why a user could not be identified.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum IdentifyError {
+    /// The provider's document does not permit the algorithm, or the key is for another one.
+    #[error("the signature algorithm of the user token is not permitted for its issuer")]
+    AlgorithmNotPermitted,
+    /// The token is meant for somebody else.
+    #[error("the user token is not addressed to this gateway (`aud`)")]
+    AudienceWrong,
+    /// A claim is missing, has another type than declared, or is too large.
+    #[error(
+        "claim `{claim}` of the user token is missing, of another type than declared, or too large"
+    )]
+    ClaimInvalid {
+        /// The name of the claim, from the provider document.
+        claim: String,
+    },
+    /// The token has ended.
+    #[error("the user token ended {by_secs} s ago; if it is new, a clock is off")]
+    Expired {
+        /// Seconds since `exp`.
+        by_secs: u64,
+    },
+    /// No provider of this gateway issues such tokens.
+    #[error("no configured identity provider has the issuer of the user token")]
+    IssuerUnknown,
+    /// The provider is known, but its keys could not be fetched or are too old.
+    #[error("no current keys of identity provider `{provider}`")]
+    KeysUnavailable {
+        /// The provider's name.
+        provider: Arc<str>,
+    },
+    /// The provider has no such key; its keys are fetched again in the background.
+    #[error("identity provider `{provider}` has no key with the id the user token names")]
+    KeyUnknown {
+        /// The provider's name.
+        provider: Arc<str>,
+    },
+    /// Not a bearer token, or not a JWT of an acceptable form.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// No user token was sent, and this gateway demands one.
+    #[error("no user token was sent")]
+    Missing,
+    /// The token begins in the future.
+    #[error("the user token begins {ahead_secs} s from now; its issuer's clock is ahead")]
+    NotYetValid {
+        /// Seconds until `nbf` or `iat`.
+        ahead_secs: u64,
+    },
+    /// The signature does not fit.
+    #[error("the signature of the user token is wrong")]
+    SignatureInvalid,
+    /// The token is of another kind (`typ`), such as an ID token where access tokens are asked for.
+    #[error("the user token is of a type its issuer's document does not list (`typ`)")]
+    TypeWrong,
+}
+
+impl IdentifyError {
+    /// The stable name of the refusal; also the metric label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            IdentifyError::AlgorithmNotPermitted
+            | IdentifyError::AudienceWrong
+            | IdentifyError::IssuerUnknown
+            | IdentifyError::KeyUnknown { .. }
+            | IdentifyError::NotYetValid { .. }
+            | IdentifyError::SignatureInvalid
+            | IdentifyError::TypeWrong => "user_token_invalid",
+            IdentifyError::ClaimInvalid { .. } => "user_claim_invalid",
+            IdentifyError::Expired { .. } => "user_token_expired",
+            IdentifyError::KeysUnavailable { .. } => "user_keys_unavailable",
+            IdentifyError::Malformed(_) => "user_token_malformed",
+            IdentifyError::Missing => "user_token_missing",
+        }
+    }
+
+    /// 503 when the fault is ours to wait for, 401 otherwise.
+    pub fn status(&self) -> http::StatusCode {
+        match self {
+            IdentifyError::KeysUnavailable { .. } => http::StatusCode::SERVICE_UNAVAILABLE,
+            _ => http::StatusCode::UNAUTHORIZED,
+        }
+    }
+}
+
+/// A user proven by a verified token. Made only in this file.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct EndUser {
+    provider: Arc<Provider>,
+    facts: UserFacts,
+    expires_at: u64,
+}
+
+impl EndUser {
+    /// Our name of the provider that vouches for the user: `rctx.idp`.
+    pub fn provider(&self) -> &str {
+        &self.provider.name
+    }
+
+    /// The id as the provider wrote it.
+    pub fn id(&self) -> &str {
+        &self.facts.id
+    }
+
+    /// `sub` of the context token: `user:<id>` or `user:<provider>/<id>`.
+    pub fn subject(&self) -> &str {
+        &self.facts.subject
+    }
+
+    /// The account resource paths speak of.
+    pub fn account(&self) -> Option<&str> {
+        self.facts.account.as_deref()
+    }
+
+    /// The groups the provider document keeps.
+    pub fn groups(&self) -> &[String] {
+        &self.facts.groups
+    }
+
+    /// When the user logged in, in seconds since 1970.
+    pub fn auth_time(&self) -> Option<u64> {
+        self.facts.auth_time
+    }
+
+    /// The authentication context class.
+    pub fn acr(&self) -> Option<&str> {
+        self.facts.acr.as_deref()
+    }
+
+    /// The authentication methods.
+    pub fn amr(&self) -> &[String] {
+        &self.facts.amr
+    }
+
+    /// The OAuth client the user came through.
+    pub fn client_id(&self) -> Option<&str> {
+        self.facts.client_id.as_deref()
+    }
+
+    /// The scopes the credential grants; `None` if it does not speak of scopes.
+    pub fn granted_scopes(&self) -> Option<&[String]> {
+        self.facts.scopes.as_deref()
+    }
+
+    /// Further declared claims, each of its declared type.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.facts.claims
+    }
+
+    /// When the credential ends, in seconds since 1970.
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+}
+
+/// Verifies user tokens of a fixed set of providers.
+#[derive(Clone, Debug, Default)]
+pub struct UserVerifier {
+    providers: Vec<Arc<Provider>>,
+}
+
+impl UserVerifier {
+    /// A verifier for the providers one gateway lists.
+    pub fn new(providers: impl IntoIterator<Item = Arc<Provider>>) -> UserVerifier {
+        UserVerifier { providers: providers.into_iter().collect() }
+    }
+
+    /// Identifies the user of a request and, when the token names a key nobody knows, asks for
+    /// the provider's keys to be fetched again. This request is refused at once either way.
+    ///
+    /// # Errors
+    /// See [`verify_bearer`].
+    pub fn identify(
+        &self,
+        headers: &HeaderMap,
+        keys: &KeysSnapshot,
+        now: Now,
+    ) -> Result<Option<EndUser>, IdentifyError> {
+        let outcome = verify_bearer(headers, &self.providers, keys, now);
+        if let Err(IdentifyError::KeyUnknown { provider }) = &outcome {
+            keys.ask_for_new_keys(provider);
+        }
+        outcome
+    }
+}
+
+/// The user of the request's one bearer token; `None` when it carries no bearer token.
+///
+/// # Errors
+/// When there is more than one credential, or the token is not one of `providers`' or not current.
+pub fn verify_bearer(
+    headers: &HeaderMap,
+    providers: &[Arc<Provider>],
+    keys: &KeysSnapshot,
+    now: Now,
+) -> Result<Option<EndUser>, IdentifyError> {
+    match bearer(headers)? {
+        Some(token) => verify_token(token, providers, keys, now).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The one bearer token. RFC 9110 §11.1: the scheme is compared without case.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, IdentifyError> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    if fields.next().is_some() {
+        return Err(IdentifyError::Malformed("the request carries two credentials"));
+    }
+    let unreadable = |_| IdentifyError::Malformed("the credential is not ASCII text");
+    let value = field.to_str().map_err(unreadable)?;
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(None);
+    }
+    match token.trim_matches(' ') {
+        "" => Err(IdentifyError::Malformed("the bearer credential is empty")),
+        token => Ok(Some(token)),
+    }
+}
+
+fn verify_token(
+    token: &str,
+    providers: &[Arc<Provider>],
+    keys: &KeysSnapshot,
+    now: Now,
+) -> Result<EndUser, IdentifyError> {
+    let token = user_token::parse(token)?;
+    let provider = issuing_provider(&token.claims, providers)?;
+    check_type(&token, provider)?;
+    check_signature(&token, provider, keys, now)?;
+    let expires_at = check_times(&token.claims, now)?;
+    check_audience(&token.claims, provider)?;
+    let facts = user_claims::read(&token.claims, provider)?;
+    Ok(EndUser { provider: provider.clone(), facts, expires_at })
+}
+
+/// The provider whose tokens carry this `iss`. Where two documents share an issuer, the one that
+/// lists the token's audience is meant.
+fn issuing_provider<'a>(
+    claims: &Map<String, Value>,
+    providers: &'a [Arc<Provider>],
+) -> Result<&'a Arc<Provider>, IdentifyError> {
+    let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+    let mut candidates = providers.iter().filter(|provider| provider.issuer == issuer);
+    let first = candidates.clone().next().ok_or(IdentifyError::IssuerUnknown)?;
+    Ok(candidates.find(|provider| check_audience(claims, provider).is_ok()).unwrap_or(first))
+}
+
+/// `typ` is a media type: compared without case, `application/` may be left out (RFC 7515 §4.1.9).
+fn check_type(token: &UnverifiedToken<'_>, provider: &Provider) -> Result<(), IdentifyError> {
+    let bare = |typ: &str| match typ.get(..12) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("application/") => {
+            typ.get(12..).unwrap_or_default().to_ascii_lowercase()
+        }
+        _ => typ.to_ascii_lowercase(),
+    };
+    let seen = bare(token.typ.as_deref().unwrap_or("JWT"));
+    let listed = provider.token_types.iter().any(|typ| bare(typ) == seen);
+    if listed { Ok(()) } else { Err(IdentifyError::TypeWrong) }
+}
+
+fn check_signature(
+    token: &UnverifiedToken<'_>,
+    provider: &Provider,
+    keys: &KeysSnapshot,
+    now: Now,
+) -> Result<(), IdentifyError> {
+    let algorithm = UserAlgorithm::from_jose(&token.alg)
+        .filter(|algorithm| provider.algorithms.contains(algorithm))
+        .ok_or(IdentifyError::AlgorithmNotPermitted)?;
+    let name = || Arc::from(provider.name.as_str());
+    let set = keys
+        .current(&provider.name, now)
+        .ok_or_else(|| IdentifyError::KeysUnavailable { provider: name() })?;
+    let key = match set.find(token.kid.as_deref(), algorithm) {
+        Lookup::Found(key) => key,
+        Lookup::OtherAlgorithm => return Err(IdentifyError::AlgorithmNotPermitted),
+        Lookup::Unknown => return Err(IdentifyError::KeyUnknown { provider: name() }),
+    };
+    key.verify_sig(token.signed, &token.signature).map_err(|_| IdentifyError::SignatureInvalid)
+}
+
+/// Checks `exp`, `nbf` and `iat`; returns `exp`.
+fn check_times(claims: &Map<String, Value>, now: Now) -> Result<u64, IdentifyError> {
+    let now = now.secs();
+    let time = |name: &str| match claims.get(name) {
+        None => Ok(None),
+        Some(value) => match seconds(value) {
+            Some(time) => Ok(Some(time)),
+            None => Err(IdentifyError::ClaimInvalid { claim: name.to_owned() }),
+        },
+    };
+    let missing = || IdentifyError::ClaimInvalid { claim: "exp".to_owned() };
+    let expires_at = time("exp")?.ok_or_else(missing)?;
+    if expires_at.saturating_add(SKEW_S) <= now {
+        return Err(IdentifyError::Expired { by_secs: now.saturating_sub(expires_at) });
+    }
+    for begin in [time("nbf")?, time("iat")?].into_iter().flatten() {
+        if begin > now.saturating_add(SKEW_S) {
+            return Err(IdentifyError::NotYetValid { ahead_secs: begin.saturating_sub(now) });
+        }
+    }
+    Ok(expires_at)
+}
+
+/// `aud` is one text or a list of texts; one of them must be ours.
+fn check_audience(claims: &Map<String, Value>, provider: &Provider) -> Result<(), IdentifyError> {
+    let ours = |value: &Value| {
+        value.as_str().is_some_and(|value| provider.audiences.iter().any(|own| own == value))
+    };
+    let found = match claims.get("aud") {
+        Some(Value::Array(list)) => list.iter().all(Value::is_string) && list.iter().any(ours),
+        Some(one) => ours(one),
+        None => false,
+    };
+    if found { Ok(()) } else { Err(IdentifyError::AudienceWrong) }
+}

@@ -2,4 +2,9 @@
 
 pub mod capture;
 pub mod identify;
+pub mod provider;
 pub mod provider_keys;
+mod strict_json;
+mod user_claims;
+pub mod user_keys;
+mod user_token;
