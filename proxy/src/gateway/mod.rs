@@ -4,6 +4,7 @@ pub mod capture;
 pub mod identify;
 pub mod provider;
 pub mod provider_keys;
+pub mod proxy_protocol;
 mod strict_json;
 mod user_claims;
 pub mod user_keys;
