@@ -1,0 +1,5 @@
+//! Tests of this crate, one file per subject.
+mod attacks;
+mod corpus;
+mod id;
+mod pattern;
