@@ -70,6 +70,38 @@ pub const COUNTERSIGN_CACHE: Variable = Variable {
     summary: "Folder that holds the pinned third-party programs of the test-bed.",
 };
 
+/// The user's cache folder, by the XDG rules.
+pub const XDG_CACHE_HOME: Variable = Variable {
+    name: "XDG_CACHE_HOME",
+    read_by: "cargo xtask testbed, integration tests, benches",
+    default: "`~/.cache`",
+    summary: "Base folder of caches; the test-bed is in `countersign` below it.",
+};
+
+/// The user's home folder.
+pub const HOME: Variable = Variable {
+    name: "HOME",
+    read_by: "cargo xtask testbed, integration tests, benches",
+    default: "none",
+    summary: "Home folder, for the default of `XDG_CACHE_HOME`.",
+};
+
+/// Where cargo puts what it builds.
+pub const CARGO_TARGET_DIR: Variable = Variable {
+    name: "CARGO_TARGET_DIR",
+    read_by: "cargo xtask",
+    default: "`target`",
+    summary: "Cargo's own variable; the programs end-to-end tests start are in `e2e` below it.",
+};
+
+/// Cargo's home folder.
+pub const CARGO_HOME: Variable = Variable {
+    name: "CARGO_HOME",
+    read_by: "cargo xtask",
+    default: "`~/.cargo`",
+    summary: "Cargo's own variable; an advisory database below it is used when it is there.",
+};
+
 /// What a missing testbed program means.
 pub const COUNTERSIGN_TESTBED: Variable = Variable {
     name: "COUNTERSIGN_TESTBED",
@@ -103,5 +135,9 @@ pub const ALL: &[Variable] = &[
     NO_COLOR,
     COUNTERSIGN_BIN_DIR,
     COUNTERSIGN_CACHE,
+    XDG_CACHE_HOME,
+    HOME,
+    CARGO_TARGET_DIR,
+    CARGO_HOME,
     COUNTERSIGN_TESTBED,
 ];

@@ -1,0 +1,250 @@
+//! `ProxyConfig`, ready to run: what one process listens on, who it is, where its documents are.
+//! Made only by [`resolve`](crate::resolve) from what somebody wrote, so every address is parsed,
+//! every path is relative to the process, and every reference to a destination exists.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use countersign_workload_id::WorkloadId;
+use ipnet::IpNet;
+
+use crate::limits::Limits;
+
+/// Everything a process needs to know about itself.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// The file this came from.
+    pub file: PathBuf,
+    /// Where certificate, key and trust come from.
+    pub identity: IdentitySource,
+    /// The SPIFFE ID the source must hand out; anything else is refused.
+    pub expected_id: Option<WorkloadId>,
+    /// The namespace selectors compare.
+    pub namespace: String,
+    /// The labels selectors compare.
+    pub labels: BTreeMap<String, String>,
+    /// Listeners for other sidecars (mTLS).
+    pub inbound: Vec<InboundListener>,
+    /// Listeners for the app beside us (plaintext).
+    pub outbound: Vec<OutboundListener>,
+    /// Public listeners.
+    pub gateway: Vec<GatewayListener>,
+    /// Where requests of the public listeners go; matched by [`ProxyConfig::route`].
+    pub routes: Vec<Route>,
+    /// Where the app listens, by the port callers see.
+    pub app: Vec<AppPort>,
+    /// Read-only status, loopback only.
+    pub admin: Option<SocketAddr>,
+    /// `/metrics`, `/ready` and `/live`.
+    pub metrics: Option<SocketAddr>,
+    /// How onward calls of the app find their context, in order.
+    pub propagation: Vec<Propagation>,
+    /// The TLS key exchange groups offered and accepted; empty: the default set.
+    pub tls_groups: Vec<TlsGroup>,
+    /// Data-path threads; `None`: follow the CPU limit.
+    pub workers: Option<usize>,
+    /// Where audit records go.
+    pub audit: AuditSink,
+    /// The bounds in force.
+    pub limits: Limits,
+    /// Files and folders with documents, as written, made relative to the process.
+    pub documents: Vec<PathBuf>,
+}
+
+/// Where the process gets its certificate, key and trust bundles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// The SPIFFE Workload API on a Unix socket.
+    WorkloadApi {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// Watched PEM files.
+    Files {
+        /// Leaf first, then intermediates.
+        certificate: PathBuf,
+        /// PKCS#8 private key.
+        key: PathBuf,
+        /// The trust anchors of the own trust domain.
+        bundle: PathBuf,
+    },
+}
+
+/// How a listener learns where a connection was meant to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenMode {
+    /// No privileges: from the listener's own port, or from the request.
+    Explicit,
+    /// From the kernel's original destination. Refused until interception exists.
+    Redirect,
+}
+
+/// A listener for other sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundListener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How it learns the port that was meant.
+    pub mode: ListenMode,
+}
+
+/// A listener for the app beside us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundListener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How it learns the destination.
+    pub mode: ListenMode,
+    /// The one destination it is bound to; `None`: read from each request.
+    pub destination: Option<DestinationRef>,
+}
+
+/// A public listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayListener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Certificate files for HTTPS; `None`: HTTP.
+    pub tls: Option<ServerCertificate>,
+    /// Load balancers whose connections start with a PROXY protocol header; empty: nobody's do.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Answers every request with a redirect to the same place on HTTPS.
+    pub redirect_to_https: bool,
+}
+
+/// A certificate for a public listener; the files are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerCertificate {
+    /// Leaf first, then intermediates, PEM.
+    pub certificate: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+}
+
+/// Names a `Destination` document.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestinationRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for DestinationRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Sends requests of the public listeners to a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The host it is for, canonical; `None`: every host.
+    pub host: Option<String>,
+    /// The path prefix, whole segments: `/v1/users` is for `/v1/users` and `/v1/users/7`, not for
+    /// `/v1/users2`.
+    pub prefix: String,
+    /// Where it leads.
+    pub destination: DestinationRef,
+    /// What happens to CORS preflight requests, which carry no credentials.
+    pub cors_preflight: CorsPreflight,
+}
+
+/// What a gateway does with a CORS preflight request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CorsPreflight {
+    /// Treated like any request: refused for its missing token.
+    Authenticate,
+    /// Handed to the app without user and without context token.
+    Pass,
+}
+
+/// Where the app beside us listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppPort {
+    /// The port callers see and policy compares.
+    pub port: u16,
+    /// The app's own address.
+    pub address: SocketAddr,
+}
+
+/// One way for an onward call to find the context of the request that caused it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// The app forwards the header `Countersign-Context`.
+    Handle,
+    /// The app propagates W3C trace context.
+    Traceparent,
+    /// The app forwards `Txn-Token`.
+    Token,
+}
+
+/// A TLS 1.3 key exchange group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsGroup {
+    /// X25519 with ML-KEM-768, against recorded-now, decrypted-later.
+    X25519MlKem768,
+    /// X25519.
+    X25519,
+    /// NIST P-256.
+    Secp256r1,
+    /// NIST P-384.
+    Secp384r1,
+}
+
+/// Where audit records go, one JSON line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditSink {
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+impl ProxyConfig {
+    /// The route for a canonical host and path: a route that names the host wins over one for
+    /// every host, then the longest prefix wins.
+    pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
+        self.routes
+            .iter()
+            .filter(|route| route.host.as_deref().is_none_or(|wanted| wanted == host))
+            .filter(|route| prefix_matches(&route.prefix, path))
+            .max_by_key(|route| (route.host.is_some(), route.prefix.len()))
+    }
+
+    /// The app's address behind a port that callers see.
+    pub fn app_address(&self, port: u16) -> Option<SocketAddr> {
+        self.app.iter().find(|app| app.port == port).map(|app| app.address)
+    }
+
+    /// Every address this process listens on, with the field that says so.
+    pub fn own_addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> + '_ {
+        let inbound = self.inbound.iter().map(|l| ("listeners.inbound", l.address));
+        let outbound = self.outbound.iter().map(|l| ("listeners.outbound", l.address));
+        let gateway = self.gateway.iter().map(|l| ("listeners.gateway", l.address));
+        let admin = self.admin.iter().map(|a| ("admin", *a));
+        let metrics = self.metrics.iter().map(|a| ("metrics", *a));
+        inbound.chain(outbound).chain(gateway).chain(admin).chain(metrics)
+    }
+
+    /// Whether dialling `target` would reach one of our own listeners (the loop guard). A listener
+    /// on an unspecified address covers loopback and every address in `local`.
+    pub fn is_own(&self, target: SocketAddr, local: &[IpAddr]) -> bool {
+        self.own_addresses().any(|(_, own)| covers(own, target, local))
+    }
+}
+
+/// Whether a listener on `own` would get a connection to `target`.
+pub(crate) fn covers(own: SocketAddr, target: SocketAddr, local: &[IpAddr]) -> bool {
+    let (listens, asked) = (own.ip().to_canonical(), target.ip().to_canonical());
+    let here = asked.is_loopback() || asked.is_unspecified() || local.contains(&asked);
+    own.port() == target.port() && (listens == asked || (listens.is_unspecified() && here))
+}
+
+fn prefix_matches(prefix: &str, path: &str) -> bool {
+    match path.strip_prefix(prefix) {
+        Some(rest) => rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'),
+        None => false,
+    }
+}
