@@ -1,0 +1,138 @@
+//! `ContextPolicy`: what a gateway captures, demands and mints.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::{HttpMatch, Selector};
+use crate::pattern::AnchoredPattern;
+
+/// What one gateway does with requests from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContextPolicy {
+    /// Which gateway processes.
+    pub selector: Selector,
+    /// How the client's address is found.
+    pub client_address: ClientAddress,
+    /// `user.providers`: accepted identity providers, by name.
+    pub user_providers: Vec<String>,
+    /// `user.whenMissing`.
+    pub when_missing: WhenMissing,
+    /// Kinds of `Countersign-Justification`, by name; empty: the header is dropped.
+    pub justification_kinds: BTreeMap<String, JustificationKind>,
+    /// What is minted for which requests; no match: 403 and nothing is minted.
+    pub mint: Vec<MintRule>,
+}
+
+/// How the client's address is found (`token.md` §4 has the algorithm).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAddress {
+    /// How many proxies of ours stand before this one.
+    pub trusted_hops: usize,
+    /// Who may tell us.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The one source that is read.
+    pub from: ClientAddressFrom,
+}
+
+/// Where a client address is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddressFrom {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
+    /// The PROXY protocol header.
+    ProxyProtocol,
+    /// The TCP peer.
+    Peer,
+}
+
+/// What happens to a request without a user credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenMissing {
+    /// 401.
+    Refuse,
+    /// A context with the subject `anon`.
+    Anonymous,
+}
+
+/// One accepted kind of justification, such as `ticket`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JustificationKind {
+    /// What a reference of this kind looks like, anchored at both ends.
+    pub pattern: AnchoredPattern,
+}
+
+/// One entry of `mint`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MintRule {
+    /// Which requests.
+    pub matcher: HttpMatch,
+    /// Purpose of the transaction.
+    pub scope: Vec<String>,
+    /// `emit.rctx`: which facts about the environment the token carries.
+    pub rctx: Vec<RctxKey>,
+    /// `emit.tctx`: which facts about the transaction it carries.
+    pub tctx: Vec<TctxKey>,
+}
+
+macro_rules! closed_names {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$doc])* $variant),+ }
+        impl $name {
+            /// Every name, in the order of the documentation.
+            pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
+            /// As written in documents.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+closed_names! {
+    /// Members of `rctx` a mint rule may emit.
+    RctxKey {
+        /// Client address, with its source `ip_src`.
+        ReqIp = "req_ip",
+        /// Name of the identity provider.
+        Idp = "idp",
+        /// OAuth client.
+        ClientId = "client_id",
+        /// Authentication context class.
+        Acr = "acr",
+        /// When the user logged in.
+        AuthTime = "auth_time",
+        /// How the user was authenticated.
+        Authn = "authn",
+        /// Authentication methods.
+        Amr = "amr",
+        /// Account id.
+        Acct = "acct",
+        /// Groups that the provider keeps.
+        Groups = "groups",
+        /// Declared extra claims.
+        Claims = "claims",
+        /// The ingress TLS connection.
+        Tls = "tls",
+        /// Justification.
+        Just = "just",
+    }
+}
+
+closed_names! {
+    /// Members of `tctx` a mint rule may emit.
+    TctxKey {
+        /// Method.
+        Method = "m",
+        /// Authority.
+        Authority = "h",
+        /// Path template.
+        Path = "p",
+    }
+}
+
+pub(crate) use closed_names;

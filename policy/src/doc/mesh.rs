@@ -1,0 +1,92 @@
+//! `MeshConfig`: trust domain, defaults, issuers of context tokens, address sets, calendars.
+
+use std::collections::BTreeMap;
+
+use countersign_workload_id::{IdPattern, TrustDomain, WorkloadId};
+use ipnet::IpNet;
+use jiff::civil::Date;
+
+use super::FileRef;
+use crate::path::{CanonicalOptions, PathTemplate};
+
+/// The one `MeshConfig`, named `default`.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// The trust domain of every workload of this mesh.
+    pub trust_domain: TrustDomain,
+    /// How request paths are made canonical.
+    pub paths: CanonicalOptions,
+    /// Lifetime of minted context tokens, seconds.
+    pub context_ttl_s: u64,
+    /// Whether custody of tokens is demanded.
+    pub custody: Custody,
+    /// Who may sign context tokens, and what.
+    pub issuers: Vec<TrustedIssuer>,
+    /// Header groups the app gets beyond the default set: `groups`, `device`, `claims`.
+    pub headers: Vec<String>,
+    /// Who may present a context on which paths; empty: any mesh peer of the own trust domain.
+    pub presenters: Vec<Presenter>,
+    /// Named address sets.
+    pub cidr_sets: BTreeMap<String, Vec<IpNet>>,
+    /// Named lists of local dates.
+    pub calendars: BTreeMap<String, Vec<Date>>,
+    /// What happens when the audit queue is full.
+    pub on_audit_full: OnAuditFull,
+}
+
+/// `context.custody`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Custody {
+    /// A token works only for the workload it was handed to.
+    Required,
+    /// A token works for whoever holds it (interop only, W115).
+    Off,
+}
+
+/// One entry of `context.issuers`.
+#[derive(Clone, Debug)]
+pub struct TrustedIssuer {
+    /// Who signs.
+    pub id: WorkloadId,
+    /// Which key forms are accepted.
+    pub keys: IssuerKeys,
+    /// JWK set file of the `jwks` and `either` forms.
+    pub jwks: Option<FileRef>,
+    /// `allow.origin`: `user`, `service`, `batch`, `async`, `foreign`.
+    pub origins: Vec<String>,
+    /// `allow.sub` patterns; a final `*` matches any rest.
+    pub subjects: Vec<String>,
+    /// `allow.scope` patterns; a final `*` matches any rest.
+    pub scopes: Vec<String>,
+    /// `allow.maxTtl`, seconds.
+    pub max_ttl_s: Option<u64>,
+}
+
+/// How an issuer's key is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IssuerKeys {
+    /// The certificate chain in the token.
+    X5c,
+    /// A key id in the issuer's JWK set.
+    Jwks,
+    /// Both forms.
+    Either,
+}
+
+/// One entry of `context.presenters`.
+#[derive(Clone, Debug)]
+pub struct Presenter {
+    /// Which callers.
+    pub peer: IdPattern,
+    /// On which paths.
+    pub to: PathTemplate,
+}
+
+/// `audit.onFull`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnAuditFull {
+    /// Count what was lost and write one `gap` record.
+    Gap,
+    /// Refuse rather than serve unrecorded.
+    Refuse,
+}
