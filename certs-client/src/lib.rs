@@ -1,1 +1,33 @@
-//! Placeholder while the crate is written.
+//! Identities, keys and trust bundles of this process: where they come from and who may use them.
+//!
+//! A source ([`source`]) fetches; the gate ([`gate`]) validates what it delivered, whole or not at
+//! all; the result is published as a snapshot ([`identity::Certs`]) that everybody else reads.
+//! [`svid::validate`] is the one X509-SVID validation of the product: for peers in both directions,
+//! for signers of tokens, and for what a source hands to us.
+//!
+//! Invariants: no pooled root store exists, anchors belong to one trust domain; a private key can
+//! be used, never printed; a failing source keeps the last good identity until it expires, a
+//! withdrawn one is gone at once.
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+mod bundle_map;
+pub mod gate;
+pub mod identity;
+pub mod key;
+mod pem;
+pub mod renewal;
+pub mod source;
+pub mod status;
+pub mod svid;
+
+#[cfg(test)]
+mod tests;
+
+pub use bundle::{Bundle, BundleError, TrustBundles};
+pub use gate::{Delivered, GateError};
+pub use identity::{Certs, Identity};
+pub use key::{KeyError, KeyType, SigningKey};
+pub use source::{CertSource, CertsHandle, Clock};
+pub use status::{Failure, NextTry, State, Status};
+pub use svid::{Svid, SvidError, Usage};

@@ -1,0 +1,106 @@
+//! The SPIFFE bundle map: `{"trust_domains": {"<name>": {"keys": [...]}}}`, read from a file.
+//!
+//! Only `x509-svid` keys are taken; keys of other or unknown use are skipped, as the format asks.
+//! A trust domain named twice, or one without any authority, refuses the whole map.
+
+use std::{collections::BTreeMap, fmt};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use countersign_config::limits::TRUST_DOMAINS_MAX;
+use countersign_workload_id::TrustDomain;
+use rustls_pki_types::CertificateDer;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
+
+use crate::bundle::{Bundle, BundleError, TrustBundles};
+
+#[derive(Deserialize)]
+struct MapWire {
+    trust_domains: DomainsWire,
+}
+
+struct DomainsWire(BTreeMap<String, BundleWire>);
+
+#[derive(Deserialize)]
+struct BundleWire {
+    keys: Vec<KeyWire>,
+}
+
+#[derive(Deserialize)]
+struct KeyWire {
+    #[serde(rename = "use")]
+    key_use: Option<String>,
+    kty: Option<String>,
+    kid: Option<String>,
+    #[serde(default)]
+    x5c: Vec<String>,
+}
+
+/// Reads a bundle map, whole or not at all.
+///
+/// # Errors
+/// When it is not such a map, or a domain in it has no usable authority.
+pub(crate) fn parse(text: &[u8]) -> Result<TrustBundles, BundleError> {
+    let map: MapWire =
+        serde_json::from_slice(text).map_err(|error| BundleError::BadMap(error.to_string()))?;
+    let DomainsWire(domains) = map.trust_domains;
+    if domains.is_empty() {
+        return Err(BundleError::Empty);
+    }
+    if domains.len() > TRUST_DOMAINS_MAX {
+        return Err(BundleError::BadMap(format!("{} trust domains", domains.len())));
+    }
+    domains.into_iter().map(|(name, wire)| domain(&name, wire)).collect()
+}
+
+fn domain(name: &str, wire: BundleWire) -> Result<(TrustDomain, Bundle), BundleError> {
+    let bad = |problem: &dyn fmt::Display| BundleError::BadMap(format!("\"{name}\": {problem}"));
+    let domain = TrustDomain::parse(name).map_err(|error| bad(&error))?;
+    let authorities = wire
+        .keys
+        .into_iter()
+        .filter(|key| key.key_use.as_deref() == Some("x509-svid") && key.kty.is_some())
+        .map(|key| authority(&key).map_err(|problem| bad(&problem)))
+        .collect::<Result<Vec<_>, _>>()?;
+    if authorities.is_empty() {
+        return Err(bad(&"no x509-svid key"));
+    }
+    let bundle = Bundle::from_certificates(authorities).map_err(|error| bad(&error))?;
+    Ok((domain, bundle))
+}
+
+fn authority(key: &KeyWire) -> Result<CertificateDer<'static>, &'static str> {
+    if key.kid.is_some() {
+        return Err("an x509-svid key has a kid");
+    }
+    let first = key.x5c.first().ok_or("an x509-svid key has no x5c")?;
+    STANDARD.decode(first).map(CertificateDer::from).map_err(|_| "x5c is not base64")
+}
+
+impl<'de> Deserialize<'de> for DomainsWire {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DomainsWire, D::Error> {
+        deserializer.deserialize_map(NoDuplicates)
+    }
+}
+
+struct NoDuplicates;
+
+impl<'de> Visitor<'de> for NoDuplicates {
+    type Value = DomainsWire;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of trust domains")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DomainsWire, A::Error> {
+        let mut domains = BTreeMap::new();
+        while let Some((name, bundle)) = map.next_entry::<String, BundleWire>()? {
+            if domains.insert(name.clone(), bundle).is_some() {
+                return Err(A::Error::custom(format!("trust domain \"{name}\" is named twice")));
+            }
+        }
+        Ok(DomainsWire(domains))
+    }
+}

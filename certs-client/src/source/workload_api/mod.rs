@@ -1,0 +1,344 @@
+//! The SPIFFE Workload API as a source: two streams, each message the complete state.
+//!
+//! A message replaces what the same stream said before. Bundles come on both streams; the newest
+//! message counts, whichever stream it came on, so bundles of two messages are never merged.
+//! A stream that ends is opened again at once, then with back-off; what a status code means for
+//! the identity is decided in one place, [`Verdict::of`].
+
+mod endpoint;
+mod read;
+pub mod wire;
+
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use countersign_config::limits::TCP_KEEPALIVE_IDLE_S;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, metadata::MetadataValue, transport::Channel};
+use tonic_prost::ProstCodec;
+use tracing::warn;
+
+use self::wire::{X509BundlesRequest, X509BundlesResponse, X509SvidRequest, X509SvidResponse};
+use super::publish::{Failed, Publisher};
+use crate::{bundle::TrustBundles, gate::GateError, status::NextTry};
+
+pub use endpoint::{Endpoint, EndpointError};
+
+/// Time to connect, to get an answer, and to get the first message.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Bytes of one message.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// A stream that delivered and lived this long is opened again without a wait.
+const STREAM_LIFE_MIN: Duration = Duration::from_secs(1);
+
+/// Follows both streams for as long as the process lives.
+pub(super) async fn run(publisher: &Publisher, endpoint: &Endpoint) {
+    let state = Received::new(publisher);
+    let authority = endpoint.to_string();
+    let follow = Follow { publisher, endpoint, authority: &authority };
+    let identities = Call {
+        name: "FetchX509SVID",
+        path: wire::FETCH_X509_SVID,
+        request: X509SvidRequest {},
+        receive: |message: X509SvidResponse| state.identity(message),
+        withdraw: || state.withdraw_identity(),
+    };
+    let bundles = Call {
+        name: "FetchX509Bundles",
+        path: wire::FETCH_X509_BUNDLES,
+        request: X509BundlesRequest {},
+        receive: |message: X509BundlesResponse| state.bundles(message),
+        withdraw: || state.withdraw_bundles(),
+    };
+    tokio::join!(follow.stream(identities), follow.stream(bundles));
+}
+
+/// One streaming call and what happens to its messages.
+struct Call<Q, Receive, Withdraw> {
+    name: &'static str,
+    path: &'static str,
+    request: Q,
+    receive: Receive,
+    withdraw: Withdraw,
+}
+
+/// Why a stream is over.
+enum Ended {
+    Answer(tonic::Status),
+    Closed,
+    Connect(tonic::transport::Error),
+    /// A message was discarded while there is nothing else to use.
+    Discarded(GateError),
+    TimedOut(&'static str),
+}
+
+/// What a failed stream means for what we hold and for what comes next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    /// Try again after a wait.
+    BackOff,
+    /// The answer will not change: stop asking.
+    Stop,
+    /// Stop using what the stream delivered, and try again after a wait.
+    Withdraw,
+}
+
+impl Verdict {
+    fn of(ended: &Ended) -> Verdict {
+        match ended {
+            Ended::Answer(status) => match status.code() {
+                Code::InvalidArgument | Code::Unimplemented => Verdict::Stop,
+                Code::PermissionDenied => Verdict::Withdraw,
+                _ => Verdict::BackOff,
+            },
+            Ended::Closed | Ended::Connect(_) | Ended::Discarded(_) | Ended::TimedOut(_) => {
+                Verdict::BackOff
+            }
+        }
+    }
+}
+
+struct Follow<'a> {
+    publisher: &'a Publisher,
+    endpoint: &'a Endpoint,
+    authority: &'a str,
+}
+
+impl Follow<'_> {
+    /// Keeps one stream open; returns only when asking again is pointless.
+    async fn stream<Q, R, Receive, Withdraw>(&self, call: Call<Q, Receive, Withdraw>)
+    where
+        Q: prost::Message + Clone + 'static,
+        R: prost::Message + Default + 'static,
+        Receive: Fn(R) -> Result<(), GateError>,
+        Withdraw: Fn(),
+    {
+        let mut attempt = 0;
+        loop {
+            let opened = Instant::now();
+            let mut delivered = false;
+            let Err(ended) = self.once(&call, &mut delivered).await;
+            let verdict = Verdict::of(&ended);
+            if delivered {
+                attempt = 0;
+            }
+            if verdict == Verdict::Withdraw {
+                (call.withdraw)();
+            }
+            let at_once =
+                delivered && verdict == Verdict::BackOff && opened.elapsed() >= STREAM_LIFE_MIN;
+            let (wait, next_try) = match verdict {
+                Verdict::Stop => (None, NextTry::Never),
+                Verdict::BackOff | Verdict::Withdraw => {
+                    let (wait, next_try) = self.publisher.backoff(attempt);
+                    (Some(wait), next_try)
+                }
+            };
+            if at_once {
+                continue;
+            }
+            self.report(call.name, &ended, next_try);
+            let Some(wait) = wait else { return };
+            tokio::time::sleep(wait).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    /// Opens the stream and hands every message over until it ends.
+    async fn once<Q, R, Receive, Withdraw>(
+        &self,
+        call: &Call<Q, Receive, Withdraw>,
+        delivered: &mut bool,
+    ) -> Result<std::convert::Infallible, Ended>
+    where
+        Q: prost::Message + Clone + 'static,
+        R: prost::Message + Default + 'static,
+        Receive: Fn(R) -> Result<(), GateError>,
+    {
+        let channel = self.connect().await?;
+        let mut client =
+            tonic::client::Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        client.ready().await.map_err(Ended::Connect)?;
+        let mut request = tonic::Request::new(call.request.clone());
+        request.metadata_mut().insert(wire::SECURITY_HEADER, MetadataValue::from_static("true"));
+        let path = http::uri::PathAndQuery::from_static(call.path);
+        let codec = ProstCodec::<Q, R>::default();
+        let mut stream = timeout(ANSWER_MAX, client.server_streaming(request, path, codec))
+            .await
+            .map_err(|_| Ended::TimedOut("no answer"))?
+            .map_err(Ended::Answer)?
+            .into_inner();
+        let mut message = timeout(ANSWER_MAX, stream.message())
+            .await
+            .map_err(|_| Ended::TimedOut("no first message"))?;
+        loop {
+            let complete = message.map_err(Ended::Answer)?.ok_or(Ended::Closed)?;
+            match (call.receive)(complete) {
+                Ok(()) => *delivered = true,
+                Err(error) if self.publisher.has_identity() => {
+                    self.report(call.name, &Ended::Discarded(error), NextTry::OnChange);
+                }
+                Err(error) => return Err(Ended::Discarded(error)),
+            }
+            message = stream.message().await;
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, Ended> {
+        let address = match self.endpoint {
+            Endpoint::Unix(_) => self.authority.to_owned(),
+            Endpoint::Tcp(address) => format!("http://{address}"),
+        };
+        let endpoint = tonic::transport::Endpoint::from_shared(address)
+            .map_err(Ended::Connect)?
+            .connect_timeout(ANSWER_MAX)
+            .tcp_keepalive(Some(Duration::from_secs(TCP_KEEPALIVE_IDLE_S)));
+        timeout(ANSWER_MAX, endpoint.connect())
+            .await
+            .map_err(|_| Ended::TimedOut("no connection"))?
+            .map_err(Ended::Connect)
+    }
+
+    fn report(&self, call: &'static str, ended: &Ended, next_try: NextTry) {
+        let answer = match ended {
+            Ended::Answer(status) => format!("{:?}: {}", status.code(), status.message()),
+            Ended::Closed => "the authority closed the stream".to_owned(),
+            Ended::Connect(error) => format!("cannot connect: {}", innermost(error)),
+            Ended::Discarded(error) => format!("discarded what it sent: {error}"),
+            Ended::TimedOut(what) => format!("{what} within {} s", ANSWER_MAX.as_secs()),
+        };
+        let failed = Failed { authority: self.authority, call, answer, hint: hint(ended) };
+        self.publisher.failed(failed, next_try);
+    }
+}
+
+/// What somebody at the keyboard can do about it.
+fn hint(ended: &Ended) -> Option<&'static str> {
+    match ended {
+        Ended::Answer(status) => match status.code() {
+            Code::InvalidArgument => {
+                Some("the authority refuses the call itself: is this a Workload API?")
+            }
+            Code::PermissionDenied => Some(
+                "the authority has no identity for this process: is the workload registered, \
+                 with selectors that fit?",
+            ),
+            Code::Unimplemented => Some("the authority does not offer this call"),
+            _ => None,
+        },
+        Ended::Connect(error) => match io_error(error).map(io::Error::kind) {
+            Some(io::ErrorKind::NotFound) => {
+                Some("is the agent running, and is its socket mounted here?")
+            }
+            Some(io::ErrorKind::ConnectionRefused) => Some("is the agent running?"),
+            Some(io::ErrorKind::PermissionDenied) => {
+                Some("this process may not open the socket: check its owner and mode")
+            }
+            _ => None,
+        },
+        Ended::Closed | Ended::Discarded(_) | Ended::TimedOut(_) => None,
+    }
+}
+
+fn io_error(error: &tonic::transport::Error) -> Option<&io::Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<io::Error>() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn innermost(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// What both streams said last.
+struct Received<'a> {
+    publisher: &'a Publisher,
+    bundles: Mutex<BundlesOf>,
+}
+
+/// The bundles of each stream's last message, and which of the two came last.
+#[derive(Default)]
+struct BundlesOf {
+    identities: Option<TrustBundles>,
+    bundles: Option<TrustBundles>,
+    bundles_newer: bool,
+}
+
+impl BundlesOf {
+    fn in_force(&self) -> TrustBundles {
+        let (first, second) = if self.bundles_newer {
+            (&self.bundles, &self.identities)
+        } else {
+            (&self.identities, &self.bundles)
+        };
+        first.as_ref().or(second.as_ref()).cloned().unwrap_or_default()
+    }
+}
+
+impl<'a> Received<'a> {
+    fn new(publisher: &'a Publisher) -> Received<'a> {
+        Received { publisher, bundles: Mutex::default() }
+    }
+
+    fn identity(&self, message: X509SvidResponse) -> Result<(), GateError> {
+        warn_about_crls(message.crl.len());
+        let (delivered, bundles) = read::identity(message, self.publisher.expected_id())
+            .inspect_err(|error| {
+                // The message is complete, and our identity is not in it: it is no longer ours.
+                if matches!(error, GateError::UnexpectedId { .. }) {
+                    self.withdraw_identity();
+                }
+            })?;
+        self.publisher.deliver(delivered, bundles.clone())?;
+        self.change(|held| {
+            held.identities = Some(bundles);
+            held.bundles_newer = false;
+        });
+        Ok(())
+    }
+
+    fn bundles(&self, message: X509BundlesResponse) -> Result<(), GateError> {
+        warn_about_crls(message.crl.len());
+        let bundles = read::bundles(message)?;
+        let in_force = self.change(|held| {
+            held.bundles = Some(bundles);
+            held.bundles_newer = true;
+        });
+        self.publisher.deliver_bundles(in_force);
+        Ok(())
+    }
+
+    fn withdraw_identity(&self) {
+        let in_force = self.change(|held| held.identities = None);
+        self.publisher.withdraw(in_force);
+    }
+
+    fn withdraw_bundles(&self) {
+        let in_force = self.change(|held| held.bundles = None);
+        self.publisher.deliver_bundles(in_force);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BundlesOf)) -> TrustBundles {
+        let mut held = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut held);
+        held.in_force()
+    }
+}
+
+fn warn_about_crls(count: usize) {
+    if count > 0 {
+        warn!(count, "the authority sent revocation lists; this version does not use them");
+    }
+}

@@ -1,0 +1,101 @@
+//! From messages of the Workload API to what the gate takes. Pure.
+//!
+//! A message is read whole or refused whole: one empty mandatory field, one byte that does not
+//! parse, and nothing of it is used.
+
+use countersign_config::limits::TRUST_DOMAINS_MAX;
+use countersign_workload_id::{TrustDomain, WorkloadId};
+use zeroize::Zeroizing;
+
+use super::wire::{X509BundlesResponse, X509Svid, X509SvidResponse};
+use crate::{
+    bundle::{Bundle, TrustBundles, split_der},
+    gate::{Delivered, GateError},
+    key::SigningKey,
+};
+
+/// The identity of a message that this process uses, and the bundles of that message.
+///
+/// The first one is the default; a configured `expected` identity is looked for among all.
+pub(crate) fn identity(
+    message: X509SvidResponse,
+    expected: Option<&WorkloadId>,
+) -> Result<(Delivered, TrustBundles), GateError> {
+    let X509SvidResponse { svids, crl: _, federated_bundles } = message;
+    let svids = svids.into_iter().map(Complete::check).collect::<Result<Vec<_>, _>>()?;
+    let presented = svids.first().ok_or(GateError::EmptyField("svids"))?.id.clone();
+    let chosen = match expected {
+        None => svids.into_iter().next(),
+        Some(expected) => svids.into_iter().find(|svid| svid.id == *expected),
+    };
+    let Some(chosen) = chosen else {
+        let expected = expected.unwrap_or(&presented).clone();
+        return Err(GateError::UnexpectedId { expected, presented });
+    };
+    let own = Bundle::from_concatenated_der(&chosen.bundle)?;
+    let mut bundles = bundles_by_domain(federated_bundles, "federated_bundles")?;
+    bundles.insert(chosen.id.trust_domain().clone(), own);
+
+    let chain = split_der(&chosen.chain).map_err(|(position, detail)| {
+        GateError::Unreadable(format!("certificate {position}: {detail}"))
+    })?;
+    let leaf = chain.first().ok_or(GateError::EmptyField("x509_svid"))?;
+    if crate::svid::claimed_id(leaf)? != chosen.id {
+        return Err(GateError::Unreadable("spiffe_id is not the ID in the certificate".to_owned()));
+    }
+    Ok((Delivered { chain, key: SigningKey::from_pkcs8(&chosen.key)? }, bundles))
+}
+
+/// The bundles of a message that carries nothing else.
+pub(crate) fn bundles(message: X509BundlesResponse) -> Result<TrustBundles, GateError> {
+    if message.bundles.is_empty() {
+        return Err(GateError::EmptyField("bundles"));
+    }
+    bundles_by_domain(message.bundles, "bundles")
+}
+
+/// An identity of a message with every mandatory field present.
+struct Complete {
+    id: WorkloadId,
+    chain: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
+    bundle: Vec<u8>,
+}
+
+impl Complete {
+    fn check(svid: X509Svid) -> Result<Complete, GateError> {
+        let key = Zeroizing::new(svid.x509_svid_key);
+        for (name, empty) in [
+            ("spiffe_id", svid.spiffe_id.is_empty()),
+            ("x509_svid", svid.x509_svid.is_empty()),
+            ("x509_svid_key", key.is_empty()),
+            ("bundle", svid.bundle.is_empty()),
+        ] {
+            if empty {
+                return Err(GateError::EmptyField(name));
+            }
+        }
+        let id = WorkloadId::parse(&svid.spiffe_id)
+            .map_err(|error| GateError::Unreadable(format!("spiffe_id: {error}")))?;
+        Ok(Complete { id, chain: svid.x509_svid, key, bundle: svid.bundle })
+    }
+}
+
+fn bundles_by_domain(
+    raw: std::collections::HashMap<String, Vec<u8>>,
+    field: &'static str,
+) -> Result<TrustBundles, GateError> {
+    if raw.len() >= TRUST_DOMAINS_MAX {
+        return Err(GateError::Unreadable(format!("{field}: {} trust domains", raw.len())));
+    }
+    raw.into_iter()
+        .map(|(name, der)| {
+            if der.is_empty() {
+                return Err(GateError::EmptyField(field));
+            }
+            let domain = TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or(&name))
+                .map_err(|error| GateError::Unreadable(format!("{field}: {error}")))?;
+            Ok((domain, Bundle::from_concatenated_der(&der)?))
+        })
+        .collect()
+}
