@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::strict_json;
 
 /// Most keys in a set.
-const KEYS_MAX: usize = 64;
+const KEYS_MAX: usize = countersign_config::limits::JWKS_KEYS_MAX;
 /// Longest key id that is looked up.
 pub(crate) const KEY_ID_BYTES_MAX: usize = 256;
 

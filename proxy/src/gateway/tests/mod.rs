@@ -1,0 +1,7 @@
+//! Tests of the gateway's stages.
+
+mod identify;
+mod issuer;
+mod key_schedule;
+mod provider_keys;
+mod user_keys;
