@@ -1,1 +1,26 @@
-//! Being written.
+//! The audit trail: one JSON line per decision, chained by hash.
+//!
+//! Workers put a typed [`Record`] into a queue and go on; one thread serialises, chains and writes.
+//! Invariants: a worker never waits for the sink, nothing is lost without a `gap` record that says
+//! how much, and personal values leave as pseudonyms unless the sink is marked clear.
+//! Exactly one record per decision is the duty of the pipelines.
+
+pub mod chain;
+pub mod id;
+pub mod pseudonym;
+pub mod record;
+pub mod sink;
+mod wire;
+mod writer;
+
+pub use id::DecisionId;
+pub use pseudonym::{Personal, PseudonymKey};
+pub use record::{
+    AtomResult, AuditContext, Callee, ContextFields, Control, DeviceFields, JustificationFields,
+    Peer, Reason, Record, RecordKind, RequestFacts, ResponseFacts, SourceFields, Text, Timing,
+    Trace, UserFields,
+};
+pub use sink::{
+    AuditConfig, AuditSink, AuditSlot, AuditStats, AuditUnavailable, AuditWriter, OnFull, Place,
+    Target,
+};

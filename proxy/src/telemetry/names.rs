@@ -1,0 +1,168 @@
+//! Every metric, defined once: name, kind, unit, labels, help.
+//!
+//! `docs/metrics.md` is [`render_docs`]; the encoder takes a definition, not a name, so a metric
+//! that is not listed here cannot be exported.
+
+use std::fmt::Write;
+
+/// What kind of metric it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; the name ends in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by bucket, with a sum.
+    Histogram,
+}
+
+impl Kind {
+    /// The word Prometheus uses.
+    pub fn text(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// The definition of one metric.
+#[derive(Debug)]
+pub struct Def {
+    /// Full name.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// Unit of the value, or empty for plain numbers.
+    pub unit: &'static str,
+    /// Label names, in the order their values are written.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($id:ident = $kind:ident $name:literal $unit:literal [$($label:literal),*] $help:literal;)+) => {
+        $(#[doc = $help] pub const $id: Def = Def {
+            name: $name, kind: Kind::$kind, unit: $unit, labels: &[$($label),*], help: $help,
+        };)+
+
+        /// Every metric, in the order of the documentation.
+        pub const ALL: &[&Def] = &[$(&$id),+];
+    };
+}
+
+metrics! {
+    REQUESTS = Counter "countersign_requests_total" ""
+        ["direction", "protocol", "status_class", "peer_namespace", "peer_service_account"]
+        "Requests answered, by peer workload; the peer is - if it has no mesh identity.";
+    REQUEST_DURATION = Histogram "countersign_request_duration_seconds" "seconds"
+        ["direction", "protocol", "status_class"]
+        "Time from the request head to the response head.";
+    REFUSALS = Counter "countersign_refusals_total" "" ["direction", "reason"]
+        "Requests refused, by the reason of the refusal table.";
+    DECISIONS = Counter "countersign_decisions_total" ""
+        ["direction", "decision", "policy", "rule"]
+        "Policy decisions, by the rule that decided; rule and policy are - if none did.";
+    CONTEXT_MINTED = Counter "countersign_context_minted_total" "" ["result"]
+        "Context tokens minted, or why not.";
+    CONTEXT_VERIFIED = Counter "countersign_context_verified_total" "" ["result"]
+        "Context tokens verified, or why they were refused.";
+    CONTEXT_CACHE = Counter "countersign_context_cache_total" "" ["result"]
+        "Look-ups in the cache of verified tokens.";
+    CONTEXT_LOOKUP = Counter "countersign_context_lookup_total" "" ["result"]
+        "How the context of outbound requests was found.";
+    RESERVED_REMOVED = Counter "countersign_reserved_headers_removed_total" ""
+        ["direction", "where"]
+        "Reserved header fields removed because this sender may not set them.";
+    HANDSHAKES = Counter "countersign_tls_handshakes_total" "" ["direction", "result"]
+        "TLS handshakes, ok or the reason of the failure.";
+    IDENTITY_EXPIRES = Gauge "countersign_identity_expires_timestamp_seconds" "seconds" []
+        "When the certificate in use ends, in Unix time.";
+    IDENTITY_RENEWALS = Counter "countersign_identity_renewals_total" "" ["source", "result"]
+        "Renewals of the own certificate.";
+    TRUST_AGE = Gauge "countersign_trust_age_seconds" "seconds" ["trust_domain"]
+        "Time since the trust bundle was last confirmed by its source.";
+    CONNECTIONS = Gauge "countersign_connections" "" ["direction"]
+        "Open connections.";
+    CONNECTIONS_TOTAL = Counter "countersign_connections_total" "" ["direction"]
+        "Connections accepted or opened.";
+    WORKER_CONNECTIONS = Gauge "countersign_worker_connections" "" ["worker"]
+        "Open connections of each worker.";
+    LIMITS_HIT = Counter "countersign_limits_hit_total" "" ["limit"]
+        "How often a limit ended or refused something.";
+    UPSTREAM_RETRIES = Counter "countersign_upstream_retries_total" "" ["reason"]
+        "Requests sent again to an upstream.";
+    AUDIT_RECORDS = Counter "countersign_audit_records_total" "" ["sink", "result"]
+        "Audit records written or lost.";
+    AUDIT_QUEUE = Gauge "countersign_audit_queue_records" "" ["sink"]
+        "Audit records accepted and not yet written.";
+    AUDIT_GAPS = Counter "countersign_audit_gap_records_total" "" ["reason"]
+        "Gap records written, each of which states how many records are missing.";
+    SNAPSHOT_INFO = Gauge "countersign_snapshot_info" "" ["group", "sha"]
+        "Always 1; the label is the hash of what is in force.";
+    DOCUMENTS_REJECTED = Counter "countersign_documents_rejected_total" "" ["kind", "code"]
+        "Document sets that were not taken over, by the code of the first error.";
+    ISSUER_KEYS_AGE = Gauge "countersign_issuer_keys_age_seconds" "seconds" ["issuer"]
+        "Time since the verification keys of an issuer were last loaded.";
+    LIFECYCLE_STATE = Gauge "countersign_lifecycle_state" "" ["state"]
+        "1 for the state the process is in, 0 for the others.";
+    LOG_DROPPED = Counter "countersign_log_dropped_total" "" []
+        "Log lines dropped because the log writer could not keep up.";
+    BUILD_INFO = Gauge "countersign_build_info" "" ["version", "commit", "tls_provider", "fips"]
+        "Always 1; the labels say what runs.";
+    PROCESS_CPU = Counter "process_cpu_seconds_total" "seconds" []
+        "CPU time used, user and system.";
+    PROCESS_RSS = Gauge "process_resident_memory_bytes" "bytes" []
+        "Resident memory.";
+    PROCESS_FDS = Gauge "process_open_fds" "" []
+        "Open file descriptors.";
+    PROCESS_START = Gauge "process_start_time_seconds" "seconds" []
+        "When the process started, in Unix time.";
+}
+
+/// The text of `docs/metrics.md`.
+pub fn render_docs() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         Generated from `proxy/src/telemetry/names.rs`; do not edit.\n\n\
+         Every proxy serves them on its metrics address (default port 15020) at `/metrics`.\n\
+         Label values come from closed sets, identities and documents, never from requests; beyond\n\
+         1,000 series a metric counts under `overflow`.\n\n\
+         | metric | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for def in ALL {
+        let labels: Vec<String> = def.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
+        // Writing to a String cannot fail.
+        _ = writeln!(text, "| `{}` | {} | {labels} | {} |", def.name, def.kind.text(), def.help);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        let mut seen = BTreeSet::new();
+        for def in ALL {
+            assert!(seen.insert(def.name), "{} is defined twice", def.name);
+            assert!(def.name.starts_with("countersign_") || def.name.starts_with("process_"));
+            assert_eq!(def.name.ends_with("_total"), def.kind == Kind::Counter, "{}", def.name);
+            let stem = def.name.trim_end_matches("_total");
+            assert!(stem.ends_with(def.unit), "{} lacks its unit", def.name);
+            assert!(def.help.ends_with('.'), "{}", def.name);
+        }
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric() {
+        let text = render_docs();
+        assert!(ALL.iter().all(|def| text.contains(&format!("`{}`", def.name))));
+    }
+}

@@ -1,0 +1,230 @@
+//! What is counted once per process, off the data path: identity, trust, documents, life cycle.
+//!
+//! Called by the control thread and its watchers; behind one lock, which a scrape takes too.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use countersign_config::limits;
+
+use super::encode::Page;
+use super::names;
+use crate::clock::Now;
+
+/// The states of a proxy's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// Parts are still missing.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Serving, with something wrong that `/ready` names.
+    Degraded,
+    /// The own certificate ended; mesh traffic fails closed.
+    Expired,
+    /// About to stop; still accepting.
+    Draining,
+    /// No longer accepting.
+    Stopping,
+}
+
+impl Lifecycle {
+    /// Every state, in the order of a life.
+    pub const ALL: &'static [Lifecycle] = &[
+        Lifecycle::Starting,
+        Lifecycle::Ready,
+        Lifecycle::Degraded,
+        Lifecycle::Expired,
+        Lifecycle::Draining,
+        Lifecycle::Stopping,
+    ];
+
+    /// The text used in metrics, records and `/ready`.
+    pub fn text(self) -> &'static str {
+        match self {
+            Lifecycle::Starting => "starting",
+            Lifecycle::Ready => "ready",
+            Lifecycle::Degraded => "degraded",
+            Lifecycle::Expired => "expired",
+            Lifecycle::Draining => "draining",
+            Lifecycle::Stopping => "stopping",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    lifecycle: Lifecycle,
+    identity_expires: Option<u64>,
+    renewals: BTreeMap<(&'static str, &'static str), u64>,
+    trust_confirmed: BTreeMap<String, Now>,
+    issuer_keys_loaded: BTreeMap<String, Now>,
+    snapshots: BTreeMap<&'static str, String>,
+    rejected: BTreeMap<(String, &'static str), u64>,
+}
+
+/// Counters and gauges of the whole process.
+#[derive(Debug)]
+pub struct ProcessMetrics {
+    state: Mutex<State>,
+    started: Now,
+}
+
+impl ProcessMetrics {
+    pub(crate) fn new(started: Now) -> ProcessMetrics {
+        let state = State {
+            lifecycle: Lifecycle::Starting,
+            identity_expires: None,
+            renewals: BTreeMap::new(),
+            trust_confirmed: BTreeMap::new(),
+            issuer_keys_loaded: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+        };
+        ProcessMetrics { state: Mutex::new(state), started }
+    }
+
+    /// The process entered a state of its life.
+    pub fn lifecycle(&self, state: Lifecycle) {
+        self.lock().lifecycle = state;
+    }
+
+    /// The state of life last entered.
+    pub fn current_lifecycle(&self) -> Lifecycle {
+        self.lock().lifecycle
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> Now {
+        self.started
+    }
+
+    /// The certificate in use ends at this Unix time.
+    pub fn identity_expires(&self, unix_s: u64) {
+        self.lock().identity_expires = Some(unix_s);
+    }
+
+    /// A renewal from `source` ended: `ok` or a reason.
+    pub fn identity_renewal(&self, source: &'static str, result: &'static str) {
+        *self.lock().renewals.entry((source, result)).or_default() += 1;
+    }
+
+    /// The bundle of a trust domain was confirmed by its source.
+    pub fn trust_confirmed(&self, trust_domain: &str, now: Now) {
+        set_capped(&mut self.lock().trust_confirmed, trust_domain, now);
+    }
+
+    /// The keys of an issuer or identity provider were loaded.
+    pub fn issuer_keys_loaded(&self, issuer: &str, now: Now) {
+        set_capped(&mut self.lock().issuer_keys_loaded, issuer, now);
+    }
+
+    /// The hash of what is in force, e.g. for `documents`; shown by its first 8 digits.
+    pub fn snapshot(&self, group: &'static str, sha256_hex: &str) {
+        let short = sha256_hex.chars().take(8).collect();
+        self.lock().snapshots.insert(group, short);
+    }
+
+    /// A set of documents was not taken over, because of an error with this code.
+    pub fn documents_rejected(&self, kind: &str, code: &'static str) {
+        let mut state = self.lock();
+        let key = (kind.to_owned(), code);
+        if state.rejected.len() < limits::SERIES_PER_METRIC_MAX || state.rejected.contains_key(&key)
+        {
+            *state.rejected.entry(key).or_default() += 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self, page: &mut Page, now: Now) {
+        let state = self.lock();
+        page.begin(&names::LIFECYCLE_STATE);
+        for lifecycle in Lifecycle::ALL {
+            let on = u8::from(*lifecycle == state.lifecycle);
+            page.sample(&names::LIFECYCLE_STATE, &[lifecycle.text()], on);
+        }
+        if let Some(expires) = state.identity_expires {
+            page.begin(&names::IDENTITY_EXPIRES);
+            page.sample(&names::IDENTITY_EXPIRES, &[], expires);
+        }
+        page.begin(&names::IDENTITY_RENEWALS);
+        for ((source, result), count) in &state.renewals {
+            page.sample(&names::IDENTITY_RENEWALS, &[source, result], count);
+        }
+        page.begin(&names::TRUST_AGE);
+        for (trust_domain, at) in &state.trust_confirmed {
+            page.sample(&names::TRUST_AGE, &[trust_domain], age_s(*at, now));
+        }
+        page.begin(&names::ISSUER_KEYS_AGE);
+        for (issuer, at) in &state.issuer_keys_loaded {
+            page.sample(&names::ISSUER_KEYS_AGE, &[issuer], age_s(*at, now));
+        }
+        page.begin(&names::SNAPSHOT_INFO);
+        for (group, sha) in &state.snapshots {
+            page.sample(&names::SNAPSHOT_INFO, &[group, sha], 1);
+        }
+        page.begin(&names::DOCUMENTS_REJECTED);
+        for ((kind, code), count) in &state.rejected {
+            page.sample(&names::DOCUMENTS_REJECTED, &[kind, code], count);
+        }
+        drop(state);
+        write_build(page);
+        page.begin(&names::PROCESS_START);
+        page.sample(&names::PROCESS_START, &[], self.started.secs());
+        write_usage(page);
+    }
+}
+
+fn set_capped(map: &mut BTreeMap<String, Now>, key: &str, now: Now) {
+    if map.len() < limits::SERIES_PER_METRIC_MAX || map.contains_key(key) {
+        map.insert(key.to_owned(), now);
+    }
+}
+
+fn age_s(at: Now, now: Now) -> u64 {
+    now.secs().saturating_sub(at.secs())
+}
+
+fn write_build(page: &mut Page) {
+    page.begin(&names::BUILD_INFO);
+    let commit = option_env!("COUNTERSIGN_COMMIT").unwrap_or("unknown");
+    page.sample(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), commit, "aws-lc-rs", "false"], 1);
+}
+
+/// CPU, memory and descriptors from `/proc`; left out where there is none.
+fn write_usage(page: &mut Page) {
+    if let Some(ticks) = cpu_ticks() {
+        page.begin(&names::PROCESS_CPU);
+        page.sample(&names::PROCESS_CPU, &[], format_args!("{}.{:02}", ticks / 100, ticks % 100));
+    }
+    if let Some(kib) = resident_kib() {
+        page.begin(&names::PROCESS_RSS);
+        page.sample(&names::PROCESS_RSS, &[], kib.saturating_mul(1024));
+    }
+    if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
+        page.begin(&names::PROCESS_FDS);
+        page.sample(&names::PROCESS_FDS, &[], descriptors.count());
+    }
+}
+
+/// User and system time in hundredths of a second, the unit of `/proc` on every Linux we build for.
+fn cpu_ticks() -> Option<u64> {
+    let stat = std::fs::read("/proc/self/stat").ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The command name is in parentheses and may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user.saturating_add(system))
+}
+
+fn resident_kib() -> Option<u64> {
+    let status = std::fs::read("/proc/self/status").ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
