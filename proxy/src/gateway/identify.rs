@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 
+use countersign_policy::doc::{CredentialSource, IdentityProvider};
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use serde_json::{Map, Value};
 
-use super::provider::Provider;
-use super::provider_keys::KeysSnapshot;
+use super::provider_keys::{KeysSnapshot, Provider};
 use super::user_claims::{self, UserFacts, seconds};
-use super::user_keys::{Lookup, UserAlgorithm};
+use super::user_keys::{self, Lookup};
 use super::user_token::{self, UnverifiedToken};
 use crate::clock::Now;
 
@@ -125,7 +124,7 @@ impl EndUser {
         &self.facts.id
     }
 
-    /// `sub` of the context token: `user:<id>` or `user:<provider>/<id>`.
+    /// `sub` of the context token: `user:<id>` or `user:<prefix>/<id>`.
     pub fn subject(&self) -> &str {
         &self.facts.subject
     }
@@ -160,7 +159,8 @@ impl EndUser {
         self.facts.client_id.as_deref()
     }
 
-    /// The scopes the credential grants; `None` if it does not speak of scopes.
+    /// The scopes the credential grants, or else the provider document; `None` if neither says.
+    /// Then nothing is granted: an unknown grant is never "everything".
     pub fn granted_scopes(&self) -> Option<&[String]> {
         self.facts.scopes.as_deref()
     }
@@ -217,61 +217,99 @@ pub fn verify_bearer(
     keys: &KeysSnapshot,
     now: Now,
 ) -> Result<Option<EndUser>, IdentifyError> {
-    match bearer(headers)? {
-        Some(token) => verify_token(token, providers, keys, now).map(Some),
+    match credential(headers, providers)? {
+        Some((token, source)) => verify_token(token, source, providers, keys, now).map(Some),
         None => Ok(None),
     }
 }
 
-/// The one bearer token. RFC 9110 §11.1: the scheme is compared without case.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, IdentifyError> {
-    let mut fields = headers.get_all(AUTHORIZATION).iter();
+/// The one credential of the request, from the places the provider documents list.
+fn credential<'h, 'p>(
+    headers: &'h HeaderMap,
+    providers: &'p [Arc<Provider>],
+) -> Result<Option<(&'h str, &'p CredentialSource)>, IdentifyError> {
+    let mut found: Option<(&'h str, &'p CredentialSource)> = None;
+    for source in providers.iter().flat_map(|provider| &provider.spec.from) {
+        if found.is_some_and(|(_, earlier)| earlier == source) {
+            continue;
+        }
+        if let Some(token) = credential_at(headers, source)? {
+            if found.is_some() {
+                return Err(IdentifyError::Malformed("the request carries two credentials"));
+            }
+            found = Some((token, source));
+        }
+    }
+    Ok(found)
+}
+
+/// The credential at one place. RFC 9110 §11.1: the scheme is compared without case.
+fn credential_at<'h>(
+    headers: &'h HeaderMap,
+    source: &CredentialSource,
+) -> Result<Option<&'h str>, IdentifyError> {
+    let mut fields = headers.get_all(source.header.as_str()).iter();
     let Some(field) = fields.next() else { return Ok(None) };
     if fields.next().is_some() {
         return Err(IdentifyError::Malformed("the request carries two credentials"));
     }
     let unreadable = |_| IdentifyError::Malformed("the credential is not ASCII text");
     let value = field.to_str().map_err(unreadable)?;
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Ok(None);
-    }
+    let token = match &source.scheme {
+        None => value,
+        Some(expected) => {
+            let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+            if !scheme.eq_ignore_ascii_case(expected) {
+                return Ok(None);
+            }
+            token
+        }
+    };
     match token.trim_matches(' ') {
-        "" => Err(IdentifyError::Malformed("the bearer credential is empty")),
+        "" => Err(IdentifyError::Malformed("the credential is empty")),
         token => Ok(Some(token)),
     }
 }
 
 fn verify_token(
     token: &str,
+    source: &CredentialSource,
     providers: &[Arc<Provider>],
     keys: &KeysSnapshot,
     now: Now,
 ) -> Result<EndUser, IdentifyError> {
     let token = user_token::parse(token)?;
-    let provider = issuing_provider(&token.claims, providers)?;
-    check_type(&token, provider)?;
+    let provider = issuing_provider(&token.claims, source, providers)?;
+    check_type(&token, &provider.spec)?;
     check_signature(&token, provider, keys, now)?;
     let expires_at = check_times(&token.claims, now)?;
-    check_audience(&token.claims, provider)?;
-    let facts = user_claims::read(&token.claims, provider)?;
+    check_audience(&token.claims, &provider.spec)?;
+    let facts = user_claims::read(&token.claims, &provider.spec)?;
     Ok(EndUser { provider: provider.clone(), facts, expires_at })
 }
 
-/// The provider whose tokens carry this `iss`. Where two documents share an issuer, the one that
-/// lists the token's audience is meant.
+/// The provider whose tokens carry this `iss` and come from this place. Where two documents share
+/// an issuer, the one that lists the token's audience is meant.
 fn issuing_provider<'a>(
     claims: &Map<String, Value>,
+    source: &CredentialSource,
     providers: &'a [Arc<Provider>],
 ) -> Result<&'a Arc<Provider>, IdentifyError> {
     let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
-    let mut candidates = providers.iter().filter(|provider| provider.issuer == issuer);
+    let issues = |provider: &&Arc<Provider>| {
+        provider.spec.issuer == issuer && provider.spec.from.contains(source)
+    };
+    let addressed = |provider: &&Arc<Provider>| check_audience(claims, &provider.spec).is_ok();
+    let mut candidates = providers.iter().filter(issues);
     let first = candidates.clone().next().ok_or(IdentifyError::IssuerUnknown)?;
-    Ok(candidates.find(|provider| check_audience(claims, provider).is_ok()).unwrap_or(first))
+    Ok(candidates.find(addressed).unwrap_or(first))
 }
 
 /// `typ` is a media type: compared without case, `application/` may be left out (RFC 7515 §4.1.9).
-fn check_type(token: &UnverifiedToken<'_>, provider: &Provider) -> Result<(), IdentifyError> {
+fn check_type(
+    token: &UnverifiedToken<'_>,
+    provider: &IdentityProvider,
+) -> Result<(), IdentifyError> {
     let bare = |typ: &str| match typ.get(..12) {
         Some(prefix) if prefix.eq_ignore_ascii_case("application/") => {
             typ.get(12..).unwrap_or_default().to_ascii_lowercase()
@@ -289,8 +327,8 @@ fn check_signature(
     keys: &KeysSnapshot,
     now: Now,
 ) -> Result<(), IdentifyError> {
-    let algorithm = UserAlgorithm::from_jose(&token.alg)
-        .filter(|algorithm| provider.algorithms.contains(algorithm))
+    let algorithm = user_keys::algorithm(&token.alg)
+        .filter(|algorithm| provider.spec.algorithms.contains(algorithm))
         .ok_or(IdentifyError::AlgorithmNotPermitted)?;
     let name = || Arc::from(provider.name.as_str());
     let set = keys
@@ -328,7 +366,10 @@ fn check_times(claims: &Map<String, Value>, now: Now) -> Result<u64, IdentifyErr
 }
 
 /// `aud` is one text or a list of texts; one of them must be ours.
-fn check_audience(claims: &Map<String, Value>, provider: &Provider) -> Result<(), IdentifyError> {
+fn check_audience(
+    claims: &Map<String, Value>,
+    provider: &IdentityProvider,
+) -> Result<(), IdentifyError> {
     let ours = |value: &Value| {
         value.as_str().is_some_and(|value| provider.audiences.iter().any(|own| own == value))
     };

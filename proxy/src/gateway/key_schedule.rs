@@ -24,7 +24,7 @@ impl KeySchedule {
     pub(super) fn new(refresh: Duration, cooldown: Duration) -> KeySchedule {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
         KeySchedule {
-            refresh_ms: ms(refresh),
+            refresh_ms: ms(refresh).max(RETRY_MS_MIN),
             cooldown_ms: ms(cooldown),
             last_ms: None,
             next_ms: 0,

@@ -3,7 +3,6 @@
 pub mod capture;
 pub mod identify;
 mod key_schedule;
-pub mod provider;
 pub mod provider_fetch;
 pub mod provider_keys;
 pub mod proxy_protocol;

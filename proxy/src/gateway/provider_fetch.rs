@@ -5,11 +5,11 @@
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_policy::doc::{FileRef, ProviderKeys};
 use http::uri::Scheme;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::provider::{Discovery, KeySource, Provider};
+use super::provider_keys::Provider;
 use super::strict_json;
 use super::user_keys::{KeySetError, UserKeySet};
 
@@ -137,33 +137,32 @@ impl Fetcher {
 
     /// The current keys of a provider.
     pub(super) async fn keys(&self, provider: &Provider) -> Result<UserKeySet, FetchError> {
-        let (place, json) = match &provider.keys {
-            KeySource::File(path) => (path.display().to_string(), read_file(path)?),
-            KeySource::Discovery(discovery) => {
-                let url = self.discover(provider, discovery).await?;
+        let (place, json) = match &provider.spec.keys {
+            ProviderKeys::File(file) => read_file(file)?,
+            ProviderKeys::Discovery { allowed_hosts, .. } => {
+                let url = self.discover(&provider.spec.issuer, allowed_hosts).await?;
                 let json = self.get(&url, JWKS_BYTES_MAX).await?;
                 (url.to_string(), json)
             }
         };
-        UserKeySet::from_jwks_json(&json, &provider.algorithms)
+        UserKeySet::from_jwks_json(&json, &provider.spec.algorithms)
             .map_err(|error| FetchError::Keys { place, error })
     }
 
     /// The address of the JWK set, from the provider's discovery document.
     async fn discover(
         &self,
-        provider: &Provider,
-        discovery: &Discovery,
+        configured: &str,
+        allowed_hosts: &[String],
     ) -> Result<KeyUrl, FetchError> {
-        let issuer = KeyUrl::parse(&provider.issuer)?;
-        let base = provider.issuer.trim_end_matches('/');
+        let issuer = KeyUrl::parse(configured)?;
+        let base = configured.trim_end_matches('/');
         let url = KeyUrl::parse(&format!("{base}/.well-known/openid-configuration"))?;
         let json = self.get(&url, DISCOVERY_BYTES_MAX).await?;
         let bad = |problem: String| FetchError::Discovery { url: url.to_string(), problem };
         let document = strict_json::object(&json).map_err(|error| bad(error.to_string()))?;
         let stated = document.get("issuer").and_then(Value::as_str).unwrap_or_default();
-        if stated != provider.issuer {
-            let configured = &provider.issuer;
+        if stated != configured {
             let problem = format!("`issuer` is `{stated}`, configured is `{configured}`");
             return Err(bad(problem));
         }
@@ -171,7 +170,7 @@ impl Fetcher {
             return Err(bad("`jwks_uri` is missing".into()));
         };
         let keys = KeyUrl::parse(jwks_uri)?;
-        keys.check_allowed(&issuer, &discovery.allowed_hosts)?;
+        keys.check_allowed(&issuer, allowed_hosts)?;
         Ok(keys)
     }
 
@@ -330,14 +329,16 @@ fn check_status(status: StatusCode, url: &KeyUrl) -> Result<(), FetchError> {
     Err(FetchError::Status { url: url.to_string(), status, hint })
 }
 
-fn read_file(path: &Path) -> Result<Bytes, FetchError> {
-    let failed = |error| FetchError::File { path: path.display().to_string(), error };
-    let file = std::fs::File::open(path).map_err(failed)?;
+fn read_file(file: &FileRef) -> Result<(String, Bytes), FetchError> {
+    let path = file.resolve();
+    let place = path.display().to_string();
+    let failed = |error| FetchError::File { path: place.clone(), error };
+    let file = std::fs::File::open(&path).map_err(failed)?;
     let mut json = Vec::new();
     let limit = u64::try_from(JWKS_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
     file.take(limit).read_to_end(&mut json).map_err(failed)?;
     if json.len() > JWKS_BYTES_MAX {
         return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
     }
-    Ok(json.into())
+    Ok((place, json.into()))
 }

@@ -9,15 +9,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use countersign_policy::Named;
+use countersign_policy::doc::{self, IdentityProvider};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::key_schedule::KeySchedule;
-use super::provider::{KeySource, Provider};
 use super::provider_fetch::{FetchError, Fetcher};
 use super::user_keys::UserKeySet;
 use crate::clock::Now;
+
+/// An identity provider as documents name and describe it.
+pub type Provider = Named<IdentityProvider>;
 
 /// How often a key file is looked at.
 const FILE_POLL: Duration = Duration::from_secs(2);
@@ -153,9 +157,9 @@ impl ProviderKeys {
     pub fn set_providers(&mut self, providers: &[Arc<Provider>]) {
         let same_keys = |a: &Provider, b: &Provider| {
             a.name == b.name
-                && a.issuer == b.issuer
-                && a.keys == b.keys
-                && a.algorithms == b.algorithms
+                && a.spec.issuer == b.spec.issuer
+                && a.spec.keys == b.spec.keys
+                && a.spec.algorithms == b.spec.algorithms
         };
         let kept = |running: &Running| providers.iter().any(|p| same_keys(p, &running.provider));
         let gone: Vec<String> =
@@ -221,9 +225,11 @@ struct KeyTask {
 
 impl KeyTask {
     async fn run(self) {
-        let (refresh, cooldown) = match &self.provider.keys {
-            KeySource::Discovery(settings) => (settings.refresh, settings.unknown_key_cooldown),
-            KeySource::File(_) => (FILE_POLL, FILE_POLL),
+        let (refresh, cooldown) = match &self.provider.spec.keys {
+            doc::ProviderKeys::Discovery { refresh_s, unknown_key_cooldown_s, .. } => {
+                (Duration::from_secs(*refresh_s), Duration::from_secs(*unknown_key_cooldown_s))
+            }
+            doc::ProviderKeys::File(_) => (FILE_POLL, FILE_POLL),
         };
         let mut schedule = KeySchedule::new(refresh, cooldown);
         loop {
@@ -256,11 +262,11 @@ impl KeyTask {
         let result = match outcome {
             Ok(set) => {
                 let keys = set.len();
-                let stale_at = match &self.provider.keys {
-                    KeySource::Discovery(d) => {
-                        Some(now.secs().saturating_add(d.max_stale.as_secs()))
+                let stale_at = match &self.provider.spec.keys {
+                    doc::ProviderKeys::Discovery { max_stale_s, .. } => {
+                        Some(now.secs().saturating_add(*max_stale_s))
                     }
-                    KeySource::File(_) => None,
+                    doc::ProviderKeys::File(_) => None,
                 };
                 self.shared.hold(name, &self.refetch, HeldKeys { set: Arc::new(set), stale_at });
                 Ok(keys)

@@ -4,10 +4,10 @@
 //! Undeclared claims do not exist, but for the registered `acr`, `amr`, `client_id`, `azp` and
 //! `scope`, which are facts about the login; badly formed ones count as absent.
 
+use countersign_policy::doc::{ClaimDeclaration, ClaimRole, ClaimType, IdentityProvider};
 use serde_json::{Map, Value};
 
 use super::identify::IdentifyError;
-use super::provider::{ClaimKind, ClaimRole, DeclaredClaim, Provider, SubjectPrefix};
 
 /// Limits of the context token's vocabulary (`acct`, `groups`, `amr`, `claims`, `sub`).
 const TEXT_BYTES_MAX: usize = 64;
@@ -37,7 +37,7 @@ pub(super) struct UserFacts {
 /// Reads the facts the provider declares.
 pub(super) fn read(
     claims: &Map<String, Value>,
-    provider: &Provider,
+    provider: &IdentityProvider,
 ) -> Result<UserFacts, IdentifyError> {
     let mut facts = UserFacts {
         id: String::new(),
@@ -48,7 +48,7 @@ pub(super) fn read(
         acr: short_text(claims, "acr"),
         amr: registered_list(claims, "amr"),
         client_id: short_text(claims, "client_id").or_else(|| short_text(claims, "azp")),
-        scopes: scopes(claims),
+        scopes: scopes(claims).or_else(|| provider.grants.clone()),
         claims: Map::new(),
     };
     for (name, declared) in &provider.claims {
@@ -67,10 +67,15 @@ pub(super) fn read(
 }
 
 impl UserFacts {
-    fn set(&mut self, name: &str, role: ClaimRole, value: Value) -> Result<(), IdentifyError> {
+    fn set(
+        &mut self,
+        name: &str,
+        role: Option<ClaimRole>,
+        value: Value,
+    ) -> Result<(), IdentifyError> {
         match (role, value) {
-            (ClaimRole::Id, Value::String(id)) => self.id = id,
-            (ClaimRole::AccountId, value) => {
+            (Some(ClaimRole::Id), Value::String(id)) => self.id = id,
+            (Some(ClaimRole::AccountId), value) => {
                 let text = match value {
                     Value::String(text) => text,
                     Value::Number(number) => number.to_string(),
@@ -81,39 +86,38 @@ impl UserFacts {
                 }
                 self.account = Some(text);
             }
-            (ClaimRole::AuthTime, value) => self.auth_time = value.as_u64(),
-            (ClaimRole::Groups, value) => {
+            (Some(ClaimRole::AuthTime), value) => self.auth_time = value.as_u64(),
+            (Some(ClaimRole::Groups), value) => {
                 self.groups = strings(&value).ok_or_else(|| invalid(name))?;
                 let long = self.groups.iter().any(|group| group.len() > TEXT_BYTES_MAX);
                 if self.groups.len() > GROUPS_MAX || long {
                     return Err(invalid(name));
                 }
             }
-            (ClaimRole::Extra, value) => {
+            (None, value) => {
                 if self.claims.len() == CLAIMS_MAX || weight(&value) > CLAIM_BYTES_MAX {
                     return Err(invalid(name));
                 }
                 self.claims.insert(name.to_owned(), value);
             }
-            (ClaimRole::Id, _) => return Err(invalid(name)),
+            (Some(ClaimRole::Id), _) => return Err(invalid(name)),
         }
         Ok(())
     }
 }
 
 /// The value in its declared type, lists reduced to what is kept; `None` if it is of another type.
-fn typed(value: &Value, declared: &DeclaredClaim) -> Option<Value> {
+fn typed(value: &Value, declared: &ClaimDeclaration) -> Option<Value> {
     match declared.kind {
-        ClaimKind::Bool => value.as_bool().map(Value::Bool),
-        ClaimKind::Integer => value.as_i64().map(Value::from),
-        ClaimKind::String => value.as_str().map(|text| Value::String(text.to_owned())),
-        ClaimKind::StringList => {
+        ClaimType::Bool => value.as_bool().map(Value::Bool),
+        ClaimType::Int => value.as_i64().map(Value::from),
+        ClaimType::String => value.as_str().map(|text| Value::String(text.to_owned())),
+        ClaimType::StringList => {
             let list = strings(value)?.into_iter();
-            let kept =
-                |item: &String| declared.keep.as_ref().is_none_or(|keep| keep.contains(item));
+            let kept = |item: &String| declared.keep.is_empty() || declared.keep.contains(item);
             Some(list.filter(kept).map(Value::String).collect())
         }
-        ClaimKind::Timestamp => seconds(value).map(Value::from),
+        ClaimType::Timestamp => seconds(value).map(Value::from),
     }
 }
 
@@ -159,12 +163,12 @@ fn scopes(claims: &Map<String, Value>) -> Option<Vec<String>> {
     }
 }
 
-/// `user:<id>` or `user:<provider>/<id>`; `/`, `%` and control characters of the id are
+/// `user:<id>` or `user:<prefix>/<id>`; `/`, `%` and control characters of the id are
 /// percent-encoded, so that two different users never share a subject.
-fn subject(provider: &Provider, id: &str) -> String {
+fn subject(provider: &IdentityProvider, id: &str) -> String {
     let mut subject = String::from("user:");
-    if provider.subjects == SubjectPrefix::ProviderName {
-        subject.push_str(&provider.name);
+    if let Some(prefix) = &provider.subject_prefix {
+        subject.push_str(prefix);
         subject.push('/');
     }
     for character in id.chars() {
@@ -180,9 +184,8 @@ fn subject(provider: &Provider, id: &str) -> String {
     subject
 }
 
-fn id_claim(provider: &Provider) -> &str {
-    let id = provider.claims.iter().find(|(_, declared)| declared.role == ClaimRole::Id);
-    id.map_or("sub", |(name, _)| name)
+fn id_claim(provider: &IdentityProvider) -> &str {
+    provider.claim_for(ClaimRole::Id).map_or("sub", |(name, _)| name)
 }
 
 fn weight(value: &Value) -> usize {

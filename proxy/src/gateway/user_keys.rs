@@ -1,6 +1,6 @@
-//! Public keys of an identity provider: the algorithms that exist for user tokens, and the loader
-//! of a JWK set. `none` and the HMAC family do not exist in the type, so a public key can never be
-//! taken for a shared secret. Keys are parsed once, when a set is loaded.
+//! Public keys of an identity provider: the loader of a JWK set. Keys are parsed once, when a set
+//! is loaded, each for one algorithm. `none` and the HMAC family do not exist in `UserAlgorithm`,
+//! so a public key can never be taken for a shared secret.
 
 use std::fmt;
 
@@ -12,6 +12,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_policy::doc::UserAlgorithm;
 use serde_json::{Map, Value};
 
 use super::strict_json;
@@ -21,57 +22,32 @@ const KEYS_MAX: usize = countersign_config::limits::JWKS_KEYS_MAX;
 /// Longest key id that is looked up.
 pub(crate) const KEY_ID_BYTES_MAX: usize = 256;
 
-/// A signature algorithm a provider may use.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum UserAlgorithm {
-    /// Ed25519, also under its older name `EdDSA`.
-    Ed25519,
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// ECDSA on P-384 with SHA-384.
-    Es384,
-    /// RSASSA-PSS with SHA-256.
-    Ps256,
-    /// RSASSA-PSS with SHA-384.
-    Ps384,
-    /// RSASSA-PSS with SHA-512.
-    Ps512,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    Rs256,
-    /// RSASSA-PKCS1-v1_5 with SHA-384.
-    Rs384,
-    /// RSASSA-PKCS1-v1_5 with SHA-512.
-    Rs512,
+/// The algorithm named by a JOSE `alg` value, compared by bytes.
+pub(super) fn algorithm(jose: &str) -> Option<UserAlgorithm> {
+    Some(match jose {
+        "Ed25519" | "EdDSA" => UserAlgorithm::Ed25519,
+        "ES256" => UserAlgorithm::ES256,
+        "ES384" => UserAlgorithm::ES384,
+        "PS256" => UserAlgorithm::PS256,
+        "PS384" => UserAlgorithm::PS384,
+        "PS512" => UserAlgorithm::PS512,
+        "RS256" => UserAlgorithm::RS256,
+        "RS384" => UserAlgorithm::RS384,
+        "RS512" => UserAlgorithm::RS512,
+        _ => return None,
+    })
 }
 
-impl UserAlgorithm {
-    /// The algorithm named by a JOSE `alg` value, compared by bytes.
-    pub fn from_jose(name: &str) -> Option<UserAlgorithm> {
-        Some(match name {
-            "Ed25519" | "EdDSA" => UserAlgorithm::Ed25519,
-            "ES256" => UserAlgorithm::Es256,
-            "ES384" => UserAlgorithm::Es384,
-            "PS256" => UserAlgorithm::Ps256,
-            "PS384" => UserAlgorithm::Ps384,
-            "PS512" => UserAlgorithm::Ps512,
-            "RS256" => UserAlgorithm::Rs256,
-            "RS384" => UserAlgorithm::Rs384,
-            "RS512" => UserAlgorithm::Rs512,
-            _ => return None,
-        })
-    }
-
-    fn rsa_parameters(self) -> Option<&'static RsaParameters> {
-        Some(match self {
-            UserAlgorithm::Ps256 => &RSA_PSS_2048_8192_SHA256,
-            UserAlgorithm::Ps384 => &RSA_PSS_2048_8192_SHA384,
-            UserAlgorithm::Ps512 => &RSA_PSS_2048_8192_SHA512,
-            UserAlgorithm::Rs256 => &RSA_PKCS1_2048_8192_SHA256,
-            UserAlgorithm::Rs384 => &RSA_PKCS1_2048_8192_SHA384,
-            UserAlgorithm::Rs512 => &RSA_PKCS1_2048_8192_SHA512,
-            UserAlgorithm::Ed25519 | UserAlgorithm::Es256 | UserAlgorithm::Es384 => return None,
-        })
-    }
+fn rsa_parameters(algorithm: UserAlgorithm) -> Option<&'static RsaParameters> {
+    Some(match algorithm {
+        UserAlgorithm::PS256 => &RSA_PSS_2048_8192_SHA256,
+        UserAlgorithm::PS384 => &RSA_PSS_2048_8192_SHA384,
+        UserAlgorithm::PS512 => &RSA_PSS_2048_8192_SHA512,
+        UserAlgorithm::RS256 => &RSA_PKCS1_2048_8192_SHA256,
+        UserAlgorithm::RS384 => &RSA_PKCS1_2048_8192_SHA384,
+        UserAlgorithm::RS512 => &RSA_PKCS1_2048_8192_SHA512,
+        UserAlgorithm::Ed25519 | UserAlgorithm::ES256 | UserAlgorithm::ES384 => return None,
+    })
 }
 
 /// Why a JWK set was not taken.
@@ -186,7 +162,7 @@ impl UserKeySet {
         }
         let stated = match jwk.get("alg") {
             None => None,
-            Some(alg) => match alg.as_str().and_then(UserAlgorithm::from_jose) {
+            Some(alg) => match alg.as_str().and_then(algorithm) {
                 Some(alg) => Some(alg),
                 None => return Ok(()),
             },
@@ -226,17 +202,17 @@ fn parse_key(
     let kty = jwk.get("kty").and_then(Value::as_str).unwrap_or_default();
     let crv = jwk.get("crv").and_then(Value::as_str).unwrap_or_default();
     let parsed = match (algorithm, kty, crv) {
-        (UserAlgorithm::Es256, "EC", "P-256") => {
+        (UserAlgorithm::ES256, "EC", "P-256") => {
             ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point(jwk, 32)?)
         }
-        (UserAlgorithm::Es384, "EC", "P-384") => {
+        (UserAlgorithm::ES384, "EC", "P-384") => {
             ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point(jwk, 48)?)
         }
         (UserAlgorithm::Ed25519, "OKP", "Ed25519") => {
             ParsedPublicKey::new(&ED25519, member(jwk, "x")?)
         }
         (_, "RSA", _) => {
-            let Some(parameters) = algorithm.rsa_parameters() else { return Ok(None) };
+            let Some(parameters) = rsa_parameters(algorithm) else { return Ok(None) };
             RsaPublicKeyComponents { n: member(jwk, "n")?, e: member(jwk, "e")? }
                 .to_parsed_public_key(parameters)
         }

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use countersign_policy::doc::{ClaimRole, ClaimType};
 use expect_test::{Expect, expect};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::issuer::{AUDIENCE, ISSUER, NOW_S, Signer, alice, b64, claim, key_set, now, provider};
+use super::issuer::{
+    AUDIENCE, ISSUER, NOW_S, Signer, alice, b64, claim, key_set, named, now, provider, source,
+};
 use crate::clock::Now;
 use crate::gateway::identify::{EndUser, IdentifyError, verify_bearer};
-use crate::gateway::provider::{ClaimKind, ClaimRole, Provider, SubjectPrefix};
-use crate::gateway::provider_keys::KeysSnapshot;
+use crate::gateway::provider_keys::{KeysSnapshot, Provider};
 
 fn headers(value: &str) -> HeaderMap {
     let value = HeaderValue::from_str(value).unwrap();
@@ -111,7 +113,8 @@ fn the_scheme_is_compared_without_case() {
 #[test]
 fn subjects_of_a_prefixed_provider_name_it_and_ids_cannot_escape() {
     let signer = Signer::es256("k1");
-    let prefixed = Provider { subjects: SubjectPrefix::ProviderName, ..provider() };
+    let mut prefixed = provider();
+    prefixed.spec.subject_prefix = Some("corp".into());
     for (id, plain, with_prefix) in [
         ("alice", "user:alice", "user:corp/alice"),
         ("corp/alice", "user:corp%2Falice", "user:corp/corp%2Falice"),
@@ -221,7 +224,8 @@ fn attack_sends_id_token_where_access_tokens_are_asked_for() {
         signer.sign_with(&header, &alice())
     };
     let token_types = vec!["at+jwt".to_owned()];
-    let strict = Provider { token_types, ..provider() };
+    let mut strict = provider();
+    strict.spec.token_types = token_types;
     for (typ, accepted) in [
         (json!("at+jwt"), true),
         (json!("application/AT+JWT"), true),
@@ -493,7 +497,7 @@ fn a_declared_claim_of_another_type_refuses_and_is_named() {
 fn too_many_groups_refuse_instead_of_being_cut() {
     let signer = Signer::es256("k1");
     let mut open = provider();
-    open.claims.insert("groups".into(), claim(ClaimKind::StringList, ClaimRole::Groups));
+    open.spec.claims.insert("groups".into(), claim(ClaimType::StringList, Some(ClaimRole::Groups)));
     let groups: Vec<String> = (0..17).map(|n| format!("g{n}")).collect();
     let token = signer.token(&alice_but(json!({"groups": groups})));
     let headers = headers(&format!("Bearer {token}"));
@@ -506,7 +510,8 @@ fn too_many_groups_refuse_instead_of_being_cut() {
 #[test]
 fn without_keys_only_this_provider_s_users_wait() {
     let signer = Signer::es256("k1");
-    let other = Provider { name: "other".into(), issuer: "https://other/".into(), ..provider() };
+    let mut other = named("other", provider().spec);
+    other.spec.issuer = "https://other/".into();
     let keys = KeysSnapshot::fixed([("other", key_set(&[&signer]))]);
     let providers = [Arc::new(provider()), Arc::new(other)];
     let down = headers(&format!("Bearer {}", signer.token(&alice())));
@@ -539,4 +544,44 @@ fn a_token_without_key_id_needs_an_unambiguous_key() {
     let headers = headers(&format!("Bearer {token}"));
     let error = verify_bearer(&headers, &[Arc::new(provider())], &keys, now()).unwrap_err();
     assert_eq!(error.reason(), "user_token_invalid");
+}
+
+#[test]
+fn a_credential_counts_only_where_its_provider_lists_it() {
+    let signer = Signer::es256("k1");
+    let token = signer.token(&alice());
+    let mut assertion = provider();
+    assertion.spec.from = vec![source("x-assertion", None)];
+    let at = |header: &'static str, value: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header, HeaderValue::from_str(value).unwrap());
+        headers
+    };
+    let outcome = |headers: &HeaderMap| identify_by(assertion.clone(), &signer, headers, now());
+    assert!(outcome(&at("x-assertion", &token)).unwrap().is_some());
+    assert!(outcome(&headers(&format!("Bearer {token}"))).unwrap().is_none());
+
+    // Two providers with a place each: a token in the other's place, and one in both.
+    let mut other = named("other", provider().spec);
+    other.spec.issuer = "https://other/".into();
+    let providers = [Arc::new(assertion.clone()), Arc::new(other)];
+    let keys = KeysSnapshot::fixed([("corp", key_set(&[&signer]))]);
+    let mut both = headers(&format!("Bearer {token}"));
+    let misplaced = verify_bearer(&both, &providers, &keys, now()).unwrap_err();
+    assert_eq!(misplaced, IdentifyError::IssuerUnknown);
+    both.insert("x-assertion", HeaderValue::from_str(&token).unwrap());
+    let doubled = verify_bearer(&both, &providers, &keys, now()).unwrap_err();
+    assert_eq!(doubled, IdentifyError::Malformed("the request carries two credentials"));
+}
+
+#[test]
+fn grants_come_from_the_token_or_else_from_the_document() {
+    let signer = Signer::es256("k1");
+    let silent = headers(&format!("Bearer {}", signer.token(&alice_but(json!({"scope": null})))));
+    let none = identify_by(provider(), &signer, &silent, now()).unwrap().unwrap();
+    assert_eq!(none.granted_scopes(), None);
+    let mut granting = provider();
+    granting.spec.grants = Some(vec!["orders.read".into()]);
+    let some = identify_by(granting, &signer, &silent, now()).unwrap().unwrap();
+    assert_eq!(some.granted_scopes().unwrap(), ["orders.read"]);
 }

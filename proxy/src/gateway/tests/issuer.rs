@@ -8,16 +8,19 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_policy::Place;
+use countersign_policy::doc::{
+    ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, IdentityProvider, ProviderKeys,
+    UserAlgorithm,
+};
 use serde_json::{Value, json};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::clock::Now;
-use crate::gateway::provider::{
-    ClaimKind, ClaimRole, DeclaredClaim, Discovery, KeySource, Provider, SubjectPrefix,
-};
-use crate::gateway::user_keys::{UserAlgorithm, UserKeySet};
+use crate::gateway::provider_keys::Provider;
+use crate::gateway::user_keys::UserKeySet;
 
 pub(super) const NOW_S: u64 = 1_795_194_000;
 pub(super) const ISSUER: &str = "https://login.example.com/";
@@ -31,34 +34,54 @@ pub(super) fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-pub(super) fn claim(kind: ClaimKind, role: ClaimRole) -> DeclaredClaim {
-    DeclaredClaim { kind, role, keep: None }
+pub(super) fn claim(kind: ClaimType, role: Option<ClaimRole>) -> ClaimDeclaration {
+    ClaimDeclaration { kind, role, keep: Vec::new() }
 }
 
 /// The provider of `policy.md` §2.
 pub(super) fn provider() -> Provider {
-    let groups = DeclaredClaim {
-        keep: Some(vec!["support".into(), "sre-oncall".into()]),
-        ..claim(ClaimKind::StringList, ClaimRole::Groups)
+    let groups = ClaimDeclaration {
+        keep: vec!["support".into(), "sre-oncall".into()],
+        ..claim(ClaimType::StringList, Some(ClaimRole::Groups))
     };
     let claims = [
-        ("sub", claim(ClaimKind::String, ClaimRole::Id)),
-        ("uid", claim(ClaimKind::String, ClaimRole::AccountId)),
-        ("auth_time", claim(ClaimKind::Timestamp, ClaimRole::AuthTime)),
+        ("sub", claim(ClaimType::String, Some(ClaimRole::Id))),
+        ("uid", claim(ClaimType::String, Some(ClaimRole::AccountId))),
+        ("auth_time", claim(ClaimType::Timestamp, Some(ClaimRole::AuthTime))),
         ("groups", groups),
-        ("tenant", claim(ClaimKind::String, ClaimRole::Extra)),
-        ("level", claim(ClaimKind::Integer, ClaimRole::Extra)),
+        ("tenant", claim(ClaimType::String, None)),
+        ("level", claim(ClaimType::Int, None)),
     ];
-    Provider {
-        name: "corp".into(),
+    let spec = IdentityProvider {
         issuer: ISSUER.into(),
         audiences: vec![AUDIENCE.into()],
-        algorithms: vec![UserAlgorithm::Rs256, UserAlgorithm::Es256],
+        algorithms: vec![UserAlgorithm::RS256, UserAlgorithm::ES256],
         token_types: vec!["at+jwt".into(), "JWT".into()],
         claims: claims.map(|(name, claim)| (name.to_owned(), claim)).into_iter().collect(),
-        subjects: SubjectPrefix::None,
-        keys: KeySource::Discovery(Discovery::default()),
+        subject_prefix: None,
+        keys: discovery(30),
+        from: vec![source("authorization", Some("Bearer"))],
+        grants: None,
+    };
+    named("corp", spec)
+}
+
+pub(super) fn named(name: &str, spec: IdentityProvider) -> Provider {
+    let place = Place { file: "mesh.yaml".into(), line: 1, column: 1 };
+    Provider { namespace: String::new(), name: name.into(), spec, place }
+}
+
+pub(super) fn discovery(unknown_key_cooldown_s: u64) -> ProviderKeys {
+    ProviderKeys::Discovery {
+        allowed_hosts: vec!["login.example.com".into()],
+        refresh_s: 900,
+        unknown_key_cooldown_s,
+        max_stale_s: 86_400,
     }
+}
+
+pub(super) fn source(header: &str, scheme: Option<&str>) -> CredentialSource {
+    CredentialSource { header: header.into(), scheme: scheme.map(Into::into) }
 }
 
 pub(super) fn alice() -> Value {
@@ -157,6 +180,6 @@ pub(super) fn jwks(signers: &[&Signer]) -> String {
 }
 
 pub(super) fn key_set(signers: &[&Signer]) -> UserKeySet {
-    let algorithms = [UserAlgorithm::Rs256, UserAlgorithm::Es256];
+    let algorithms = [UserAlgorithm::RS256, UserAlgorithm::ES256];
     UserKeySet::from_jwks_json(jwks(signers).as_bytes(), &algorithms).unwrap()
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_policy::doc::{self, FileRef};
 use expect_test::{Expect, expect};
 use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
@@ -17,12 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::issuer::{Signer, alice, jwks, provider};
+use super::issuer::{Signer, alice, discovery, jwks, provider};
 use crate::clock::Now;
 use crate::gateway::identify::{EndUser, IdentifyError, UserVerifier};
-use crate::gateway::provider::{Discovery, KeySource, Provider};
 use crate::gateway::provider_fetch::Fetcher;
-use crate::gateway::provider_keys::{KeysReader, ProviderKeys, ProviderStatus};
+use crate::gateway::provider_keys::{KeysReader, Provider, ProviderKeys, ProviderStatus};
 
 /// What a fake provider answers, changed by tests while it runs.
 struct Answers {
@@ -112,9 +112,16 @@ impl FakeProvider {
         self.answers.lock().unwrap().jwks_hits.load(Ordering::Relaxed)
     }
 
-    fn provider(&self, discovery: Discovery) -> Provider {
-        Provider { issuer: self.base.clone(), keys: KeySource::Discovery(discovery), ..provider() }
+    fn provider(&self, keys: doc::ProviderKeys) -> Provider {
+        at(&self.base, keys)
     }
+}
+
+fn at(issuer: &str, keys: doc::ProviderKeys) -> Provider {
+    let mut provider = provider();
+    provider.spec.issuer = issuer.to_owned();
+    provider.spec.keys = keys;
+    provider
 }
 
 /// A gateway's view: verifier, tasks, reader.
@@ -132,7 +139,7 @@ impl Gateway {
     fn with(provider: Provider, fetcher: Fetcher) -> Gateway {
         let provider = Arc::new(provider);
         let mut tasks = ProviderKeys::new(fetcher);
-        tasks.set_providers(&[provider.clone()]);
+        tasks.set_providers(std::slice::from_ref(&provider));
         let reader = tasks.reader();
         Gateway { verifier: UserVerifier::new([provider]), tasks, reader }
     }
@@ -186,9 +193,7 @@ fn keys_are_discovered_and_a_rotation_is_followed() {
     run(async {
         let (old, new) = (Signer::es256("old"), Signer::rs256("new"));
         let fake = FakeProvider::start(&[&old]).await;
-        let unknown_key_cooldown = Duration::from_millis(1);
-        let discovery = Discovery { unknown_key_cooldown, ..Discovery::default() };
-        let gateway = Gateway::of(fake.provider(discovery));
+        let gateway = Gateway::of(fake.provider(discovery(0)));
         gateway.ready().await;
         assert_eq!(gateway.identify(&token(&fake, &old), Now::read()).unwrap().id(), "alice");
 
@@ -208,7 +213,7 @@ fn attack_floods_unknown_kids_over_the_wire() {
     run(async {
         let (known, forged) = (Signer::es256("known"), Signer::es256("forged"));
         let fake = FakeProvider::start(&[&known]).await;
-        let gateway = Gateway::of(fake.provider(Discovery::default()));
+        let gateway = Gateway::of(fake.provider(discovery(30)));
         gateway.ready().await;
         let flood = token(&fake, &forged);
         for _ in 0..10 {
@@ -228,7 +233,7 @@ fn keys_that_could_not_be_refreshed_end_at_the_stale_limit() {
     run(async {
         let signer = Signer::es256("k1");
         let fake = FakeProvider::start(&[&signer]).await;
-        let gateway = Gateway::of(fake.provider(Discovery::default()));
+        let gateway = Gateway::of(fake.provider(discovery(30)));
         gateway.ready().await;
         fake.change(|answers| answers.status = 500);
         let token = token(&fake, &signer);
@@ -244,7 +249,7 @@ fn a_provider_that_is_down_at_start_is_asked_again() {
         let signer = Signer::es256("k1");
         let fake = FakeProvider::start(&[&signer]).await;
         fake.change(|answers| answers.status = 503);
-        let gateway = Gateway::of(fake.provider(Discovery::default()));
+        let gateway = Gateway::of(fake.provider(discovery(30)));
         gateway.until("a failure", |status| status.last_error.is_some()).await;
         let early = gateway.identify(&token(&fake, &signer), Now::read()).unwrap_err();
         assert_eq!(early.reason(), "user_keys_unavailable");
@@ -260,7 +265,7 @@ fn check_error(change: impl FnOnce(&mut Answers), expected: Expect) {
     run(async {
         let fake = FakeProvider::start(&[&Signer::es256("k1")]).await;
         fake.change(change);
-        let gateway = Gateway::of(fake.provider(Discovery::default()));
+        let gateway = Gateway::of(fake.provider(discovery(30)));
         gateway.until("a failure", |status| status.last_error.is_some()).await;
         let error = gateway.status().last_error.unwrap();
         expected.assert_eq(&error.replace(&fake.base, "BASE"));
@@ -270,8 +275,16 @@ fn check_error(change: impl FnOnce(&mut Answers), expected: Expect) {
 
 #[test]
 fn the_discovery_document_must_be_the_issuers() {
-    check_error(|answers| answers.issuer.push('/'), expect!["BASE/.well-known/openid-configuration: `issuer` is `BASE/`, configured is `BASE`"]);
-    check_error(|answers| answers.issuer = "https://evil.example".into(), expect!["BASE/.well-known/openid-configuration: `issuer` is `https://evil.example`, configured is `BASE`"]);
+    check_error(
+        |answers| answers.issuer.push('/'),
+        expect!["BASE/.well-known/openid-configuration: `issuer` is `BASE/`, configured is `BASE`"],
+    );
+    check_error(
+        |answers| answers.issuer = "https://evil.example".into(),
+        expect![
+            "BASE/.well-known/openid-configuration: `issuer` is `https://evil.example`, configured is `BASE`"
+        ],
+    );
 }
 
 #[test]
@@ -280,25 +293,57 @@ fn attack_points_keys_to_another_host() {
         let uri = uri.to_owned();
         move |answers: &mut Answers| answers.jwks_uri = uri
     };
-    check_error(uri("https://evil.example/keys"), expect!["`https://evil.example/keys` is not asked: its host is not in keys.discovery.allowedHosts"]);
-    check_error(uri("http://169.254.169.254/latest"), expect!["`http://169.254.169.254/latest` is not asked: http is accepted on loopback only; use https"]);
-    check_error(uri("http://localhost/keys"), expect!["`http://localhost/keys` is not asked: its host is not in keys.discovery.allowedHosts"]);
-    check_error(uri("http://user@127.0.0.1/keys"), expect!["`http://user@127.0.0.1/keys` is not asked: it names no host, or a user"]);
-    check_error(uri("file:///etc/passwd"), expect!["`file:///etc/passwd` is not asked: it is not a URL"]);
+    check_error(
+        uri("https://evil.example/keys"),
+        expect![
+            "`https://evil.example/keys` is not asked: its host is not in keys.discovery.allowedHosts"
+        ],
+    );
+    check_error(
+        uri("http://169.254.169.254/latest"),
+        expect![
+            "`http://169.254.169.254/latest` is not asked: http is accepted on loopback only; use https"
+        ],
+    );
+    check_error(
+        uri("http://localhost/keys"),
+        expect![
+            "`http://localhost/keys` is not asked: its host is not in keys.discovery.allowedHosts"
+        ],
+    );
+    check_error(
+        uri("http://user@127.0.0.1/keys"),
+        expect!["`http://user@127.0.0.1/keys` is not asked: it names no host, or a user"],
+    );
+    check_error(
+        uri("file:///etc/passwd"),
+        expect!["`file:///etc/passwd` is not asked: it is not a URL"],
+    );
 }
 
 #[test]
 fn redirects_are_not_followed_and_answers_are_bounded() {
-    check_error(|answers| answers.status = 302, expect!["BASE/.well-known/openid-configuration: answered 302 Found; redirects are not followed; configure the final address"]);
-    check_error(|answers| answers.jwks = "x".repeat(257 * 1024), expect!["BASE/keys: length limit exceeded"]);
-    check_error(|answers| answers.jwks = r#"{"keys":[]}"#.into(), expect!["BASE/keys: no entry is a usable signature key of the provider's algorithms"]);
+    check_error(
+        |answers| answers.status = 302,
+        expect![
+            "BASE/.well-known/openid-configuration: answered 302 Found; redirects are not followed; configure the final address"
+        ],
+    );
+    check_error(
+        |answers| answers.jwks = "x".repeat(257 * 1024),
+        expect!["BASE/keys: length limit exceeded"],
+    );
+    check_error(
+        |answers| answers.jwks = r#"{"keys":[]}"#.into(),
+        expect!["BASE/keys: no entry is a usable signature key of the provider's algorithms"],
+    );
 }
 
 #[test]
 fn nobody_listening_is_named() {
     run(async {
         let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let gateway = Gateway::of(Provider { issuer: format!("http://{unused}"), ..provider() });
+        let gateway = Gateway::of(at(&format!("http://{unused}"), discovery(30)));
         gateway.until("a failure", |status| status.last_error.is_some()).await;
         let error = gateway.status().last_error.unwrap();
         assert!(error.starts_with(&format!("could not connect to {unused}: ")), "{error}");
@@ -323,7 +368,7 @@ fn https_providers_are_checked_against_the_roots() {
         let tls = TlsAcceptor::from(Arc::new(server));
         let fake = FakeProvider::start_with(&[&signer], Some(tls)).await;
 
-        let strangers = Gateway::of(fake.provider(Discovery::default()));
+        let strangers = Gateway::of(fake.provider(discovery(30)));
         strangers.until("a failure", |status| status.last_error.is_some()).await;
         let error = strangers.status().last_error.unwrap();
         assert!(error.contains("UnknownIssuer"), "{error}");
@@ -331,7 +376,7 @@ fn https_providers_are_checked_against_the_roots() {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certified.cert.der().clone()).unwrap();
         let fetcher = Fetcher::with_roots(roots);
-        let friends = Gateway::with(fake.provider(Discovery::default()), fetcher);
+        let friends = Gateway::with(fake.provider(discovery(30)), fetcher);
         friends.ready().await;
         let _ = friends.identify(&token(&fake, &signer), Now::read()).unwrap();
     });
@@ -344,8 +389,9 @@ fn a_key_file_is_read_again_and_a_broken_one_leaves_the_last_keys() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), jwks(&[&one])).unwrap();
         let fake = FakeProvider::start(&[]).await;
-        let keys = KeySource::File(file.path().to_owned());
-        let gateway = Gateway::of(Provider { issuer: fake.base.clone(), keys, ..provider() });
+        let written = file.path().to_str().unwrap().to_owned();
+        let keys = doc::ProviderKeys::File(FileRef { written, declared_in: "mesh.yaml".into() });
+        let gateway = Gateway::of(fake.provider(keys));
         gateway.ready().await;
         let _ = gateway.identify(&token(&fake, &one), Now::read()).unwrap();
 
@@ -365,16 +411,17 @@ fn only_what_changed_is_fetched_again() {
     run(async {
         let signer = Signer::es256("k1");
         let fake = FakeProvider::start(&[&signer]).await;
-        let first = fake.provider(Discovery::default());
+        let first = fake.provider(discovery(30));
         let mut gateway = Gateway::of(first.clone());
         gateway.ready().await;
 
-        let renamed_claims = Provider { audiences: vec!["other".into()], ..first.clone() };
-        gateway.tasks.set_providers(&[Arc::new(renamed_claims)]);
+        let mut other_audience = first.clone();
+        other_audience.spec.audiences = vec!["other".into()];
+        gateway.tasks.set_providers(&[Arc::new(other_audience)]);
         let _ = gateway.identify(&token(&fake, &signer), Now::read()).unwrap();
         assert_eq!(fake.hits(), 1, "the keys are the same");
 
-        let other_issuer = Provider { issuer: "https://other.example".into(), ..first };
+        let other_issuer = at("https://other.example", discovery(30));
         gateway.tasks.set_providers(&[Arc::new(other_issuer)]);
         let error = gateway.identify(&token(&fake, &signer), Now::read()).unwrap_err();
         assert_eq!(error.reason(), "user_keys_unavailable", "old keys never serve a new issuer");

@@ -1,11 +1,12 @@
 //! JWK sets good and bad.
 
+use countersign_policy::doc::UserAlgorithm;
 use serde_json::{Value, json};
 
 use super::issuer::{Signer, jwks};
-use crate::gateway::user_keys::{KeySetError, UserAlgorithm, UserKeySet};
+use crate::gateway::user_keys::{KeySetError, UserKeySet};
 
-const BOTH: [UserAlgorithm; 2] = [UserAlgorithm::Rs256, UserAlgorithm::Es256];
+const BOTH: [UserAlgorithm; 2] = [UserAlgorithm::RS256, UserAlgorithm::ES256];
 
 fn load(keys: Value) -> Result<usize, KeySetError> {
     let json = json!({ "keys": keys }).to_string();
@@ -39,7 +40,7 @@ fn keys_that_do_not_fit_the_document_are_skipped() {
 #[test]
 fn only_permitted_algorithms_are_taken() {
     let (ec, rsa) = (Signer::es256("k1"), Signer::rs256("k2"));
-    let set = UserKeySet::from_jwks_json(jwks(&[&ec, &rsa]).as_bytes(), &[UserAlgorithm::Rs256]);
+    let set = UserKeySet::from_jwks_json(jwks(&[&ec, &rsa]).as_bytes(), &[UserAlgorithm::RS256]);
     assert_eq!(set.unwrap().len(), 1);
 }
 
