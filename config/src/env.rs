@@ -118,6 +118,30 @@ pub const COUNTERSIGN_BIN_DIR: Variable = Variable {
     summary: "Folder with the binaries `countersign` and `countersign-proxy` that are started.",
 };
 
+/// Another Envoy.
+pub const COUNTERSIGN_ENVOY: Variable = Variable {
+    name: "COUNTERSIGN_ENVOY",
+    read_by: "countersign-bench",
+    default: "the one of the test-bed",
+    summary: "Envoy executable the side-by-side bench measures against.",
+};
+
+/// A short bench.
+pub const QUICK: Variable = Variable {
+    name: "QUICK",
+    read_by: "countersign-bench, make bench",
+    default: "the full plan",
+    summary: "Set to anything but `0`: fewer and shorter rounds.",
+};
+
+/// Whether we run in a cluster.
+pub const KUBERNETES_SERVICE_HOST: Variable = Variable {
+    name: "KUBERNETES_SERVICE_HOST",
+    read_by: "countersign dev authority, countersign dev issuer",
+    default: "not in a cluster",
+    summary: "Set by Kubernetes in every pod; the development authority and issuer refuse to run there.",
+};
+
 /// Switches colour off.
 pub const NO_COLOR: Variable = Variable {
     name: "NO_COLOR",
@@ -133,7 +157,10 @@ pub const ALL: &[Variable] = &[
     COUNTERSIGN_LOG_FORMAT,
     COUNTERSIGN_WORKERS,
     NO_COLOR,
+    KUBERNETES_SERVICE_HOST,
     COUNTERSIGN_BIN_DIR,
+    QUICK,
+    COUNTERSIGN_ENVOY,
     COUNTERSIGN_CACHE,
     XDG_CACHE_HOME,
     HOME,

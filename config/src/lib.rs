@@ -4,13 +4,25 @@
 //! Invariant: nothing is half-applied. A file with a problem is refused whole, with every problem
 //! of every file, each at its line and column. Only `load.rs` reads the disk; policy documents and
 //! their cross-checks belong to `countersign-policy`.
+//!
+//! Codes of its own, beside those of policy documents: `P001` unreadable file · `P002` two
+//! listeners on one address · `P003` a call that would come back to this process · `P004` inbound
+//! port without app · `P005` gateway listener and routes do not fit · `P006` identity of another
+//! trust domain · `P007` identity of another namespace (warning) · `P008` not exactly one
+//! ContextPolicy for a gateway.
 #![forbid(unsafe_code)]
 
+mod check;
 pub mod env;
+mod fields;
 pub mod limits;
+mod load;
 mod proxy;
+mod read;
+pub mod reference;
 
 pub use limits::Limits;
+pub use load::{check_files, document_files, load_documents};
 pub use proxy::{
     AppPort, AuditSink, CorsPreflight, DestinationRef, GatewayListener, IdentitySource,
     InboundListener, ListenMode, OutboundListener, Propagation, ProxyConfig, Route,

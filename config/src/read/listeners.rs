@@ -1,0 +1,235 @@
+//! The fields of `spec` about traffic: listeners, routes, the app's addresses.
+
+use countersign_policy::host::canonical_host;
+use countersign_policy::path::{CanonicalOptions, CanonicalPath};
+use countersign_policy::yaml::{Fields, Node, read};
+use ipnet::IpNet;
+
+use super::Reader;
+use crate::proxy::{
+    AppPort, CorsPreflight, GatewayListener, InboundListener, ListenMode, OutboundListener, Route,
+    ServerCertificate,
+};
+
+type Listeners = (Vec<InboundListener>, Vec<OutboundListener>, Vec<GatewayListener>);
+
+impl Reader<'_, '_> {
+    /// `listeners`, all three directions.
+    pub(super) fn listeners(&mut self, node: Option<&Node>) -> Listeners {
+        let Some(mut fields) = self.fields(node, "`listeners`") else {
+            return Listeners::default();
+        };
+        let (inbound, outbound) = (fields.optional("inbound"), fields.optional("outbound"));
+        let gateway = fields.optional("gateway");
+        if inbound.is_none() && outbound.is_none() && gateway.is_none() {
+            let hint = "name at least one of `inbound`, `outbound`, `gateway`";
+            self.findings.error("E001", fields.span(), "nothing listens").hint(hint);
+        }
+        self.finish(fields);
+        let mut all = Listeners::default();
+        for item in read::filled_list(inbound, self.findings) {
+            all.0.extend(self.inbound(item));
+        }
+        for item in read::filled_list(outbound, self.findings) {
+            all.1.extend(self.outbound(item));
+        }
+        for item in read::filled_list(gateway, self.findings) {
+            all.2.extend(self.gateway(item));
+        }
+        all
+    }
+
+    fn inbound(&mut self, node: &Node) -> Option<InboundListener> {
+        let mut fields = Fields::of(node, "an inbound listener", self.findings)?;
+        let address = self.own_address("listeners.inbound", &mut fields);
+        let mode = self.mode(&mut fields);
+        self.finish(fields);
+        let listener = InboundListener { address: address?, mode };
+        self.places.inbound.push(node.span);
+        Some(listener)
+    }
+
+    fn outbound(&mut self, node: &Node) -> Option<OutboundListener> {
+        let mut fields = Fields::of(node, "an outbound listener", self.findings)?;
+        let address = self.own_address("listeners.outbound", &mut fields);
+        let mode = self.mode(&mut fields);
+        let destination = fields.optional("destination").and_then(|node| self.destination(node));
+        self.finish(fields);
+        Some(OutboundListener { address: address?, mode, destination })
+    }
+
+    fn mode(&mut self, fields: &mut Fields<'_>) -> ListenMode {
+        let Some(node) = fields.optional("mode") else { return ListenMode::Explicit };
+        if node.text() == Some("redirect") {
+            let hint = "write `mode: explicit`; interception of a pod's traffic comes later";
+            self.error(node.span, "`mode: redirect` is not supported yet", hint);
+            return ListenMode::Redirect;
+        }
+        let words = [("explicit", ListenMode::Explicit)];
+        read::one_of(node, &words, self.findings).unwrap_or(ListenMode::Explicit)
+    }
+
+    fn gateway(&mut self, node: &Node) -> Option<GatewayListener> {
+        let mut fields = Fields::of(node, "a gateway listener", self.findings)?;
+        let address = self.own_address("listeners.gateway", &mut fields);
+        let tls = fields.optional("tls").and_then(|node| self.server_certificate(node));
+        let proxy_protocol_from = self.proxy_protocol(fields.optional("proxyProtocol"));
+        let redirect = fields.optional("redirectToHttps");
+        let redirect_to_https = redirect
+            .is_some_and(|node| read::only_true(node, "redirectToHttps", self.findings).is_some());
+        self.finish(fields);
+        if let (Some(redirect), Some(_)) = (redirect, &tls) {
+            let message = "a listener with `tls` cannot redirect to HTTPS: it is HTTPS";
+            self.error(redirect.span, message, "remove `tls` or `redirectToHttps`");
+        }
+        let listener =
+            GatewayListener { address: address?, tls, proxy_protocol_from, redirect_to_https };
+        self.places.gateway.push(node.span);
+        Some(listener)
+    }
+
+    fn server_certificate(&mut self, node: &Node) -> Option<ServerCertificate> {
+        let mut fields = Fields::of(node, "`tls`", self.findings)?;
+        let certificate = self.required_path(&mut fields, "certificate");
+        let key = self.required_path(&mut fields, "key");
+        fields.not_yet("clientRoots", self.findings);
+        self.finish(fields);
+        Some(ServerCertificate { certificate, key })
+    }
+
+    fn proxy_protocol(&mut self, node: Option<&Node>) -> Vec<IpNet> {
+        let Some(mut fields) = self.fields(node, "`proxyProtocol`") else { return Vec::new() };
+        let from = fields.required("from", self.findings);
+        self.finish(fields);
+        let mut nets = Vec::new();
+        for item in read::filled_list(from, self.findings) {
+            nets.extend(self.network(item));
+        }
+        nets
+    }
+
+    /// An address range that does not stand for everybody.
+    fn network(&mut self, node: &Node) -> Option<IpNet> {
+        let text = read::short_string(node, 64, self.findings)?;
+        let Ok(net) = text.parse::<IpNet>() else {
+            let hint = "write it as `10.20.1.0/24`; a single address is `10.20.1.7/32`";
+            self.error(node.span, format!("`{text}` is not an address range"), hint);
+            return None;
+        };
+        if net.trunc() != net {
+            let hint = format!("write `{}`", net.trunc());
+            self.error(node.span, format!("`{text}` has bits beyond its prefix"), hint);
+            return None;
+        }
+        if net.prefix_len() == 0 {
+            let hint = "name the addresses of your own load balancers";
+            let message = format!("`{text}` would let every client choose its own address");
+            self.findings.error("E009", node.span, message).hint(hint);
+            return None;
+        }
+        Some(net)
+    }
+
+    /// `gateway.routes`.
+    pub(super) fn routes(&mut self, node: Option<&Node>) -> Vec<Route> {
+        let Some(mut fields) = self.fields(node, "`gateway`") else { return Vec::new() };
+        let list = fields.required("routes", self.findings);
+        self.finish(fields);
+        let mut routes: Vec<Route> = Vec::new();
+        for item in read::filled_list(list, self.findings) {
+            let Some(route) = self.route(item) else { continue };
+            if routes.iter().any(|r| r.host == route.host && r.prefix == route.prefix) {
+                let host = route.host.as_deref().unwrap_or("every host");
+                let message = format!("there are two routes for {host} and `{}`", route.prefix);
+                self.findings.error("E019", item.span, message).hint("remove one of them");
+            }
+            routes.push(route);
+            self.places.routes.push(item.span);
+        }
+        routes
+    }
+
+    fn route(&mut self, node: &Node) -> Option<Route> {
+        let mut fields = Fields::of(node, "a route", self.findings)?;
+        let host = fields.optional("host").and_then(|node| self.host(node));
+        let prefix = self.prefix(fields.optional("path"));
+        let destination = fields.required("destination", self.findings);
+        let destination = destination.and_then(|node| self.destination(node));
+        let words = [("pass", CorsPreflight::Pass), ("authenticate", CorsPreflight::Authenticate)];
+        let cors_preflight = fields
+            .optional("corsPreflight")
+            .and_then(|node| read::one_of(node, &words, self.findings))
+            .unwrap_or(CorsPreflight::Authenticate);
+        self.finish(fields);
+        Some(Route { host, prefix, destination: destination?, cors_preflight })
+    }
+
+    fn host(&mut self, node: &Node) -> Option<String> {
+        let text = read::short_string(node, 253, self.findings)?;
+        match canonical_host(&text) {
+            Ok(host) if host == text => Some(host),
+            Ok(host) => {
+                self.error(
+                    node.span,
+                    format!("`{text}` is not in canonical form"),
+                    format!("write `{host}`"),
+                );
+                None
+            }
+            Err(error) => {
+                let message = format!("`{text}` is not a host: {error}");
+                self.error(
+                    node.span,
+                    message,
+                    "a name or address without scheme, port and wildcard",
+                );
+                None
+            }
+        }
+    }
+
+    /// `{prefix: /v1/users}`; nothing is every path.
+    fn prefix(&mut self, node: Option<&Node>) -> String {
+        let all = "/".to_owned();
+        let Some(mut fields) = self.fields(node, "`path`") else { return all };
+        let prefix = fields.required("prefix", self.findings);
+        self.finish(fields);
+        let Some(node) = prefix else { return all };
+        let Some(text) = read::short_string(node, 1024, self.findings) else { return all };
+        let canonical = CanonicalPath::parse(&text, CanonicalOptions::default());
+        match canonical {
+            Ok(path) if path.path() == text => text,
+            _ => {
+                let message = format!("`{text}` is not a canonical path");
+                let hint = "it starts with `/` and has no `//`, `.`, `..`, `?` or needless `%`";
+                self.findings.error("E014", node.span, message).hint(hint);
+                all
+            }
+        }
+    }
+
+    /// `app`: where the app listens, by the port callers see.
+    pub(super) fn app(&mut self, node: Option<&Node>) -> Vec<AppPort> {
+        let mut ports: Vec<AppPort> = Vec::new();
+        for item in read::filled_list(node, self.findings) {
+            let Some(entry) = self.app_port(item) else { continue };
+            if ports.iter().any(|other| other.port == entry.port) {
+                let message = format!("port {} has two app addresses", entry.port);
+                self.findings.error("E019", item.span, message).hint("keep one of them");
+            }
+            ports.push(entry);
+            self.places.app.push(item.span);
+        }
+        ports
+    }
+
+    fn app_port(&mut self, node: &Node) -> Option<AppPort> {
+        let mut fields = Fields::of(node, "an `app` entry", self.findings)?;
+        let port = fields.required("port", self.findings);
+        let port = port.and_then(|node| read::port(node, self.findings));
+        let address = fields.required("address", self.findings);
+        let address = address.and_then(|node| self.address(node));
+        self.finish(fields);
+        Some(AppPort { port: port?, address: address? })
+    }
+}

@@ -1,0 +1,341 @@
+//! The fields of `spec` about the process itself: identity, documents, admin, limits, audit.
+//! Each reader takes its node, reports what is wrong, and gives a default so that reading goes on.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use countersign_policy::yaml::{Fields, Node, Value, read};
+use countersign_workload_id::WorkloadId;
+
+use super::{Reader, entries, nearest};
+use crate::limits::{BOUNDS, Change, Limits};
+use crate::proxy::{AuditSink, IdentitySource, Propagation, ProxyConfig, TlsGroup};
+
+/// Where status is served when nothing is written.
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+/// Where metrics are served when nothing is written.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15020);
+/// Most data-path threads.
+const WORKERS_MAX: u64 = 256;
+
+impl Reader<'_, '_> {
+    /// The whole `spec`. `None` if there is no identity source or namespace to work with.
+    pub(super) fn spec(&mut self, file: &Path, node: &Node) -> Option<ProxyConfig> {
+        let mut fields = Fields::of(node, "`spec`", self.findings)?;
+        self.places.spec = Some(node.span);
+        let identity = fields.required("identity", self.findings);
+        let (identity, expected_id) = self.identity(identity);
+        let namespace = fields.required("namespace", self.findings);
+        let namespace = namespace.and_then(|node| self.namespace(node));
+        let labels = fields.optional("labels").map(|node| self.labels(node)).unwrap_or_default();
+        let listeners = fields.required("listeners", self.findings);
+        let (inbound, outbound, gateway) = self.listeners(listeners);
+        let routes = self.routes(fields.optional("gateway"));
+        let app = self.app(fields.optional("app"));
+        let documents = fields.required("documents", self.findings);
+        let documents = self.documents(documents);
+        let admin = self.service(fields.optional("admin"), "admin", ADMIN);
+        let metrics = self.service(fields.optional("metrics"), "metrics", METRICS);
+        let propagation = self.propagation(fields.optional("context"));
+        let tls_groups = self.tls_groups(fields.optional("tls"));
+        let workers = fields.optional("workers").and_then(|node| {
+            let count = read::integer(node, 1, WORKERS_MAX, self.findings)?;
+            usize::try_from(count).ok()
+        });
+        let audit = self.audit(fields.optional("audit"));
+        let limits = self.limits(fields.optional("limits"));
+        fields.not_yet("tcp", self.findings);
+        self.finish(fields);
+        Some(ProxyConfig {
+            file: file.to_path_buf(),
+            identity: identity?,
+            expected_id,
+            namespace: namespace?,
+            labels,
+            inbound,
+            outbound,
+            gateway,
+            routes,
+            app,
+            admin,
+            metrics,
+            propagation,
+            tls_groups,
+            workers,
+            audit,
+            limits,
+            documents,
+        })
+    }
+
+    fn identity(&mut self, node: Option<&Node>) -> (Option<IdentitySource>, Option<WorkloadId>) {
+        let Some(mut fields) = self.fields(node, "`identity`") else { return (None, None) };
+        let source = fields.required("source", self.findings);
+        let source = source.and_then(|node| self.identity_source(node));
+        let expected = fields.optional("expectedId").and_then(|node| {
+            self.places.expected_id = Some(node.span);
+            let text = read::short_string(node, 2048, self.findings)?;
+            match WorkloadId::parse(&text) {
+                Ok(id) => Some(id),
+                Err(error) => {
+                    let message = format!("`{text}` is not a SPIFFE ID: {error}");
+                    self.error(
+                        node.span,
+                        message,
+                        "as in `spiffe://prod.example.com/ns/shop/sa/orders`",
+                    );
+                    None
+                }
+            }
+        });
+        self.finish(fields);
+        (source, expected)
+    }
+
+    fn identity_source(&mut self, node: &Node) -> Option<IdentitySource> {
+        let mut fields = Fields::of(node, "`identity.source`", self.findings)?;
+        let workload_api = fields.optional("workloadApi");
+        let files = fields.optional("files");
+        fields.not_yet("kubernetesCsr", self.findings);
+        fields.not_yet("vault", self.findings);
+        let span = fields.span();
+        self.finish(fields);
+        match (workload_api, files) {
+            (Some(node), None) => self.workload_api(node),
+            (None, Some(node)) => {
+                let mut inner = Fields::of(node, "`files`", self.findings)?;
+                let certificate = self.required_path(&mut inner, "certificate");
+                let key = self.required_path(&mut inner, "key");
+                let bundle = self.required_path(&mut inner, "bundle");
+                self.finish(inner);
+                Some(IdentitySource::Files { certificate, key, bundle })
+            }
+            (Some(_), Some(_)) => {
+                self.error(
+                    span,
+                    "an identity has one source, here are two",
+                    "keep `workloadApi` or `files`",
+                );
+                None
+            }
+            (None, None) => {
+                let hint = "write `{workloadApi: {socket: PATH}}` or `{files: {certificate: PATH, key: PATH, bundle: PATH}}`";
+                self.error(span, "no identity source is named", hint);
+                None
+            }
+        }
+    }
+
+    fn workload_api(&mut self, node: &Node) -> Option<IdentitySource> {
+        let mut fields = Fields::of(node, "`workloadApi`", self.findings)?;
+        let socket = fields.optional("socket");
+        self.finish(fields);
+        let (text, from_environment) = match socket {
+            Some(node) => (read::short_string(node, 4096, self.findings)?, false),
+            None => match self.default_socket {
+                Some(text) => (text.to_owned(), true),
+                None => {
+                    let message = "no socket is named and SPIFFE_ENDPOINT_SOCKET is not set";
+                    self.error(node.span, message, "write `socket: PATH` or set the variable");
+                    return None;
+                }
+            },
+        };
+        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:"));
+        let path = path.unwrap_or(&text);
+        if path.is_empty() || path.contains("://") {
+            let message = format!(
+                "`{text}` is not a Unix socket; the Workload API is not read over the network"
+            );
+            self.error(node.span, message, "write a path or `unix:///run/spire/agent.sock`");
+            return None;
+        }
+        let socket = if from_environment { PathBuf::from(path) } else { self.base.join(path) };
+        Some(IdentitySource::WorkloadApi { socket })
+    }
+
+    fn namespace(&mut self, node: &Node) -> Option<String> {
+        let text = read::short_string(node, 63, self.findings)?;
+        if super::is_name(&text) && !text.contains('.') {
+            return Some(text);
+        }
+        let hint = "lower-case letters, digits and `-`, as Kubernetes namespaces have";
+        self.error(node.span, format!("`{text}` is not a namespace"), hint);
+        None
+    }
+
+    fn labels(&mut self, node: &Node) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        for (key, value) in entries(node, "`labels`", self.findings) {
+            if let Some(value) = read::short_string(value, 253, self.findings) {
+                labels.insert(key.text.clone(), value);
+            }
+        }
+        labels
+    }
+
+    fn documents(&mut self, node: Option<&Node>) -> Vec<PathBuf> {
+        let Some(mut fields) = self.fields(node, "`documents`") else { return Vec::new() };
+        fields.not_yet("controller", self.findings);
+        let files = fields.required("files", self.findings);
+        self.finish(fields);
+        let mut paths = Vec::new();
+        for item in read::filled_list(files, self.findings) {
+            if let Some(path) = self.path(item) {
+                paths.push(path);
+                self.places.documents.push(item.span);
+            }
+        }
+        paths
+    }
+
+    /// The address of a small HTTP server of ours: `{address: …}`, or `none`.
+    fn service(
+        &mut self,
+        node: Option<&Node>,
+        field: &'static str,
+        default: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let Some(node) = node else {
+            let span = self.places.spec?;
+            self.places.listeners.push((field, default, span));
+            return Some(default);
+        };
+        if node.text() == Some("none") {
+            return None;
+        }
+        let mut fields = Fields::of(node, field, self.findings)?;
+        let address = self.own_address(field, &mut fields);
+        self.finish(fields);
+        let address = address?;
+        if field == "admin" && !address.ip().is_loopback() {
+            let message =
+                format!("{address} is not a loopback address; admin shows what a process knows");
+            self.error(node.span, message, format!("write `127.0.0.1:{}`", address.port()));
+        }
+        Some(address)
+    }
+
+    fn propagation(&mut self, node: Option<&Node>) -> Vec<Propagation> {
+        const WORDS: &[(&str, Propagation)] = &[
+            ("handle", Propagation::Handle),
+            ("traceparent", Propagation::Traceparent),
+            ("token", Propagation::Token),
+        ];
+        let default = vec![Propagation::Handle, Propagation::Traceparent];
+        let Some(mut fields) = self.fields(node, "`context`") else { return default };
+        let words = fields.optional("propagation");
+        self.finish(fields);
+        match words {
+            None => default,
+            Some(node) if node.text() == Some("none") => Vec::new(),
+            words => self.distinct_words(words, WORDS),
+        }
+    }
+
+    fn tls_groups(&mut self, node: Option<&Node>) -> Vec<TlsGroup> {
+        const WORDS: &[(&str, TlsGroup)] = &[
+            ("X25519MLKEM768", TlsGroup::X25519MlKem768),
+            ("X25519", TlsGroup::X25519),
+            ("secp256r1", TlsGroup::Secp256r1),
+            ("secp384r1", TlsGroup::Secp384r1),
+        ];
+        let Some(mut fields) = self.fields(node, "`tls`") else { return Vec::new() };
+        let words = fields.optional("groups");
+        self.finish(fields);
+        self.distinct_words(words, WORDS)
+    }
+
+    /// A list of different words of a closed set.
+    fn distinct_words<T: Copy + PartialEq>(
+        &mut self,
+        node: Option<&Node>,
+        words: &[(&'static str, T)],
+    ) -> Vec<T> {
+        let mut found = Vec::new();
+        for item in read::filled_list(node, self.findings) {
+            let Some(word) = read::one_of(item, words, self.findings) else { continue };
+            if found.contains(&word) {
+                let message = format!("{} stands in the list twice", item.describe());
+                self.findings.error("E019", item.span, message);
+            } else {
+                found.push(word);
+            }
+        }
+        found
+    }
+
+    fn audit(&mut self, node: Option<&Node>) -> AuditSink {
+        let Some(mut fields) = self.fields(node, "`audit`") else { return AuditSink::Stdout };
+        let sink = fields.optional("sink");
+        self.finish(fields);
+        match sink {
+            None => AuditSink::Stdout,
+            Some(node) if matches!(node.value, Value::Map(_)) => {
+                let Some(mut inner) = self.fields(Some(node), "`audit.sink`") else {
+                    return AuditSink::Stdout;
+                };
+                let file = self.required_path(&mut inner, "file");
+                self.finish(inner);
+                AuditSink::File(file)
+            }
+            Some(node) => {
+                if node.text() != Some("stdout") {
+                    let message = format!("unknown audit sink {}", node.describe());
+                    self.error(node.span, message, "write `stdout` or `{file: PATH}`");
+                }
+                AuditSink::Stdout
+            }
+        }
+    }
+
+    fn limits(&mut self, node: Option<&Node>) -> Limits {
+        let mut limits = Limits::default();
+        let Some(node) = node else { return limits };
+        for (key, value) in entries(node, "`limits`", self.findings) {
+            let Some(bound) = BOUNDS.iter().find(|bound| bound.name == key.text) else {
+                let free = BOUNDS.iter().filter(|bound| bound.change != Change::Fixed);
+                let hint = nearest(&key.text, free.map(|bound| bound.name));
+                self.error(key.span, format!("there is no bound `{}`", key.text), hint);
+                continue;
+            };
+            let least = u64::from(bound.default != 0 && bound.name != "DRAIN_DELAY_MS");
+            let most = bound.ceiling;
+            match (bound.change, read_number(value)) {
+                (Change::Fixed, _) => {
+                    self.error(
+                        key.span,
+                        format!("`{}` cannot be changed", key.text),
+                        "docs/config.md says which bounds can",
+                    );
+                }
+                (_, Some(number)) if (least..=most).contains(&number) => {
+                    limits.set(bound.name, number)
+                }
+                (change, _) => {
+                    let message = format!(
+                        "`{}` must be a whole number from {least} to {most}, not {}",
+                        key.text,
+                        value.describe()
+                    );
+                    let only =
+                        if change == Change::Lower { "it may only be lowered; " } else { "" };
+                    self.error(
+                        value.span,
+                        message,
+                        format!("{only}the default is {}", bound.default),
+                    );
+                }
+            }
+        }
+        limits
+    }
+}
+
+fn read_number(node: &Node) -> Option<u64> {
+    match &node.value {
+        Value::Scalar { text, plain: true } => text.parse().ok(),
+        Value::Scalar { .. } | Value::List(_) | Value::Map(_) => None,
+    }
+}

@@ -1,0 +1,61 @@
+//! The generated pages of `docs/`: written by `cargo xtask docs`, compared in CI.
+//! Each page is made from the code or table that owns its facts. What the proxy owns, the proxy
+//! prints: `countersign-proxy docs refusals` and `… docs metrics`.
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{conformance, repo};
+
+struct Page {
+    path: &'static str,
+    make: fn() -> Result<String>,
+}
+
+/// Every generated page.
+const PAGES: &[Page] = &[
+    Page { path: "docs/config.md", make: || Ok(countersign_config::reference::config()) },
+    Page { path: "docs/environment.md", make: || Ok(countersign_config::reference::environment()) },
+    Page { path: "docs/conformance.md", make: conformance::page },
+    Page { path: "docs/refusals.md", make: || of_proxy("refusals") },
+    Page { path: "docs/metrics.md", make: || of_proxy("metrics") },
+];
+
+/// Writes every page.
+pub(crate) fn write() -> Result<()> {
+    for Page { path, make } in PAGES {
+        let text = make().with_context(|| format!("could not make {path}"))?;
+        std::fs::write(path, text).with_context(|| format!("could not write {path}"))?;
+        println!("wrote {path}");
+    }
+    Ok(())
+}
+
+/// Says which pages are not what `write` would write.
+pub(crate) fn check() -> Result<()> {
+    let mut stale = Vec::new();
+    for Page { path, make } in PAGES {
+        let wanted = make().with_context(|| format!("could not make {path}"))?;
+        if std::fs::read_to_string(path).ok().as_deref() != Some(wanted.as_str()) {
+            stale.push(*path);
+        }
+    }
+    if !stale.is_empty() {
+        bail!("stale: {}; run `cargo xtask docs` and commit", stale.join(" "));
+    }
+    println!("docs: {} generated pages are fresh", PAGES.len());
+    Ok(())
+}
+
+/// A page the proxy prints from its own tables.
+fn of_proxy(name: &str) -> Result<String> {
+    repo::output(repo::cargo().args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "countersign-proxy",
+        "--",
+        "docs",
+        name,
+    ]))
+}

@@ -1,0 +1,88 @@
+//! Runs the test suites, and builds what they need first.
+//! Unit and property tests run from cargo's dev profile, with overflow checks; end-to-end tests
+//! start the real programs, built once in profile `e2e`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use countersign_config::env;
+
+use crate::{repo, testbed};
+
+/// The programs end-to-end tests and the demo start.
+const PROGRAMS: &[&str] = &["countersign-proxy", "countersign-cli"];
+
+/// Crates whose tests need programs or the test-bed, so they are no unit tests.
+const NOT_UNIT: &[&str] = &["countersign-integration", "countersign-benches"];
+
+/// Runs one suite, or all of them.
+pub(crate) fn run(name: &str) -> Result<()> {
+    match name {
+        "unit" => unit(),
+        "foundation" => end_to_end(),
+        "all" => {
+            unit()?;
+            end_to_end()
+        }
+        _ => bail!("no suite `{name}`; there are: unit, foundation, all"),
+    }
+}
+
+fn unit() -> Result<()> {
+    let mut command = repo::cargo();
+    command.args(["test", "--locked", "--workspace"]);
+    for package in NOT_UNIT {
+        command.args(["--exclude", package]);
+    }
+    repo::call(&mut command)
+}
+
+fn end_to_end() -> Result<()> {
+    testbed::install("base")?;
+    programs("e2e")?;
+    let mut command = repo::cargo();
+    command.args(["test", "--locked", "--package", "countersign-integration"]);
+    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")))
+}
+
+/// How long the bench may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Plan {
+    /// Release binaries, all rounds.
+    Full,
+    /// The binaries of the tests, few rounds.
+    Quick,
+}
+
+/// Runs the side-by-side bench; results are printed and in `target/bench`.
+pub(crate) fn bench(plan: Plan) -> Result<()> {
+    testbed::install("base")?;
+    let profile = match plan {
+        Plan::Full => "release",
+        Plan::Quick => "e2e",
+    };
+    programs(profile)?;
+    let mut command = repo::cargo();
+    command.args(["run", "--locked", "--profile", profile, "--package", "countersign-benches"]);
+    command.args(["--bin", "countersign-bench", "--", "run"]);
+    if matches!(plan, Plan::Quick) {
+        command.env(env::QUICK.name, "1");
+    }
+    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir(profile)))
+}
+
+/// Builds the programs in a profile.
+fn programs(profile: &str) -> Result<()> {
+    let mut command = repo::cargo();
+    command.args(["build", "--locked", "--profile", profile, "--bins"]);
+    for package in PROGRAMS {
+        command.args(["--package", package]);
+    }
+    repo::call(&mut command)
+}
+
+/// Where cargo puts the programs of a profile.
+pub(crate) fn programs_dir(profile: &str) -> PathBuf {
+    let target = env::CARGO_TARGET_DIR.get();
+    target.map_or_else(|| repo::root().join("target"), PathBuf::from).join(profile)
+}
