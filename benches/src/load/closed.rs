@@ -1,0 +1,86 @@
+//! Closed loop: every slot sends its next request as soon as the last one is answered. What it
+//! measures is the most a pair can do, and what a request costs the proxies then.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio::task::LocalSet;
+
+use super::{Shape, Slot, Tally, Target, connect, runtime};
+use crate::machine;
+
+/// The outcome of one closed-loop window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closed {
+    /// Requests per second.
+    pub(crate) throughput: f64,
+    /// CPU microseconds per request, all of `pids` together.
+    pub(crate) cpu_us: f64,
+    /// How busy generator and server kept their core; near 1 the throughput is theirs.
+    pub(crate) load_core: f64,
+}
+
+/// Drives `target` for `warm_up` and then `window`; only the window counts.
+pub(crate) fn closed(
+    target: &Target,
+    shape: Shape,
+    warm_up: Duration,
+    window: Duration,
+    pids: &[u32],
+) -> Result<Closed> {
+    LocalSet::new().block_on(&runtime()?, async {
+        let tally = Rc::new(Tally::default());
+        let mut tasks = Vec::new();
+        for slot in connect(target, shape).await? {
+            tasks.push(tokio::task::spawn_local(keep_busy(slot, target.clone(), tally.clone())));
+        }
+        tokio::time::sleep(warm_up).await;
+        let before = Reading::take(&tally, pids)?;
+        tokio::time::sleep(window).await;
+        let after = Reading::take(&tally, pids)?;
+        tally.stop.set(true);
+        for task in tasks {
+            task.await?;
+        }
+        tally.check()?;
+        Ok(after.since(&before))
+    })
+}
+
+async fn keep_busy(mut slot: Slot, target: Target, tally: Rc<Tally>) {
+    while !tally.stop.get() {
+        let outcome = slot.exchange(target.next_token()).await;
+        if !tally.count(outcome) {
+            return;
+        }
+    }
+}
+
+struct Reading {
+    at: Instant,
+    completed: u64,
+    proxies: Duration,
+    own: Duration,
+}
+
+impl Reading {
+    fn take(tally: &Tally, pids: &[u32]) -> Result<Reading> {
+        let mut proxies = Duration::ZERO;
+        for pid in pids {
+            proxies += machine::cpu_time(*pid)?;
+        }
+        let own = machine::cpu_time(std::process::id())?;
+        Ok(Reading { at: Instant::now(), completed: tally.completed.get(), proxies, own })
+    }
+
+    fn since(&self, before: &Reading) -> Closed {
+        let seconds = (self.at - before.at).as_secs_f64();
+        let requests = (self.completed - before.completed).max(1) as f64;
+        Closed {
+            throughput: requests / seconds,
+            cpu_us: (self.proxies - before.proxies).as_secs_f64() * 1e6 / requests,
+            load_core: (self.own - before.own).as_secs_f64() / seconds,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The load generator: one thread, many connections, as little work per request as it takes to
+//! check the answer. [`closed`] keeps every connection busy and finds the maximum; [`open`] starts
+//! requests on a clock and measures from the intended start, so a stall is charged to every
+//! request it delayed (no coordinated omission).
+
+mod closed;
+mod h1;
+mod h2;
+mod open;
+mod pace;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use anyhow::{Result, bail};
+use http::HeaderValue;
+use tokio::runtime::Runtime;
+
+pub(crate) use closed::closed;
+pub(crate) use open::open;
+
+use crate::tokens::TokenPool;
+
+/// The host every request names; `Destination.hosts` of the countersign pair lists it.
+pub(crate) const HOST: &str = "orders.shop";
+/// The path every request asks for.
+pub(crate) const PATH: &str = "/v1/users/u-1/orders";
+
+/// What a client speaks to proxy A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1 with keep-alive.
+    H1,
+    /// HTTP/2 in clear text with prior knowledge.
+    H2,
+}
+
+/// How many requests are in flight at most: on how many connections, and how many on each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// TCP connections.
+    pub(crate) connections: usize,
+    /// Concurrent requests per connection; 1 for HTTP/1.1.
+    pub(crate) streams: usize,
+}
+
+/// Where the load goes and what it carries.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// Proxy A, or the server itself.
+    pub(crate) address: SocketAddr,
+    /// How to speak to it.
+    pub(crate) protocol: Protocol,
+    /// Tokens to send, a new one with each request.
+    pub(crate) tokens: Option<Rc<TokenPool>>,
+}
+
+impl Target {
+    fn next_token(&self) -> Option<&HeaderValue> {
+        self.tokens.as_deref().map(TokenPool::next)
+    }
+}
+
+/// One request slot: an HTTP/1.1 connection, or a share of an HTTP/2 connection.
+enum Slot {
+    H1(h1::Connection),
+    H2(h2::Stream),
+}
+
+impl Slot {
+    /// Sends one request and reads the whole answer; anything but a complete 200 is an error.
+    async fn exchange(&mut self, token: Option<&HeaderValue>) -> Result<()> {
+        let answer = match self {
+            Slot::H1(connection) => connection.exchange(token).await?,
+            Slot::H2(stream) => stream.exchange(token).await?,
+        };
+        if answer.status != 200 {
+            bail!("status {}{}", answer.status, answer.reason);
+        }
+        if answer.body_bytes != crate::backend::BODY_BYTES {
+            bail!("a body of {} bytes", answer.body_bytes);
+        }
+        Ok(())
+    }
+}
+
+/// What came back, as far as the generator checks it.
+struct Answer {
+    status: u16,
+    body_bytes: usize,
+    /// For refusals: what the body says, to put into the report.
+    reason: String,
+}
+
+/// Opens all connections of a shape and makes one slot per request in flight.
+async fn connect(target: &Target, shape: Shape) -> Result<Vec<Slot>> {
+    let mut slots = Vec::with_capacity(shape.connections * shape.streams);
+    for _ in 0..shape.connections {
+        match target.protocol {
+            Protocol::H1 => slots.push(Slot::H1(h1::Connection::open(target.address).await?)),
+            Protocol::H2 => {
+                let connection = h2::Connection::open(target.address).await?;
+                slots.extend((0..shape.streams).map(|_| Slot::H2(connection.stream())));
+            }
+        }
+    }
+    Ok(slots)
+}
+
+/// Sends one request on a connection of its own: is the pair ready?
+pub(crate) fn probe(target: &Target) -> Result<()> {
+    tokio::task::LocalSet::new().block_on(&runtime()?, async {
+        let mut slots = connect(target, Shape { connections: 1, streams: 1 }).await?;
+        let Some(slot) = slots.first_mut() else { bail!("no connection") };
+        slot.exchange(target.next_token()).await
+    })
+}
+
+/// What all slots of one run share: whether to go on, and what went well or wrong.
+#[derive(Default)]
+struct Tally {
+    stop: Cell<bool>,
+    completed: Cell<u64>,
+    failed: Cell<u64>,
+    first_failure: RefCell<Option<String>>,
+}
+
+impl Tally {
+    fn count(&self, outcome: Result<()>) -> bool {
+        match outcome {
+            Ok(()) => {
+                self.completed.set(self.completed.get() + 1);
+                true
+            }
+            Err(error) => {
+                self.failed.set(self.failed.get() + 1);
+                self.first_failure.borrow_mut().get_or_insert_with(|| format!("{error:#}"));
+                false
+            }
+        }
+    }
+
+    /// One failed request fails the run: a proxy that refuses is not a fast proxy.
+    fn check(&self) -> Result<()> {
+        match self.first_failure.borrow().as_deref() {
+            None => Ok(()),
+            Some(first) => {
+                let (failed, completed) = (self.failed.get(), self.completed.get());
+                bail!(
+                    "{failed} requests failed beside {completed} that went well; the first: {first}"
+                )
+            }
+        }
+    }
+}
+
+/// A runtime of the bench: everything on the calling thread.
+pub(crate) fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Lets hyper put the tasks of an HTTP/2 connection onto the same thread.
+#[derive(Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(async move {
+            task.await;
+        });
+    }
+}

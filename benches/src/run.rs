@@ -1,0 +1,250 @@
+//! One run from start to `summary.json`: starts the server and the pairs, measures every case in
+//! every round with the pairs taking turns, and writes down what came out and under which
+//! conditions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::backend::Backend;
+use crate::figures::{Figures, Side, Unsteady};
+use crate::load::{self, Protocol, Target};
+use crate::machine::{self, Cores};
+use crate::pki::Pki;
+use crate::plan::{CASES, Case, Loop, MEMORY_CASE, Plan};
+use crate::sidecars::{Make, Pair, Setting, Variant};
+use crate::tokens::TokenPool;
+
+/// A round counts only if the server alone was this close to its median.
+const STEADY: f64 = 0.05;
+/// Above this share of their core, generator and server hold the proxies back.
+const LOAD_CORE_MAX: f64 = 0.9;
+/// Rest before idle memory is read.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Runs the bench; `only` leaves the other make out.
+pub(crate) fn bench(only: Option<Make>) -> Result<()> {
+    let plan = Plan::from_env();
+    let out = output_dir()?;
+    let work = out.join("work");
+    fs::create_dir_all(&work).with_context(|| format!("could not make {}", work.display()))?;
+    let cores = Cores::pick()?;
+    machine::pin_thread(cores.load)?;
+    let server = Backend::start(cores.load)?;
+    let setting = Setting {
+        pki: Pki::create(&work)?,
+        tokens: Rc::new(TokenPool::sign()?),
+        server: server.address,
+        work,
+        cores,
+    };
+    let makes: Vec<Make> = [Make::Countersign, Make::Envoy]
+        .into_iter()
+        .filter(|make| only.is_none_or(|only| only == *make))
+        .collect();
+    let mut bench = Bench::start(plan, &makes, &setting, &server)?;
+    for round in 0..plan.rounds {
+        eprintln!("round {} of {}", round + 1, plan.rounds);
+        bench.round(round)?;
+    }
+    bench.report(&out.join("summary.json"), &setting)
+}
+
+/// `target/bench`, next to the directory of the profile this executable was built with.
+fn output_dir() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("could not find my own executable")?;
+    let target =
+        exe.parent().and_then(Path::parent).context("my executable has no target folder")?;
+    Ok(target.join("bench"))
+}
+
+struct Bench<'a> {
+    plan: Plan,
+    server: &'a Backend,
+    tokens: Rc<TokenPool>,
+    pairs: Vec<(Variant, Pair)>,
+    figures: Figures,
+    load_core_max: f64,
+}
+
+impl<'a> Bench<'a> {
+    fn start(
+        plan: Plan,
+        makes: &[Make],
+        setting: &Setting,
+        server: &'a Backend,
+    ) -> Result<Bench<'a>> {
+        let mut pairs = Vec::new();
+        for variant in [Variant::FreshToken, Variant::NoToken] {
+            for make in makes {
+                pairs.push((variant, Pair::start(*make, variant, setting)?));
+            }
+        }
+        std::thread::sleep(SETTLE);
+        let mut figures = Figures::default();
+        for (variant, pair) in &pairs {
+            if *variant == Variant::FreshToken {
+                figures.add(0, "rss_idle_mb".into(), "MiB", side(pair), Some(pair.resident_mb()?));
+            }
+        }
+        let tokens = setting.tokens.clone();
+        Ok(Bench { plan, server, tokens, pairs, figures, load_core_max: 0.0 })
+    }
+
+    fn round(&mut self, round: usize) -> Result<()> {
+        for case in &CASES {
+            self.direct(round, case)?;
+            let mut turns: Vec<usize> =
+                (0..self.pairs.len()).filter(|at| self.pairs[*at].0 == case.variant).collect();
+            if round % 2 == 1 {
+                turns.reverse();
+            }
+            for at in turns {
+                self.measure_pair(round, case, at)
+                    .with_context(|| format!("{}, {:?} pair", case.name, self.pairs[at].1.make))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn direct(&mut self, round: usize, case: &Case) -> Result<()> {
+        if !case.direct {
+            return Ok(());
+        }
+        let target = Target {
+            address: self.server.address,
+            protocol: case.protocol,
+            tokens: Some(self.tokens.clone()),
+        };
+        for (name, unit, value) in self.measure(case, &target, &[])? {
+            let value = (!name.starts_with("cpu_")).then_some(value);
+            self.figures.add(round, name, unit, Side::Direct, value);
+        }
+        Ok(())
+    }
+
+    fn measure_pair(&mut self, round: usize, case: &Case, at: usize) -> Result<()> {
+        let pair = &self.pairs[at].1;
+        let (target, pids, side) = (pair.target(case.protocol).clone(), pair.pids(), side(pair));
+        let before = self.server.served();
+        let samples = self.measure(case, &target, &pids)?;
+        check_protocol(case.protocol, before, self.server.served())?;
+        for (name, unit, value) in samples {
+            self.figures.add(round, name, unit, side, Some(value));
+        }
+        if case.name == MEMORY_CASE {
+            let resident = self.pairs[at].1.resident_mb()?;
+            self.figures.add(round, "rss_loaded_mb".into(), "MiB", side, Some(resident));
+        }
+        Ok(())
+    }
+
+    /// Measures one case and gives its figures: name, unit, value.
+    fn measure(
+        &mut self,
+        case: &Case,
+        target: &Target,
+        pids: &[u32],
+    ) -> Result<[(String, &'static str, f64); 2]> {
+        let (plan, name) = (self.plan, case.name);
+        match case.pacing {
+            Loop::Closed => {
+                let result =
+                    load::closed(target, case.shape, plan.warm_up(), plan.closed_window(), pids)?;
+                if !pids.is_empty() {
+                    self.load_core_max = self.load_core_max.max(result.load_core);
+                }
+                Ok([
+                    (format!("cpu_{name}"), "us", result.cpu_us),
+                    (format!("throughput_{name}"), "1/s", result.throughput),
+                ])
+            }
+            Loop::Open(rate) => {
+                let result =
+                    load::open(target, case.shape, rate, plan.warm_up(), plan.open_window())?;
+                Ok([
+                    (format!("p50_{name}"), "us", result.p50_us),
+                    (format!("p99_{name}"), "us", result.p99_us),
+                ])
+            }
+        }
+    }
+
+    fn report(mut self, summary: &Path, setting: &Setting) -> Result<()> {
+        let unsteady = self.figures.discard_unsteady("throughput_h1_fresh_es256", STEADY);
+        self.figures.summarise();
+        let notes = self.notes(&unsteady);
+        let mut document = serde_json::to_value(&self.figures)?;
+        document["conditions"] = self.conditions(setting);
+        document["notes"] = json!(notes);
+        let text = serde_json::to_string_pretty(&document)? + "\n";
+        fs::write(summary, text)
+            .with_context(|| format!("could not write {}", summary.display()))?;
+        println!("{}", self.figures.table());
+        for note in notes {
+            println!("note: {note}");
+        }
+        println!("{}; also in {}", machine::describe(), summary.display());
+        Ok(())
+    }
+
+    fn notes(&self, unsteady: &Unsteady) -> Vec<String> {
+        let mut notes = Vec::new();
+        match unsteady {
+            Unsteady::Dropped(rounds) if rounds.is_empty() => {}
+            Unsteady::Dropped(rounds) => notes.push(format!(
+                "{} of {} rounds were dropped: the server alone was more than 5 % off its median",
+                rounds.len(),
+                self.plan.rounds
+            )),
+            Unsteady::TooMany(rounds) => notes.push(format!(
+                "in {} of {} rounds the server alone was more than 5 % off its median; all count, \
+                 so read the spread",
+                rounds.len(),
+                self.plan.rounds
+            )),
+        }
+        if self.load_core_max > LOAD_CORE_MAX {
+            notes.push(format!(
+                "generator and server were busy up to {:.0} % of their core: throughput may be \
+                 theirs, CPU per request is not affected",
+                self.load_core_max * 100.0
+            ));
+        }
+        notes
+    }
+
+    fn conditions(&self, setting: &Setting) -> Value {
+        json!({
+            "machine": machine::describe(),
+            "plan": self.plan,
+            "token_bytes_peer": setting.tokens.token_bytes(),
+            "load_core_busy_max": self.load_core_max,
+            "pinning": {"load": setting.cores.load, "proxies": setting.cores.proxies},
+        })
+    }
+}
+
+fn side(pair: &Pair) -> Side {
+    match pair.make {
+        Make::Countersign => Side::Ours,
+        Make::Envoy => Side::Peer,
+    }
+}
+
+/// A pair that changes the protocol on the way to the server does a different job.
+fn check_protocol(wanted: Protocol, before: (u64, u64), after: (u64, u64)) -> Result<()> {
+    let (h1, h2) = (after.0 - before.0, after.1 - before.1);
+    let (right, wrong) = match wanted {
+        Protocol::H1 => (h1, h2),
+        Protocol::H2 => (h2, h1),
+    };
+    if right == 0 || wrong > 0 {
+        bail!("the server saw {h1} HTTP/1.1 and {h2} HTTP/2 requests under {wanted:?} load");
+    }
+    Ok(())
+}

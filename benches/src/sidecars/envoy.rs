@@ -1,0 +1,229 @@
+//! The reference: two Envoys, configured for the same job with what Envoy has for it.
+//! A: HTTP listener, mTLS HTTP/2 upstream that expects B's SPIFFE ID. B: mTLS listener that
+//! demands a client certificate, `jwt_authn` with a local key set (no cache: the default), RBAC
+//! on A's SPIFFE ID. One worker each, circuit breakers out of the way, no access log.
+//!
+//! A and B have a listener per protocol, because B cannot tell what the client spoke to A.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::process::Proxy;
+use super::{Make, Pair, RULES, Setting, Variant, free_port, write};
+use crate::load::{Protocol, Target};
+use crate::pki::{GATEWAY_ID, Leaf, ORDERS_ID, Pki, TRUST_DOMAIN};
+
+const HTTP_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const HTTP_OPTIONS: &str =
+    "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const JWT: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+const TLS_DOWN: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const TLS_UP: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+
+/// Starts both Envoys. The caller has pinned this thread to the core they shall use.
+pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
+    let program = program()?;
+    let (a_h1, a_h2, b_h1, b_h2) = (free_port()?, free_port()?, free_port()?, free_port()?);
+    let server = setting.server;
+    let filters = || inbound_filters(variant, setting.tokens.jwks());
+    let b = json!({"static_resources": {
+        "listeners": [
+            listener("h1", b_h1, filters(), Some(tls_down(&setting.pki))),
+            listener("h2", b_h2, filters(), Some(tls_down(&setting.pki))),
+        ],
+        "clusters": [cluster("h1", server, Protocol::H1, None), cluster("h2", server, Protocol::H2, None)],
+    }});
+    let a = json!({"static_resources": {
+        "listeners": [
+            listener("h1", a_h1, vec![router()], None),
+            listener("h2", a_h2, vec![router()], None),
+        ],
+        "clusters": [
+            cluster("h1", b_h1, Protocol::H2, Some(tls_up(&setting.pki))),
+            cluster("h2", b_h2, Protocol::H2, Some(tls_up(&setting.pki))),
+        ],
+    }});
+    let start = |role: &str, base_id: &str, config: &Value| {
+        let name = format!("envoy-{variant:?}-{role}");
+        let path = setting.work.join(format!("{name}.json"));
+        write(&path, &serde_json::to_string_pretty(config)?)?;
+        let mut command = Command::new(&program);
+        command.arg("-c").arg(&path);
+        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
+        command.args(["--base-id", base_id]);
+        Proxy::start(&name, &mut command, &setting.work)
+    };
+    let tokens = (variant == Variant::FreshToken).then(|| setting.tokens.clone());
+    let target = |address, protocol| Target { address, protocol, tokens: tokens.clone() };
+    Ok(Pair {
+        make: Make::Envoy,
+        b: start("b", "4702", &b)?,
+        a: start("a", "4701", &a)?,
+        h1: target(a_h1, Protocol::H1),
+        h2: target(a_h2, Protocol::H2),
+    })
+}
+
+/// A listener on `address` whose requests all go to the cluster of the same name.
+fn listener(name: &str, address: SocketAddr, filters: Vec<Value>, tls: Option<Value>) -> Value {
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
+    let mut chain = json!({"filters": [{
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": HTTP_MANAGER, "stat_prefix": name, "codec_type": "AUTO",
+            "http_filters": filters,
+            "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
+        },
+    }]});
+    if let Some(tls) = tls {
+        chain["transport_socket"] = transport_socket(tls);
+    }
+    json!({"name": name, "address": socket(address), "filter_chains": [chain]})
+}
+
+fn cluster(name: &str, address: SocketAddr, protocol: Protocol, tls: Option<Value>) -> Value {
+    let options = match protocol {
+        Protocol::H1 => json!({"http_protocol_options": {}}),
+        Protocol::H2 => json!({"http2_protocol_options": {}}),
+    };
+    let no_limit = 1_000_000;
+    let mut cluster = json!({
+        "name": name, "type": "STATIC", "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [{"max_connections": no_limit,
+            "max_pending_requests": no_limit, "max_requests": no_limit}]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions":
+                {"@type": HTTP_OPTIONS, "explicit_http_config": options},
+        },
+        "load_assignment": {"cluster_name": name, "endpoints": [
+            {"lb_endpoints": [{"endpoint": {"address": socket(address)}}]}]},
+    });
+    if let Some(tls) = tls {
+        cluster["transport_socket"] = transport_socket(tls);
+    }
+    cluster
+}
+
+fn inbound_filters(variant: Variant, jwks: &str) -> Vec<Value> {
+    let rbac = json!({"name": "envoy.filters.http.rbac", "typed_config":
+        {"@type": RBAC, "rules": {"action": "ALLOW", "policies": policies()}}});
+    match variant {
+        Variant::FreshToken => vec![jwt_authn(jwks), rbac, router()],
+        Variant::NoToken => vec![rbac, router()],
+    }
+}
+
+fn jwt_authn(jwks: &str) -> Value {
+    let provider = json!({"issuer": GATEWAY_ID, "audiences": [TRUST_DOMAIN],
+        "local_jwks": {"inline_string": jwks}});
+    json!({"name": "envoy.filters.http.jwt_authn", "typed_config": {
+        "@type": JWT, "providers": {"bench": provider},
+        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "bench"}}],
+    }})
+}
+
+/// [`RULES`] policies by name; only the last one, in Envoy's order too, permits the requests.
+fn policies() -> Value {
+    let policy = |caller: &str, path: &str| {
+        json!({
+            "permissions": [{"and_rules": {"rules": [
+                {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
+                {"url_path": {"path": {"safe_regex": {"regex": path}}}},
+            ]}}],
+            "principals": [{"authenticated": {"principal_name": {"exact": caller}}}],
+        })
+    };
+    let mut policies = serde_json::Map::new();
+    for rule in 1..RULES {
+        let caller = format!("spiffe://{TRUST_DOMAIN}/ns/other/sa/caller-{rule}");
+        policies.insert(
+            format!("rule-{rule:02}"),
+            policy(&caller, &format!("/v{rule}/users/[^/]+/orders")),
+        );
+    }
+    policies.insert("rule-99".into(), policy(GATEWAY_ID, "/v1/users/[^/]+/orders"));
+    Value::Object(policies)
+}
+
+fn router() -> Value {
+    json!({"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}})
+}
+
+fn tls_down(pki: &Pki) -> Value {
+    json!({"@type": TLS_DOWN, "require_client_certificate": true,
+        "common_tls_context": tls(pki, &pki.orders, GATEWAY_ID)})
+}
+
+fn tls_up(pki: &Pki) -> Value {
+    json!({"@type": TLS_UP, "common_tls_context": tls(pki, &pki.gateway, ORDERS_ID)})
+}
+
+fn tls(pki: &Pki, own: &Leaf, peer: &str) -> Value {
+    json!({
+        "alpn_protocols": ["h2"],
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3", "ecdh_curves": ["X25519"]},
+        "tls_certificates": [{"certificate_chain": {"filename": own.certificate},
+            "private_key": {"filename": own.key}}],
+        "validation_context": {"trusted_ca": {"filename": pki.bundle},
+            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": peer}}]},
+    })
+}
+
+fn transport_socket(tls: Value) -> Value {
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": tls})
+}
+
+fn socket(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+}
+
+/// The real executable: the `envoy` in the wheel's `bin` is a Python launcher.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("COUNTERSIGN_ENVOY").map(PathBuf::from) {
+        if path.is_file() {
+            return Ok(path);
+        }
+        bail!("COUNTERSIGN_ENVOY names {}, which is not a file", path.display());
+    }
+    let cache = cache().context("neither COUNTERSIGN_CACHE nor HOME is set")?;
+    find(&cache, 8).with_context(|| {
+        format!(
+            "no Envoy under {}; install it with `cargo xtask testbed bench`, or name one in \
+             COUNTERSIGN_ENVOY",
+            cache.display()
+        )
+    })
+}
+
+fn cache() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("COUNTERSIGN_CACHE")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("countersign")))
+        .or_else(|| Some(set("HOME")?.join(".cache/countersign")))
+}
+
+/// The first `envoy/_bin/envoy` at or below `dir`.
+fn find(dir: &std::path::Path, depth: usize) -> Option<PathBuf> {
+    let program = dir.join("envoy/_bin/envoy");
+    if program.is_file() {
+        return Some(program);
+    }
+    let depth = depth.checked_sub(1)?;
+    let entries = std::fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok());
+    let mut dirs: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect();
+    dirs.sort();
+    dirs.iter().find_map(|dir| find(dir, depth))
+}
