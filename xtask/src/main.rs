@@ -26,6 +26,8 @@ cargo xtask <task>
   bin                  print the folder of the programs tests and the demo start
   docs [--check]       write the generated pages of docs/, or say which are stale
   tidy                 the house rules a program can watch
+  graph                who links whom: pure crates, arrows, package budget
+  deny                 licences, bans, sources
   testbed [GROUP]      install the pinned third-party programs tests use (default: base)
   where                print the test-bed folder";
 
@@ -57,6 +59,8 @@ fn run(words: &[&str]) -> Result<()> {
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
         ["tidy"] => tidy::run(),
+        ["graph"] => graph::check(),
+        ["deny"] => ci::deny(),
         ["testbed"] => testbed::install("base"),
         ["testbed", group] => testbed::install(group),
         ["where"] => {
