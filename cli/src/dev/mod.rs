@@ -36,6 +36,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// When the process runs in a Kubernetes pod.
+#[expect(clippy::disallowed_methods, reason = "set by Kubernetes, not a setting of ours")]
 pub fn refuse_in_kubernetes(what: &str) -> anyhow::Result<()> {
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         anyhow::bail!(
