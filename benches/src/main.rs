@@ -18,8 +18,10 @@ mod run;
 mod sidecars;
 mod tokens;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use countersign_config::env;
 use run::Wanted;
 use sidecars::Make;
 
@@ -28,10 +30,10 @@ Measures a countersign pair against an Envoy pair on this machine.
 
 Usage: countersign-bench run [--quick] [--only PEER] [--envoy PATH] [--proxy PATH]
 
-  --quick        fewer and shorter rounds, under 5 minutes
+  --quick        fewer and shorter rounds, under 5 minutes; also QUICK=1
   --only PEER    measure only `countersign` or `envoy`; the other column stays empty
-  --envoy PATH   Envoy's executable, if not the one `cargo xtask testbed` installs
-  --proxy PATH   countersign-proxy, if not the one beside this program
+  --envoy PATH   Envoy's executable, if not COUNTERSIGN_ENVOY or what `cargo xtask testbed` installs
+  --proxy PATH   countersign-proxy, if not the one in COUNTERSIGN_BIN_DIR or beside this program
 
 Results: a table on stdout and target/bench/summary.json; configurations and logs in
 target/bench/work.";
@@ -57,7 +59,13 @@ fn wanted(args: &[String]) -> Option<Wanted> {
     if args.next() != Some("run") {
         return None;
     }
-    let mut wanted = Wanted::default();
+    let programs = env::COUNTERSIGN_BIN_DIR.get();
+    let mut wanted = Wanted {
+        quick: env::QUICK.get().is_some_and(|value| value != "0"),
+        proxy: programs.map(|folder| Path::new(&folder).join("countersign-proxy")),
+        only: None,
+        envoy: env::COUNTERSIGN_ENVOY.get().map(PathBuf::from),
+    };
     while let Some(option) = args.next() {
         match option {
             "--quick" => wanted.quick = true,

@@ -27,7 +27,7 @@ const LOAD_CORE_MAX: f64 = 0.9;
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// What the command line asks for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Wanted {
     /// The short plan.
     pub(crate) quick: bool,
@@ -146,6 +146,7 @@ impl<'a> Bench<'a> {
         let (target, pids, side) = (pair.target(case.protocol).clone(), pair.pids(), side(pair));
         let before = self.server.served();
         let samples = self.measure(case, &target, &pids)?;
+        self.pairs[at].1.empty_audit()?;
         check_protocol(case.protocol, before, self.server.served())?;
         for (name, unit, value) in samples {
             self.figures.add(round, name, unit, side, Some(value));

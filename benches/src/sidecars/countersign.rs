@@ -43,6 +43,7 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
         a: start("a", &files.a)?,
         h1: target(Protocol::H1),
         h2: target(Protocol::H2),
+        audit: files.audit,
     })
 }
 
@@ -53,10 +54,11 @@ struct Addresses {
     server: SocketAddr,
 }
 
-/// The `ProxyConfig` of each.
+/// The `ProxyConfig` of each, and where both write audit records.
 struct Files {
     a: PathBuf,
     b: PathBuf,
+    audit: Vec<PathBuf>,
 }
 
 /// Writes all documents of one pair.
@@ -67,7 +69,8 @@ fn documents(work: &Path, pki: &Pki, variant: Variant, at: &Addresses) -> Result
     write_json(&access_file, &access(variant))?;
     let read = json!({"files": [mesh_file, access_file]});
 
-    let mut a = process(&pki.gateway, pki, GATEWAY_ID, &file("a.audit"));
+    let (audit_a, audit_b) = (file("a.audit"), file("b.audit"));
+    let mut a = process(&pki.gateway, pki, GATEWAY_ID, &audit_a);
     a["namespace"] = json!("edge");
     a["labels"] = json!({"app": "gateway"});
     a["documents"] = read.clone();
@@ -82,14 +85,14 @@ fn documents(work: &Path, pki: &Pki, variant: Variant, at: &Addresses) -> Result
         }
     }
 
-    let mut b = process(&pki.orders, pki, ORDERS_ID, &file("b.audit"));
+    let mut b = process(&pki.orders, pki, ORDERS_ID, &audit_b);
     b["namespace"] = json!("shop");
     b["labels"] = json!({"app": "orders"});
     b["documents"] = read;
     b["listeners"] = json!({"inbound": [{"address": at.b}]});
     b["app"] = json!([{"port": at.b.port(), "address": at.server}]);
 
-    let files = Files { a: file("a.yaml"), b: file("b.yaml") };
+    let files = Files { a: file("a.yaml"), b: file("b.yaml"), audit: vec![audit_a, audit_b] };
     write_json(&files.a, &document("ProxyConfig", json!({"name": "a"}), a))?;
     write_json(&files.b, &document("ProxyConfig", json!({"name": "b"}), b))?;
     Ok(files)

@@ -71,6 +71,7 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
         a: start("a", "4701", &a)?,
         h1: target(a_h1, Protocol::H1),
         h2: target(a_h2, Protocol::H2),
+        audit: Vec::new(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Two running proxies and what they were started with.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -42,6 +43,8 @@ pub(crate) struct Pair {
     pub(super) b: Proxy,
     pub(super) h1: Target,
     pub(super) h2: Target,
+    /// Audit records, in files that grow with every request.
+    pub(super) audit: Vec<PathBuf>,
 }
 
 impl Pair {
@@ -79,6 +82,15 @@ impl Pair {
             bytes += machine::resident_bytes(pid)?;
         }
         Ok(bytes as f64 / f64::from(1 << 20))
+    }
+
+    /// Empties the audit files, so that a run needs no more disk than one case writes. The files
+    /// are open for appending, so whoever writes them goes on at the new end.
+    pub(crate) fn empty_audit(&self) -> Result<()> {
+        for path in self.audit.iter().filter(|path| path.exists()) {
+            File::options().write(true).truncate(true).open(path)?;
+        }
+        Ok(())
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
