@@ -20,38 +20,30 @@ const PAGES: &[Page] = &[
     Page { path: "docs/metrics.md", make: || of_proxy("metrics") },
 ];
 
-/// Writes every page that can be made; says which cannot.
+/// Writes every page.
 pub(crate) fn write() -> Result<()> {
-    let mut problems = Vec::new();
     for Page { path, make } in PAGES {
-        match make() {
-            Ok(text) => {
-                std::fs::write(path, text).with_context(|| format!("could not write {path}"))?;
-                println!("wrote {path}");
-            }
-            Err(error) => problems.push(format!("{path}: {error:#}")),
-        }
+        let text = make().with_context(|| format!("could not make {path}"))?;
+        std::fs::write(path, text).with_context(|| format!("could not write {path}"))?;
+        println!("wrote {path}");
     }
-    report(&problems)
+    Ok(())
 }
 
 /// Says which pages are not what `write` would write.
 pub(crate) fn check() -> Result<()> {
-    let mut problems = Vec::new();
+    let mut stale = Vec::new();
     for Page { path, make } in PAGES {
-        match make() {
-            Ok(text) if std::fs::read_to_string(path).ok().as_deref() == Some(text.as_str()) => {}
-            Ok(_) => problems.push(format!("{path} is stale; run `cargo xtask docs` and commit")),
-            Err(error) => problems.push(format!("{path}: {error:#}")),
+        let wanted = make().with_context(|| format!("could not make {path}"))?;
+        if std::fs::read_to_string(path).ok().as_deref() != Some(wanted.as_str()) {
+            stale.push(*path);
         }
     }
-    report(&problems)?;
+    if !stale.is_empty() {
+        bail!("stale: {}; run `cargo xtask docs` and commit", stale.join(" "));
+    }
     println!("docs: {} generated pages are fresh", PAGES.len());
     Ok(())
-}
-
-fn report(problems: &[String]) -> Result<()> {
-    if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
 }
 
 /// A page the proxy prints from its own tables.

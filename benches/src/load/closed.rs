@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tokio::task::LocalSet;
 
-use super::slot::{Slot, connect};
-use super::{Shape, Tally, Target, runtime};
+use super::{Shape, Slot, Tally, Target, connect, runtime};
 use crate::machine;
 
 /// The outcome of one closed-loop window.

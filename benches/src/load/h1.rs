@@ -8,8 +8,7 @@ use http::HeaderValue;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::slot::Answer;
-use super::{HOST, PATH};
+use super::{Answer, HOST, PATH};
 
 /// An answer's head beyond this is an error.
 const HEAD_BYTES_MAX: usize = 64 * 1024;

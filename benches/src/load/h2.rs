@@ -11,8 +11,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::slot::Answer;
-use super::{HOST, LocalExecutor, PATH};
+use super::{Answer, HOST, LocalExecutor, PATH};
 
 pub(super) struct Connection {
     sender: SendRequest<Empty<Bytes>>,

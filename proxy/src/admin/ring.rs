@@ -65,12 +65,18 @@ pub struct WhyEntry {
     pub rule: Option<String>,
     /// The caller, or why there is none.
     pub caller: Result<WorkloadId, &'static str>,
-    /// Method and path or its template, as far as known.
-    pub request: String,
+    /// The method.
+    pub method: http::Method,
+    /// The host.
+    pub host: String,
+    /// The path template of the rule that decided.
+    pub route: Option<Arc<str>>,
+    /// The path without query; personal.
+    pub path: Option<String>,
     /// Transaction, if there is a context.
     pub txn: Option<String>,
     /// Computes the explanation.
-    pub explain: Box<dyn Explain>,
+    pub explain: Arc<dyn Explain>,
 }
 
 #[derive(Default)]

@@ -6,6 +6,7 @@
 //! Exactly one record per decision is the duty of the pipelines.
 
 pub mod chain;
+pub mod decided;
 pub mod id;
 pub mod pseudonym;
 pub mod record;
@@ -13,14 +14,17 @@ pub mod sink;
 mod wire;
 mod writer;
 
+pub use decided::DecidedInput;
 pub use id::DecisionId;
 pub use pseudonym::{Personal, PseudonymKey};
 pub use record::{
-    AtomResult, AuditContext, Callee, ContextFields, Control, DeviceFields, JustificationFields,
-    Peer, Reason, Record, RecordKind, RequestFacts, ResponseFacts, SourceFields, Text, Timing,
-    Trace, UserFields,
+    AuditContext, Callee, ContextFields, Control, DeviceFields, JustificationFields, Peer, Reason,
+    Record, RecordKind, RequestFacts, ResponseFacts, SourceFields, Text, Timing, Trace, UserFields,
 };
 pub use sink::{
     AuditConfig, AuditSink, AuditSlot, AuditStats, AuditUnavailable, AuditWriter, OnFull, Place,
     Target,
 };
+
+#[cfg(test)]
+mod tests;

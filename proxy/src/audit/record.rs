@@ -6,8 +6,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use countersign_policy::RuleRef;
 use countersign_workload_id::WorkloadId;
 
+use super::decided::DecidedInput;
 use super::id::DecisionId;
 use crate::clock::Now;
 use crate::telemetry::{Direction, Lookup, Verdict};
@@ -116,25 +118,6 @@ pub struct Reason {
 impl From<&'static str> for Reason {
     fn from(code: &'static str) -> Reason {
         Reason { code, detail: None }
-    }
-}
-
-/// How an atom that was not true came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtomResult {
-    /// Evaluated to false.
-    False,
-    /// Could not be evaluated.
-    Unknown,
-}
-
-impl AtomResult {
-    /// The text in `atoms`.
-    pub fn text(self) -> &'static str {
-        match self {
-            AtomResult::False => "false",
-            AtomResult::Unknown => "unknown",
-        }
     }
 }
 
@@ -329,12 +312,11 @@ pub struct Record {
     pub reason: Option<Reason>,
     /// The stage file that refused.
     pub stage: Option<&'static str>,
-    /// Deciding or closest policy.
-    pub policy: Option<Text>,
     /// Deciding or closest rule.
-    pub rule: Option<Text>,
-    /// Every atom that was not true.
-    pub atoms: Vec<(Text, AtomResult)>,
+    pub rule: Option<RuleRef>,
+    /// On a denial by policy: what was decided on, from which the atoms that were not true are
+    /// computed when the line is made.
+    pub decided: Option<Arc<DecidedInput>>,
     /// Hash of the documents in force.
     pub snapshot: Option<Arc<str>>,
     /// The other end.
@@ -370,9 +352,8 @@ impl Record {
             verdict: None,
             reason: None,
             stage: None,
-            policy: None,
             rule: None,
-            atoms: Vec::new(),
+            decided: None,
             snapshot: None,
             peer: None,
             callee: None,

@@ -25,6 +25,8 @@ use crate::telemetry::names;
 
 /// How long the writer lets records gather.
 pub(super) const TICK_MS: u64 = 25;
+/// How long a stop waits for a sink that blocks.
+const STOP_MS_MAX: u64 = 5_000;
 
 /// Where the lines go.
 #[derive(Clone, Debug)]
@@ -381,6 +383,9 @@ impl AuditSink {
 
     /// Adds to the lane unless it is full; `promised` records of room belong to the caller.
     fn push(&self, queued: Queued, promised: usize) -> Result<(), AuditUnavailable> {
+        if queued.synced.is_some() && self.shared.stopping.load(Relaxed) {
+            return Err(AuditUnavailable);
+        }
         let max = self.shared.lane_max.load(Relaxed);
         let reserved = self.lane.reserved.load(Relaxed).saturating_sub(promised);
         let mut lane = lock(&self.lane.queued);
@@ -425,11 +430,18 @@ pub struct AuditWriter {
 }
 
 impl AuditWriter {
-    /// Writes what waits and a closing record, then ends the thread.
+    /// Writes what waits and a closing record, then ends the thread. A sink that blocks for
+    /// longer than [`STOP_MS_MAX`] is left behind.
     pub fn stop(self) {
         self.shared.stopping.store(true, Relaxed);
         self.shared.wake();
-        if self.thread.join().is_err() {
+        let flushes = lock(&self.shared.flushes);
+        let limit = Duration::from_millis(STOP_MS_MAX);
+        let running = |done: &mut (u64, u64)| done.1 != u64::MAX && !self.thread.is_finished();
+        let waited = self.shared.flushed.wait_timeout_while(flushes, limit, running);
+        if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
+            tracing::error!(code = "AU-02", "stopped while the audit sink was blocked");
+        } else if self.thread.join().is_err() {
             tracing::error!(code = "AU-03", "the audit writer ended with a panic");
         }
     }

@@ -66,8 +66,8 @@ pub(super) fn line<'a>(
         decision: record.verdict.map(|verdict| verdict.text()),
         reason: record.reason.map(reason_of),
         stage: record.stage,
-        policy: text(&record.policy),
-        rule: text(&record.rule),
+        policy: record.rule.as_ref().map(|rule| format!("{}/{}", rule.namespace, rule.policy)),
+        rule: record.rule.as_ref().map(|rule| rule.rule.as_str()),
         atoms: atoms_of(record, full),
         snapshot: record.snapshot.as_deref(),
         self_id: frame.self_id,
@@ -116,11 +116,11 @@ pub(super) struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     stage: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<&'a str>,
+    policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    atoms: BTreeMap<&'a str, &'static str>,
+    atoms: BTreeMap<String, &'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<&'a str>,
     #[serde(rename = "self")]
@@ -356,9 +356,9 @@ fn reason_of(reason: Reason) -> Cow<'static, str> {
     }
 }
 
-fn atoms_of(record: &Record, full: bool) -> BTreeMap<&str, &'static str> {
-    let atoms = record.atoms.iter().filter(|_| full);
-    atoms.map(|(atom, result)| (atom.as_str(), result.text())).collect()
+fn atoms_of(record: &Record, full: bool) -> BTreeMap<String, &'static str> {
+    let decided = record.decided.as_ref().filter(|_| full);
+    decided.map(|decided| decided.atoms_not_true().into_iter().collect()).unwrap_or_default()
 }
 
 fn peer_of(peer: &Peer) -> PeerWire<'_> {

@@ -261,7 +261,7 @@ mod tests {
             let peer = worker.peer("shop", "cart");
             let took = Duration::from_millis(3);
             worker.request(Direction::Inbound, Protocol::Http2, 200, &peer, took);
-            worker.decision(Direction::Inbound, Verdict::Allow, Some(("shop/orders", "read")));
+            worker.decision_by(Direction::Inbound, Verdict::Allow, "shop/orders", "read");
             worker.cache(CacheUse::Hit);
             worker.refusal(Direction::Inbound, "token_expired");
             worker.handshake(Direction::Outbound, "ok");
@@ -306,7 +306,7 @@ mod tests {
                     let took = Duration::ZERO;
                     worker.request(Direction::Gateway, Protocol::Http1, status, &peer, took);
                 }
-                worker.decision(Direction::Inbound, Verdict::Deny, Some((&name, &name)));
+                worker.decision_by(Direction::Inbound, Verdict::Deny, &name, &name);
             }
         }
         let page = metrics.render(Now::from_micros(0));

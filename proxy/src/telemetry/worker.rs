@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use countersign_policy::RuleRef;
+
 use super::labels::{CacheUse, Direction, Lookup, Protocol, RemovedFrom, StatusClass, Verdict};
 use super::series::{
     ABSENT, Budget, DecisionKey, Family, Histograms, Index, PeerSeries, Reasons, RequestKey, Table,
@@ -106,9 +108,24 @@ impl WorkerMetrics {
         self.shard.refusals.add(direction, reason);
     }
 
-    /// Policy decided; `rule` is (policy, rule) if one did, as documents name them.
-    pub fn decision(&self, direction: Direction, verdict: Verdict, rule: Option<(&str, &str)>) {
-        let (policy, rule) = rule.unwrap_or((ABSENT, ABSENT));
+    /// Policy decided, by this rule if one did.
+    pub fn decision(&self, direction: Direction, verdict: Verdict, rule: Option<&RuleRef>) {
+        let Some(rule) = rule else {
+            return self.decision_by(direction, verdict, ABSENT, ABSENT);
+        };
+        // The id is `namespace/policy/rule`; without its last part it names the policy.
+        let policy = rule.id().strip_suffix(rule.rule.as_str()).unwrap_or_default();
+        let policy = policy.strip_suffix('/').unwrap_or(policy);
+        self.decision_by(direction, verdict, policy, &rule.rule);
+    }
+
+    pub(super) fn decision_by(
+        &self,
+        direction: Direction,
+        verdict: Verdict,
+        policy: &str,
+        rule: &str,
+    ) {
         let entry = self.rules.borrow_mut().entry(&self.shard.decisions, policy, rule);
         entry.add((direction, verdict));
     }

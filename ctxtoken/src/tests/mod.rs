@@ -1,1 +1,0 @@
-//! Tests of this crate, one file per subject.
