@@ -6,6 +6,8 @@
 //! interleaved rounds: a table on stdout and `target/bench/summary.json`.
 //! Everything listens on loopback, every run is bounded, and one failed response fails the run.
 
+#![forbid(unsafe_code)]
+
 mod backend;
 mod figures;
 mod load;
@@ -16,43 +18,62 @@ mod run;
 mod sidecars;
 mod tokens;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use countersign_config::env;
+use run::Wanted;
+use sidecars::Make;
 
 const HELP: &str = "\
 Measures a countersign pair against an Envoy pair on this machine.
 
-Usage: countersign-bench run [--only envoy|countersign]
+Usage: countersign-bench run [--quick] [--only PEER] [--envoy PATH] [--proxy PATH]
 
-  --only PEER   leave the other pair out (its column stays empty)
+  --quick        fewer and shorter rounds, under 5 minutes; also QUICK=1
+  --only PEER    measure only `countersign` or `envoy`; the other column stays empty
+  --envoy PATH   Envoy's executable, if not COUNTERSIGN_ENVOY or what `cargo xtask testbed` installs
+  --proxy PATH   countersign-proxy, if not the one in COUNTERSIGN_BIN_DIR or beside this program
 
-Environment:
-  QUICK=1               fewer and shorter rounds, under 5 minutes
-  COUNTERSIGN_ENVOY     the Envoy executable, if not the one `cargo xtask testbed bench` installs
-  COUNTERSIGN_CACHE     where that command keeps what it installs
-
-Results: a table on stdout, target/bench/summary.json, logs and configurations in target/bench/work.";
+Results: a table on stdout and target/bench/summary.json; configurations and logs in
+target/bench/work.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let only = match args.as_slice() {
-        ["run"] => None,
-        ["run", "--only", "envoy"] => Some(sidecars::Make::Envoy),
-        ["run", "--only", "countersign"] => Some(sidecars::Make::Countersign),
-        ["--help" | "-h" | "help"] => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        _ => {
-            eprintln!("{HELP}");
-            return ExitCode::from(2);
-        }
+    let Some(wanted) = wanted(&args) else {
+        eprintln!("{HELP}");
+        return ExitCode::from(2);
     };
-    match run::bench(only) {
+    match run::bench(&wanted) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("countersign-bench: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the command line asks for; `None` if it is not understood.
+fn wanted(args: &[String]) -> Option<Wanted> {
+    let mut args = args.iter().map(String::as_str);
+    if args.next() != Some("run") {
+        return None;
+    }
+    let programs = env::COUNTERSIGN_BIN_DIR.get();
+    let mut wanted = Wanted {
+        quick: env::QUICK.get().is_some_and(|value| value != "0"),
+        proxy: programs.map(|folder| Path::new(&folder).join("countersign-proxy")),
+        only: None,
+        envoy: env::COUNTERSIGN_ENVOY.get().map(PathBuf::from),
+    };
+    while let Some(option) = args.next() {
+        match option {
+            "--quick" => wanted.quick = true,
+            "--only" => wanted.only = Some(Make::parse(args.next()?)?),
+            "--envoy" => wanted.envoy = Some(args.next()?.into()),
+            "--proxy" => wanted.proxy = Some(args.next()?.into()),
+            _ => return None,
+        }
+    }
+    Some(wanted)
 }

@@ -21,16 +21,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    const FULL: Plan = Plan { rounds: 7, warm_up_s: 1.0, closed_s: 4.0, open_s: 8.0 };
-    const QUICK: Plan = Plan { rounds: 3, warm_up_s: 0.5, closed_s: 1.5, open_s: 3.0 };
-
-    /// The short plan if `QUICK` is set to anything but nothing or 0.
-    pub(crate) fn from_env() -> Plan {
-        match std::env::var("QUICK").as_deref() {
-            Err(_) | Ok("" | "0") => Plan::FULL,
-            Ok(_) => Plan::QUICK,
-        }
-    }
+    /// What `docs/performance.md` is made from.
+    pub(crate) const FULL: Plan = Plan { rounds: 7, warm_up_s: 1.0, closed_s: 4.0, open_s: 8.0 };
+    /// For a look after a change.
+    pub(crate) const QUICK: Plan = Plan { rounds: 3, warm_up_s: 0.5, closed_s: 1.5, open_s: 3.0 };
 
     pub(crate) fn warm_up(&self) -> Duration {
         Duration::from_secs_f64(self.warm_up_s)

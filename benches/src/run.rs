@@ -26,10 +26,24 @@ const LOAD_CORE_MAX: f64 = 0.9;
 /// Rest before idle memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Runs the bench; `only` leaves the other make out.
-pub(crate) fn bench(only: Option<Make>) -> Result<()> {
-    let plan = Plan::from_env();
-    let out = output_dir()?;
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// The short plan.
+    pub(crate) quick: bool,
+    /// Leaves the other make out.
+    pub(crate) only: Option<Make>,
+    /// Envoy's executable; `None`: the test-bed's.
+    pub(crate) envoy: Option<PathBuf>,
+    /// The executable of countersign-proxy; `None`: the one beside this program.
+    pub(crate) proxy: Option<PathBuf>,
+}
+
+/// Runs the bench.
+pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
+    let plan = if wanted.quick { Plan::QUICK } else { Plan::FULL };
+    let programs = program_dir()?;
+    let out = programs.parent().context("my executable has no target folder")?.join("bench");
     let work = out.join("work");
     fs::create_dir_all(&work).with_context(|| format!("could not make {}", work.display()))?;
     let cores = Cores::pick()?;
@@ -39,12 +53,14 @@ pub(crate) fn bench(only: Option<Make>) -> Result<()> {
         pki: Pki::create(&work)?,
         tokens: Rc::new(TokenPool::sign()?),
         server: server.address,
+        envoy: wanted.envoy.clone(),
+        proxy: wanted.proxy.clone().unwrap_or_else(|| programs.join("countersign-proxy")),
         work,
         cores,
     };
     let makes: Vec<Make> = [Make::Countersign, Make::Envoy]
         .into_iter()
-        .filter(|make| only.is_none_or(|only| only == *make))
+        .filter(|make| wanted.only.is_none_or(|only| only == *make))
         .collect();
     let mut bench = Bench::start(plan, &makes, &setting, &server)?;
     for round in 0..plan.rounds {
@@ -54,12 +70,10 @@ pub(crate) fn bench(only: Option<Make>) -> Result<()> {
     bench.report(&out.join("summary.json"), &setting)
 }
 
-/// `target/bench`, next to the directory of the profile this executable was built with.
-fn output_dir() -> Result<PathBuf> {
+/// Where this executable is: the folder of its profile in `target`.
+fn program_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("could not find my own executable")?;
-    let target =
-        exe.parent().and_then(Path::parent).context("my executable has no target folder")?;
-    Ok(target.join("bench"))
+    Ok(exe.parent().context("my executable is in no folder")?.to_path_buf())
 }
 
 struct Bench<'a> {
@@ -132,6 +146,7 @@ impl<'a> Bench<'a> {
         let (target, pids, side) = (pair.target(case.protocol).clone(), pair.pids(), side(pair));
         let before = self.server.served();
         let samples = self.measure(case, &target, &pids)?;
+        self.pairs[at].1.empty_audit()?;
         check_protocol(case.protocol, before, self.server.served())?;
         for (name, unit, value) in samples {
             self.figures.add(round, name, unit, side, Some(value));

@@ -10,6 +10,7 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _},
 };
+use countersign_ctxtoken::{Algorithm, SignError, TokenSigner};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::{
     der_parser::ber::BerObjectContent,
@@ -72,11 +73,6 @@ enum JoseKey {
     P256(EcdsaKeyPair),
 }
 
-/// The key could not make a signature.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the key could not sign")]
-pub struct SigningFailed;
-
 impl SigningKey {
     /// Reads a PKCS#8 key. The caller wipes its copy of the bytes.
     ///
@@ -114,21 +110,26 @@ impl SigningKey {
         }
     }
 
-    /// Signs in the JOSE form: 64 bytes, for ECDSA `r` and `s` side by side.
-    ///
-    /// # Errors
-    /// When the cryptographic library fails, for example without randomness.
-    pub fn sign_jose(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
+    /// The key as rustls takes it; it stays inside rustls' opaque type.
+    pub fn to_rustls(&self) -> Arc<dyn rustls::sign::SigningKey> {
+        Arc::clone(&self.tls)
+    }
+}
+
+impl TokenSigner for SigningKey {
+    fn algorithm(&self) -> Algorithm {
+        match self.jose {
+            JoseKey::Ed25519(_) => Algorithm::Ed25519,
+            JoseKey::P256(_) => Algorithm::Es256,
+        }
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let signature = match &self.jose {
             JoseKey::Ed25519(pair) => pair.try_sign(message),
             JoseKey::P256(pair) => pair.sign(&SystemRandom::new(), message),
         };
-        signature.map(|signature| signature.as_ref().to_vec()).map_err(|_| SigningFailed)
-    }
-
-    /// The key as rustls takes it; it stays inside rustls' opaque type.
-    pub fn to_rustls(&self) -> Arc<dyn rustls::sign::SigningKey> {
-        Arc::clone(&self.tls)
+        signature.map(|signature| signature.as_ref().to_vec()).map_err(|_| SignError)
     }
 }
 

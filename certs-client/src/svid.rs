@@ -8,10 +8,12 @@
 use std::time::Duration;
 
 use countersign_config::limits::{PEER_CHAIN_BYTES_MAX, PEER_CHAIN_CERTS_MAX};
+use countersign_ctxtoken::{ChainKey, ChainValidator, VerifyingKey};
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::EndEntityCert;
 use x509_parser::{
+    error::X509Error,
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
 };
@@ -200,12 +202,55 @@ pub fn validate(
     })
 }
 
+/// Chains of signers of tokens are validated by the same rules.
+impl ChainValidator for TrustBundles {
+    fn validate(
+        &self,
+        chain_der: &[Vec<u8>],
+        now: countersign_ctxtoken::UnixTime,
+    ) -> Result<ChainKey, String> {
+        let chain: Vec<CertificateDer<'_>> =
+            chain_der.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let svid = validate(&chain, self, Usage::Signature, unix_time(now.0))
+            .map_err(|error| error.to_string())?;
+        let key = VerifyingKey::from_spki_der(&svid.spki).map_err(|error| error.to_string())?;
+        let not_after = countersign_ctxtoken::UnixTime(svid.not_after);
+        Ok(ChainKey { id: svid.id, key, not_after })
+    }
+}
+
 /// The one SPIFFE ID of a certificate, without any trust in it: for messages and inspection.
 ///
 /// # Errors
 /// When there is not exactly one URI name, or it is no SPIFFE ID of a workload.
 pub fn claimed_id(certificate: &CertificateDer<'_>) -> Result<WorkloadId, SvidError> {
     spiffe_id(&parse(1, certificate)?)
+}
+
+/// Everything that is wrong with a chain by itself, without any trust in it: for inspection.
+pub fn problems(chain: &[CertificateDer<'_>], now: UnixTime) -> Vec<SvidError> {
+    let parsed: Result<Vec<_>, _> = chain
+        .iter()
+        .enumerate()
+        .map(|(index, certificate)| parse(index.saturating_add(1), certificate))
+        .collect();
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return vec![error],
+    };
+    let Some(leaf) = parsed.first() else { return vec![SvidError::NoCertificate] };
+    [
+        check_size(chain),
+        spiffe_id(leaf).map(|_| ()),
+        check_not_authority(leaf),
+        check_key_usage(leaf),
+        check_eku(leaf),
+        check_order(&parsed),
+        check_validity(leaf, now).map(|_| ()),
+    ]
+    .into_iter()
+    .filter_map(Result::err)
+    .collect()
 }
 
 fn check_size(chain: &[CertificateDer<'_>]) -> Result<(), SvidError> {
@@ -254,14 +299,21 @@ fn spiffe_id(leaf: &X509Certificate<'_>) -> Result<WorkloadId, SvidError> {
 
 /// a leaf that may sign, is no authority, and may both call and answer.
 fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), SvidError> {
-    let malformed = |error: x509_parser::error::X509Error| SvidError::BadCertificate {
-        position: 1,
-        detail: error.to_string(),
-    };
-    if leaf.basic_constraints().map_err(malformed)?.is_some_and(|basic| basic.value.ca) {
+    check_not_authority(leaf)?;
+    check_key_usage(leaf)?;
+    check_eku(leaf)
+}
+
+fn check_not_authority(leaf: &X509Certificate<'_>) -> Result<(), SvidError> {
+    let basic = leaf.basic_constraints().map_err(|error| malformed(1, &error))?;
+    if basic.is_some_and(|basic| basic.value.ca) {
         return Err(SvidError::NotALeaf);
     }
-    let Some(usage) = leaf.key_usage().map_err(malformed)? else {
+    Ok(())
+}
+
+fn check_key_usage(leaf: &X509Certificate<'_>) -> Result<(), SvidError> {
+    let Some(usage) = leaf.key_usage().map_err(|error| malformed(1, &error))? else {
         return Err(SvidError::BadKeyUsage("the extension is missing"));
     };
     if usage.value.key_cert_sign() || usage.value.crl_sign() {
@@ -273,10 +325,18 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<(), SvidError> {
     if !usage.value.digital_signature() {
         return Err(SvidError::BadKeyUsage("digitalSignature is missing"));
     }
-    match leaf.extended_key_usage().map_err(malformed)? {
+    Ok(())
+}
+
+fn check_eku(leaf: &X509Certificate<'_>) -> Result<(), SvidError> {
+    match leaf.extended_key_usage().map_err(|error| malformed(1, &error))? {
         Some(eku) if !(eku.value.server_auth && eku.value.client_auth) => Err(SvidError::BadEku),
         _ => Ok(()),
     }
+}
+
+fn malformed(position: usize, error: &X509Error) -> SvidError {
+    SvidError::BadCertificate { position, detail: error.to_string() }
 }
 
 /// every certificate is followed by its issuer, and those may sign certificates.
@@ -287,10 +347,8 @@ fn check_order(chain: &[X509Certificate<'_>]) -> Result<(), SvidError> {
         }
     }
     for (index, authority) in chain.iter().enumerate().skip(1) {
-        let usage = authority.key_usage().map_err(|error| SvidError::BadCertificate {
-            position: index.saturating_add(1),
-            detail: error.to_string(),
-        })?;
+        let usage =
+            authority.key_usage().map_err(|error| malformed(index.saturating_add(1), &error))?;
         if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
             return Err(SvidError::BadKeyUsage("an issuer may not sign certificates"));
         }

@@ -20,30 +20,38 @@ const PAGES: &[Page] = &[
     Page { path: "docs/metrics.md", make: || of_proxy("metrics") },
 ];
 
-/// Writes every page.
+/// Writes every page that can be made; says which cannot.
 pub(crate) fn write() -> Result<()> {
+    let mut problems = Vec::new();
     for Page { path, make } in PAGES {
-        let text = make().with_context(|| format!("could not make {path}"))?;
-        std::fs::write(path, text).with_context(|| format!("could not write {path}"))?;
-        println!("wrote {path}");
+        match make() {
+            Ok(text) => {
+                std::fs::write(path, text).with_context(|| format!("could not write {path}"))?;
+                println!("wrote {path}");
+            }
+            Err(error) => problems.push(format!("{path}: {error:#}")),
+        }
     }
-    Ok(())
+    report(&problems)
 }
 
 /// Says which pages are not what `write` would write.
 pub(crate) fn check() -> Result<()> {
-    let mut stale = Vec::new();
+    let mut problems = Vec::new();
     for Page { path, make } in PAGES {
-        let wanted = make().with_context(|| format!("could not make {path}"))?;
-        if std::fs::read_to_string(path).ok().as_deref() != Some(wanted.as_str()) {
-            stale.push(*path);
+        match make() {
+            Ok(text) if std::fs::read_to_string(path).ok().as_deref() == Some(text.as_str()) => {}
+            Ok(_) => problems.push(format!("{path} is stale; run `cargo xtask docs` and commit")),
+            Err(error) => problems.push(format!("{path}: {error:#}")),
         }
     }
-    if !stale.is_empty() {
-        bail!("stale: {}; run `cargo xtask docs` and commit", stale.join(" "));
-    }
+    report(&problems)?;
     println!("docs: {} generated pages are fresh", PAGES.len());
     Ok(())
+}
+
+fn report(problems: &[String]) -> Result<()> {
+    if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
 }
 
 /// A page the proxy prints from its own tables.

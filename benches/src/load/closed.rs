@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tokio::task::LocalSet;
 
-use super::{Shape, Slot, Tally, Target, connect, runtime};
+use super::slot::{Slot, connect};
+use super::{Shape, Tally, Target, runtime};
 use crate::machine;
 
 /// The outcome of one closed-loop window.

@@ -8,7 +8,8 @@ use http::HeaderValue;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{Answer, HOST, PATH};
+use super::slot::Answer;
+use super::{HOST, PATH};
 
 /// An answer's head beyond this is an error.
 const HEAD_BYTES_MAX: usize = 64 * 1024;

@@ -11,7 +11,8 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Answer, HOST, LocalExecutor, PATH};
+use super::slot::Answer;
+use super::{HOST, LocalExecutor, PATH};
 
 pub(super) struct Connection {
     sender: SendRequest<Empty<Bytes>>,

@@ -8,6 +8,7 @@ mod h1;
 mod h2;
 mod open;
 mod pace;
+mod slot;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use tokio::runtime::Runtime;
 
 pub(crate) use closed::closed;
 pub(crate) use open::open;
+pub(crate) use slot::probe;
 
 use crate::tokens::TokenPool;
 
@@ -60,61 +62,6 @@ impl Target {
     fn next_token(&self) -> Option<&HeaderValue> {
         self.tokens.as_deref().map(TokenPool::next)
     }
-}
-
-/// One request slot: an HTTP/1.1 connection, or a share of an HTTP/2 connection.
-enum Slot {
-    H1(h1::Connection),
-    H2(h2::Stream),
-}
-
-impl Slot {
-    /// Sends one request and reads the whole answer; anything but a complete 200 is an error.
-    async fn exchange(&mut self, token: Option<&HeaderValue>) -> Result<()> {
-        let answer = match self {
-            Slot::H1(connection) => connection.exchange(token).await?,
-            Slot::H2(stream) => stream.exchange(token).await?,
-        };
-        if answer.status != 200 {
-            bail!("status {}{}", answer.status, answer.reason);
-        }
-        if answer.body_bytes != crate::backend::BODY_BYTES {
-            bail!("a body of {} bytes", answer.body_bytes);
-        }
-        Ok(())
-    }
-}
-
-/// What came back, as far as the generator checks it.
-struct Answer {
-    status: u16,
-    body_bytes: usize,
-    /// For refusals: what the body says, to put into the report.
-    reason: String,
-}
-
-/// Opens all connections of a shape and makes one slot per request in flight.
-async fn connect(target: &Target, shape: Shape) -> Result<Vec<Slot>> {
-    let mut slots = Vec::with_capacity(shape.connections * shape.streams);
-    for _ in 0..shape.connections {
-        match target.protocol {
-            Protocol::H1 => slots.push(Slot::H1(h1::Connection::open(target.address).await?)),
-            Protocol::H2 => {
-                let connection = h2::Connection::open(target.address).await?;
-                slots.extend((0..shape.streams).map(|_| Slot::H2(connection.stream())));
-            }
-        }
-    }
-    Ok(slots)
-}
-
-/// Sends one request on a connection of its own: is the pair ready?
-pub(crate) fn probe(target: &Target) -> Result<()> {
-    tokio::task::LocalSet::new().block_on(&runtime()?, async {
-        let mut slots = connect(target, Shape { connections: 1, streams: 1 }).await?;
-        let Some(slot) = slots.first_mut() else { bail!("no connection") };
-        slot.exchange(target.next_token()).await
-    })
 }
 
 /// What all slots of one run share: whether to go on, and what went well or wrong.

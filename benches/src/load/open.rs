@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::pace::Pace;
-use super::{Shape, Slot, Tally, Target, connect, runtime};
+use super::slot::{Slot, connect};
+use super::{Shape, Tally, Target, runtime};
 
 /// How long the last requests may take after the clock has stopped.
 const TAIL_MAX: Duration = Duration::from_secs(5);

@@ -1,10 +1,197 @@
-//! Ours: A in the gateway role, B as the sidecar of the server, both in explicit mode.
+//! Ours, in explicit mode, with audit records written to a file. With a token, A is a gateway:
+//! it finds no user, mints a context for the subject `anon`, signs it with its certificate's key
+//! and sends the chain along; B verifies it anew each time, because each is another token.
+//! Without one, A is a plain sidecar, and B's rules ask for no context.
+//!
+//! The documents are written as JSON, which is YAML.
 
-use anyhow::{Result, bail};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::{Pair, Setting, Variant};
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::process::Proxy;
+use super::{Make, Pair, RULES, Setting, Variant, free_port, write_json};
+use crate::load::{HOST, Protocol, Target};
+use crate::pki::{GATEWAY_ID, Leaf, ORDERS_ID, Pki, TRUST_DOMAIN};
+
+const API: &str = "countersign.dev/v1alpha1";
+const TEMPLATE: &str = "/v1/users/{user}/orders";
+const SCOPE: &str = "orders.read";
 
 /// Starts both proxies. The caller has pinned this thread to the core they shall use.
-pub(super) fn start(_variant: Variant, _setting: &Setting) -> Result<Pair> {
-    bail!("the countersign pair is not there yet; measure the reference with `--only envoy`")
+pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
+    let program = &setting.proxy;
+    ensure!(
+        program.is_file(),
+        "no proxy at {}; build it: cargo build --release --package countersign-proxy",
+        program.display()
+    );
+    let at = Addresses { a: free_port()?, b: free_port()?, server: setting.server };
+    let files = documents(&setting.work, &setting.pki, variant, &at)?;
+    let start = |role: &str, config: &Path| {
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config);
+        Proxy::start(&format!("countersign-{variant:?}-{role}"), &mut command, &setting.work)
+    };
+    let target = |protocol| Target { address: at.a, protocol, tokens: None };
+    Ok(Pair {
+        make: Make::Countersign,
+        b: start("b", &files.b)?,
+        a: start("a", &files.a)?,
+        h1: target(Protocol::H1),
+        h2: target(Protocol::H2),
+        audit: files.audit,
+    })
+}
+
+/// Who listens where.
+struct Addresses {
+    a: SocketAddr,
+    b: SocketAddr,
+    server: SocketAddr,
+}
+
+/// The `ProxyConfig` of each, and where both write audit records.
+struct Files {
+    a: PathBuf,
+    b: PathBuf,
+    audit: Vec<PathBuf>,
+}
+
+/// Writes all documents of one pair.
+fn documents(work: &Path, pki: &Pki, variant: Variant, at: &Addresses) -> Result<Files> {
+    let file = |name: &str| work.join(format!("countersign-{variant:?}-{name}"));
+    let (mesh_file, access_file) = (file("mesh.yaml"), file("access.yaml"));
+    write_json(&mesh_file, &mesh(at.b))?;
+    write_json(&access_file, &access(variant))?;
+    let read = json!({"files": [mesh_file, access_file]});
+
+    let (audit_a, audit_b) = (file("a.audit"), file("b.audit"));
+    let mut a = process(&pki.gateway, pki, GATEWAY_ID, &audit_a);
+    a["namespace"] = json!("edge");
+    a["labels"] = json!({"app": "gateway"});
+    a["documents"] = read.clone();
+    match variant {
+        Variant::FreshToken => {
+            a["listeners"] = json!({"gateway": [{"address": at.a}]});
+            a["gateway"] = json!({"routes": [
+                {"host": HOST, "path": {"prefix": "/"}, "destination": "shop/orders"}]});
+        }
+        Variant::NoToken => {
+            a["listeners"] = json!({"outbound": [{"address": at.a, "destination": "shop/orders"}]});
+        }
+    }
+
+    let mut b = process(&pki.orders, pki, ORDERS_ID, &audit_b);
+    b["namespace"] = json!("shop");
+    b["labels"] = json!({"app": "orders"});
+    b["documents"] = read;
+    b["listeners"] = json!({"inbound": [{"address": at.b}]});
+    b["app"] = json!([{"port": at.b.port(), "address": at.server}]);
+
+    let files = Files { a: file("a.yaml"), b: file("b.yaml"), audit: vec![audit_a, audit_b] };
+    write_json(&files.a, &document("ProxyConfig", json!({"name": "a"}), a))?;
+    write_json(&files.b, &document("ProxyConfig", json!({"name": "b"}), b))?;
+    Ok(files)
+}
+
+/// What the configurations of A and B have in common.
+fn process(own: &Leaf, pki: &Pki, id: &str, audit: &Path) -> Value {
+    json!({
+        "identity": {"expectedId": id, "source": {"files":
+            {"certificate": own.certificate, "key": own.key, "bundle": pki.bundle}}},
+        "admin": "none",
+        "metrics": "none",
+        "workers": 1,
+        "audit": {"sink": {"file": audit}},
+    })
+}
+
+/// The mesh, its one gateway and its one destination.
+fn mesh(b: SocketAddr) -> Value {
+    let gateway = json!({
+        "selector": {"matchLabels": {"app": "gateway"}},
+        "role": "gateway",
+        "user": {"whenMissing": "anonymous"},
+        "mint": [{"match": {"http": {"paths": [{"template": TEMPLATE}]}}, "scope": SCOPE,
+            "emit": {"rctx": ["req_ip"], "tctx": ["m", "p"]}}],
+    });
+    let orders = json!({
+        "hosts": [HOST],
+        "ports": [{"port": b.port(), "protocol": "http"}],
+        "endpoints": [{"address": b.ip(), "port": b.port()}],
+        "peer": {"mesh": {"identities": [ORDERS_ID]}},
+    });
+    let issuer = json!({"id": GATEWAY_ID, "keys": "x5c",
+        "allow": {"origin": ["user"], "sub": ["anon"], "scope": [SCOPE]}});
+    let spec = json!({
+        "trustDomain": TRUST_DOMAIN,
+        "context": {"issuers": [issuer]},
+        "gateways": [{"name": "edge", "namespace": "edge", "spec": gateway}],
+        "destinations": [{"name": "orders", "namespace": "shop", "spec": orders}],
+    });
+    document("MeshConfig", json!({"name": "default"}), spec)
+}
+
+/// [`RULES`] rules, of which only the last permits the requests.
+fn access(variant: Variant) -> Value {
+    let mut rules: Vec<Value> = (1..RULES)
+        .map(|number| {
+            let caller =
+                json!({"namespace": "other", "serviceAccount": format!("caller-{number}")});
+            let path = format!("/v{number}/users/{{user}}/orders");
+            rule(variant, &format!("rule-{number:02}"), &caller, &path)
+        })
+        .collect();
+    let gateway = json!({"namespace": "edge", "serviceAccount": "gateway"});
+    rules.push(rule(variant, "rule-99", &gateway, TEMPLATE));
+    let spec = json!({"selector": {"matchLabels": {"app": "orders"}}, "direction": "inbound",
+        "rules": rules});
+    document("AccessPolicy", json!({"name": "bench", "namespace": "shop"}), spec)
+}
+
+fn rule(variant: Variant, name: &str, caller: &Value, path: &str) -> Value {
+    let mut rule = json!({
+        "name": name, "effect": "allow",
+        "match": {"caller": {"anyOf": [caller]},
+            "http": {"methods": ["GET"], "paths": [{"template": path}]}},
+    });
+    match variant {
+        Variant::FreshToken => {
+            rule["context"] = json!("required");
+            rule["require"] = json!({"token": {"scopes": {"anyOf": [SCOPE]}}});
+        }
+        Variant::NoToken => rule["context"] = json!("none"),
+    }
+    rule
+}
+
+fn document(kind: &str, metadata: Value, spec: Value) -> Value {
+    json!({"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_config::ProxyConfig;
+
+    use super::*;
+
+    #[test]
+    fn the_documents_of_both_variants_are_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::create(dir.path()).unwrap();
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let at = Addresses { a: at(2001), b: at(2002), server: at(2003) };
+        for variant in [Variant::FreshToken, Variant::NoToken] {
+            let files = documents(dir.path(), &pki, variant, &at).unwrap();
+            for file in [files.a, files.b] {
+                let (_, documents) =
+                    ProxyConfig::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+                assert!(documents.warnings.is_empty(), "{:?}", documents.warnings);
+            }
+        }
+    }
 }

@@ -6,14 +6,15 @@
 //! A and B have a listener per protocol, because B cannot tell what the client spoke to A.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use countersign_config::env;
 use serde_json::{Value, json};
 
 use super::process::Proxy;
-use super::{Make, Pair, RULES, Setting, Variant, free_port, write};
+use super::{Make, Pair, RULES, Setting, Variant, free_port, write_json};
 use crate::load::{Protocol, Target};
 use crate::pki::{GATEWAY_ID, Leaf, ORDERS_ID, Pki, TRUST_DOMAIN};
 
@@ -31,7 +32,7 @@ const TLS_UP: &str =
 
 /// Starts both Envoys. The caller has pinned this thread to the core they shall use.
 pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
-    let program = program()?;
+    let program = program(setting.envoy.as_deref())?;
     let (a_h1, a_h2, b_h1, b_h2) = (free_port()?, free_port()?, free_port()?, free_port()?);
     let server = setting.server;
     let filters = || inbound_filters(variant, setting.tokens.jwks());
@@ -55,7 +56,7 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
     let start = |role: &str, base_id: &str, config: &Value| {
         let name = format!("envoy-{variant:?}-{role}");
         let path = setting.work.join(format!("{name}.json"));
-        write(&path, &serde_json::to_string_pretty(config)?)?;
+        write_json(&path, config)?;
         let mut command = Command::new(&program);
         command.arg("-c").arg(&path);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
@@ -70,6 +71,7 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
         a: start("a", "4701", &a)?,
         h1: target(a_h1, Protocol::H1),
         h2: target(a_h2, Protocol::H2),
+        audit: Vec::new(),
     })
 }
 
@@ -187,43 +189,33 @@ fn socket(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 
-/// The real executable: the `envoy` in the wheel's `bin` is a Python launcher.
-fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("COUNTERSIGN_ENVOY").map(PathBuf::from) {
-        if path.is_file() {
-            return Ok(path);
-        }
-        bail!("COUNTERSIGN_ENVOY names {}, which is not a file", path.display());
+/// The executable: the one named, else the one of the test-bed.
+fn program(named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = named {
+        let found = path.is_file().then(|| path.to_path_buf());
+        return found.with_context(|| format!("{} is not a file", path.display()));
     }
     let cache = cache().context("neither COUNTERSIGN_CACHE nor HOME is set")?;
-    find(&cache, 8).with_context(|| {
+    find(&cache.join("py/lib")).with_context(|| {
         format!(
-            "no Envoy under {}; install it with `cargo xtask testbed bench`, or name one in \
-             COUNTERSIGN_ENVOY",
+            "no Envoy in {}; install it with `cargo xtask testbed`, or name one with `--envoy PATH`",
             cache.display()
         )
     })
 }
 
+/// Where `cargo xtask testbed` puts what it installs.
 fn cache() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("COUNTERSIGN_CACHE")
-        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("countersign")))
-        .or_else(|| Some(set("HOME")?.join(".cache/countersign")))
+    let set = |variable: env::Variable| variable.get().map(PathBuf::from);
+    set(env::COUNTERSIGN_CACHE)
+        .or_else(|| Some(set(env::XDG_CACHE_HOME)?.join("countersign")))
+        .or_else(|| Some(set(env::HOME)?.join(".cache/countersign")))
 }
 
-/// The first `envoy/_bin/envoy` at or below `dir`.
-fn find(dir: &std::path::Path, depth: usize) -> Option<PathBuf> {
-    let program = dir.join("envoy/_bin/envoy");
-    if program.is_file() {
-        return Some(program);
-    }
-    let depth = depth.checked_sub(1)?;
-    let entries = std::fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok());
-    let mut dirs: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect();
-    dirs.sort();
-    dirs.iter().find_map(|dir| find(dir, depth))
+/// The real executable in the wheel, of whichever Python: the `envoy` in `bin` is a launcher, and
+/// its CPU time and memory would be measured instead.
+fn find(lib: &Path) -> Option<PathBuf> {
+    let pythons = std::fs::read_dir(lib).ok()?.filter_map(|entry| entry.ok());
+    let mut programs = pythons.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    programs.find(|program| program.is_file())
 }

@@ -125,7 +125,7 @@ impl Publisher {
             .borrow()
             .last_failure
             .as_ref()
-            .is_some_and(|last| last.call == call && last.answer == failure.answer);
+            .is_some_and(|last| last.answer == failure.answer);
         if repeated {
             debug!(%failure, "identity source failed again");
         } else {

@@ -4,6 +4,8 @@
 //! code against it. Each one refuses to start inside Kubernetes.
 
 pub mod authority;
+pub mod issuer;
+pub mod token;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,10 @@ pub struct DevArgs {
 enum DevCommand {
     /// An in-memory certificate authority behind the standard SPIFFE Workload API
     Authority(authority::AuthorityArgs),
+    /// An OpenID issuer for named test users
+    Issuer(issuer::IssuerArgs),
+    /// Print a bearer token of a test user
+    Token(token::TokenArgs),
 }
 
 /// Runs one `dev` command.
@@ -29,6 +35,8 @@ enum DevCommand {
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         DevCommand::Authority(args) => authority::run(args),
+        DevCommand::Issuer(args) => issuer::run(args),
+        DevCommand::Token(args) => token::run(args),
     }
 }
 
@@ -36,6 +44,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// When the process runs in a Kubernetes pod.
+#[expect(clippy::disallowed_methods, reason = "set by Kubernetes, not a setting of ours")]
 pub fn refuse_in_kubernetes(what: &str) -> anyhow::Result<()> {
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         anyhow::bail!(

@@ -1,14 +1,32 @@
 //! One function per direction that makes a head safe to decide on and to forward.
 //!
-//! Order inside each: nominations in `Connection` are judged, reserved names are taken out,
+//! Order inside each: reserved names are taken out, nominations in `Connection` are judged,
 //! hop-by-hop fields end, fields that lie about method or client are dropped.
 //! INVARIANT: when one of these functions returns `Ok`, no reserved name is left in the map
 //! (responses from a mesh peer: but one well-formed `Countersign-Decision`), so whatever is read
 //! from it later was written by this proxy. Names compare lower-cased with `_` = `-`.
 
-use http::header::{HeaderMap, HeaderValue};
-use http::uri::Authority;
-use http::{request, response};
+mod hop;
+mod names;
+mod reserved;
+mod values;
+
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::uri::{Authority, Scheme};
+use http::{Method, Version, request, response};
+
+use self::hop::Nominations;
+use self::names::Class;
+use self::reserved::{Reads, names_of};
+use super::translate::join_cookies;
+
+pub use hop::{HopByHop, restore_upgrade};
+pub use reserved::{
+    CERTS, CONTEXT, DECISION, Field, HOPS, HTTP1, JUSTIFICATION, Presented, TXN_TOKEN,
+    strip_reserved, take_reserved,
+};
+pub(crate) use values::percent_encode;
+pub use values::{encode_list, encode_scope, encode_value, is_grpc, set_forwarded};
 
 /// Why a head cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -48,47 +66,23 @@ pub enum HygieneError {
     UserinfoPresent,
 }
 
-/// One reserved field as the sender presented it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Field {
-    /// Not sent.
-    #[default]
-    Absent,
-    /// Sent on exactly one line.
-    One(HeaderValue),
-    /// Sent on more than one line.
-    Repeated,
-}
-
-/// The reserved fields a sender presented, moved out of the header map.
-#[derive(Clone, Debug, Default)]
-pub struct Presented {
-    /// `Txn-Token`; read it through [`Presented::token`].
-    pub txn_token: Field,
-    /// `Countersign-Hops`.
-    pub hops: Field,
-    /// `Countersign-Certs`.
-    pub certs: Field,
-    /// `Countersign-Context`, the handle of the app.
-    pub handle: Field,
-    /// `Countersign-Http1`, what HTTP/2 cannot say.
-    pub http1: Field,
-    /// `Countersign-Justification`.
-    pub justification: Field,
-    /// Lines that were dropped unread: every other reserved name and every odd spelling.
-    pub dropped: usize,
-}
-
-/// What the hop-by-hop fields said before they were removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HopByHop {
-    /// The one `Upgrade` token the sender asked for (or a 101 names), lower-cased;
-    /// `h2c` is never reported.
-    pub upgrade: Option<HeaderValue>,
-    /// `TE: trailers` was sent (it stays in the map).
-    pub te_trailers: bool,
-    /// `Connection: close` was sent.
-    pub close: bool,
+impl HygieneError {
+    /// The stable name used in metrics, logs and audit records.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::AuthorityMismatch => "authority_mismatch",
+            Self::HeaderForbidden => "header_forbidden",
+            Self::HostMalformed => "host_malformed",
+            Self::HostMissing => "host_missing",
+            Self::HostRepeated => "host_repeated",
+            Self::LengthAmbiguous => "length_ambiguous",
+            Self::MethodCase => "method_case",
+            Self::SchemeUnsupported => "scheme_unsupported",
+            Self::TokenDuplicated => "token_duplicated",
+            Self::TrailersTooLarge => "trailers_too_large",
+            Self::UserinfoPresent => "userinfo_present",
+        }
+    }
 }
 
 /// Who sent a request or a response, as far as mesh-only fields are concerned.
@@ -122,99 +116,182 @@ pub struct CleanResponse {
 
 /// Cleans a request from outside the mesh. Nothing reserved is read but the justification.
 /// [`crate::gateway::capture::client_address`] must have looked at the headers before.
-pub fn gateway_request(_parts: &mut request::Parts) -> Result<CleanRequest, HygieneError> {
-    todo!()
+pub fn gateway_request(parts: &mut request::Parts) -> Result<CleanRequest, HygieneError> {
+    let clean = clean_request(parts, Reads::Edge)?;
+    remove_class(&mut parts.headers, Class::Forwarded);
+    Ok(clean)
 }
 
 /// Cleans a request of the own app: reads the handle and a forwarded token, drops the rest.
-pub fn outbound_request(_parts: &mut request::Parts) -> Result<CleanRequest, HygieneError> {
-    todo!()
+pub fn outbound_request(parts: &mut request::Parts) -> Result<CleanRequest, HygieneError> {
+    clean_request(parts, Reads::App)
 }
 
-/// Cleans a request from a peer: reads token, hops, certificates and the HTTP/1 mark.
+/// Cleans a request from a peer: reads token, hops, certificates and the HTTP/1 mark of a mesh
+/// peer; of anybody else only the token, so that it can be refused by its own name.
 pub fn inbound_request(
-    _parts: &mut request::Parts,
-    _sender: Sender,
+    parts: &mut request::Parts,
+    sender: Sender,
 ) -> Result<CleanRequest, HygieneError> {
-    todo!()
+    match sender {
+        Sender::Mesh => clean_request(parts, Reads::Peer),
+        Sender::Unauthenticated => clean_request(parts, Reads::Stranger),
+    }
 }
 
 /// Cleans a response of the own app: nothing reserved passes.
-pub fn inbound_response(_parts: &mut response::Parts) -> Result<CleanResponse, HygieneError> {
-    todo!()
+pub fn inbound_response(parts: &mut response::Parts) -> Result<CleanResponse, HygieneError> {
+    clean_response(parts, Reads::Nothing)
 }
 
 /// Cleans a response for the own app. Of a mesh peer's response one well-formed
 /// `Countersign-Decision` stays and the HTTP/1 mark and certificate requests are read.
 pub fn outbound_response(
-    _parts: &mut response::Parts,
-    _sender: Sender,
+    parts: &mut response::Parts,
+    sender: Sender,
 ) -> Result<CleanResponse, HygieneError> {
-    todo!()
+    match sender {
+        Sender::Unauthenticated => clean_response(parts, Reads::Nothing),
+        Sender::Mesh => {
+            let decision = reserved::take_decision(&mut parts.headers);
+            let clean = clean_response(parts, Reads::PeerResponse)?;
+            if let Some(decision) = decision {
+                parts.headers.insert(DECISION, decision);
+            }
+            Ok(clean)
+        }
+    }
 }
 
 /// Cleans a response for the outside; the rules are those of [`outbound_response`].
 pub fn gateway_response(
-    _parts: &mut response::Parts,
-    _sender: Sender,
+    parts: &mut response::Parts,
+    sender: Sender,
 ) -> Result<CleanResponse, HygieneError> {
-    todo!()
+    outbound_response(parts, sender)
 }
 
 /// Removes what may not travel in trailers: reserved names, hop-by-hop, framing, routing and
 /// credentials. Returns how many lines were dropped.
-pub fn clean_trailers(_trailers: &mut HeaderMap, _bytes_max: usize) -> Result<usize, HygieneError> {
-    todo!()
+pub fn clean_trailers(trailers: &mut HeaderMap, bytes_max: usize) -> Result<usize, HygieneError> {
+    let bytes: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if bytes > bytes_max {
+        return Err(HygieneError::TrailersTooLarge);
+    }
+    let before = trailers.len();
+    let drop: Vec<_> = trailers.keys().filter(|n| !names::may_trail(n.as_str())).cloned().collect();
+    for name in drop {
+        trailers.remove(name);
+    }
+    Ok(before - trailers.len())
 }
 
-/// Moves the reserved fields out of the map.
-pub fn take_reserved(_headers: &mut HeaderMap) -> Presented {
-    todo!()
-}
-
-/// Removes every reserved field, unread. Returns how many lines were dropped.
-pub fn strip_reserved(_headers: &mut HeaderMap) -> usize {
-    todo!()
-}
-
-impl Presented {
-    /// The token: one line without a comma, or none.
-    pub fn token(&self) -> Result<Option<&HeaderValue>, HygieneError> {
-        todo!()
+/// Checks method, target and host of a request and returns its one authority. A fragment is
+/// refused earlier, by the head check: the parsed URI no longer shows it.
+pub fn check_request(parts: &request::Parts) -> Result<Authority, HygieneError> {
+    check_method(&parts.method)?;
+    let scheme = parts.uri.scheme();
+    if scheme.is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(HygieneError::SchemeUnsupported);
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(HygieneError::HostRepeated);
+    }
+    let target = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let host = host.map(HeaderValue::as_bytes);
+    match (host, target) {
+        (None, None) => Err(HygieneError::HostMissing),
+        (None, Some(_)) if parts.version < Version::HTTP_2 => Err(HygieneError::HostMissing),
+        (None, Some(target)) => read_authority(target),
+        (Some(host), None) => read_authority(host),
+        (Some(host), Some(target)) => {
+            let (host, target) = (read_authority(host)?, read_authority(target)?);
+            if host.as_str().eq_ignore_ascii_case(target.as_str()) {
+                Ok(host)
+            } else {
+                Err(HygieneError::AuthorityMismatch)
+            }
+        }
     }
 }
 
-/// Checks method, target and host of a request and returns its one authority.
-pub fn check_request(_parts: &request::Parts) -> Result<Authority, HygieneError> {
-    todo!()
+fn clean_request(parts: &mut request::Parts, reads: Reads) -> Result<CleanRequest, HygieneError> {
+    let authority = check_request(parts)?;
+    let headers = &mut parts.headers;
+    check_length(headers)?;
+    let presented = reserved::take(headers, reads);
+    let hop = hop::remove(headers, parts.version, Nominations::Strict)?;
+    remove_class(headers, Class::Override);
+    remove_class(headers, Class::ClientCert);
+    join_cookies(headers);
+    Ok(CleanRequest { authority, presented, hop })
 }
 
-/// Sets the forwarded fields of a request from outside, after the sender's were removed.
-pub fn set_forwarded(_headers: &mut HeaderMap, _client: std::net::IpAddr, _scheme: &'static str) {
-    todo!()
+fn clean_response(
+    parts: &mut response::Parts,
+    reads: Reads,
+) -> Result<CleanResponse, HygieneError> {
+    let headers = &mut parts.headers;
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // RFC 9112 §6.3: the coding wins, and the length must not be passed on.
+        headers.remove(CONTENT_LENGTH);
+    }
+    check_length(headers)?;
+    let presented = reserved::take(headers, reads);
+    let hop = hop::remove(headers, parts.version, Nominations::Lenient)?;
+    Ok(CleanResponse { presented, hop })
 }
 
-/// Whether the message is gRPC by its `Content-Type`.
-pub fn is_grpc(_headers: &HeaderMap) -> bool {
-    todo!()
+fn remove_class(headers: &mut HeaderMap, class: Class) {
+    for name in names_of(headers, |found| found == class) {
+        headers.remove(name);
+    }
 }
 
-/// Puts an upgrade back on a request or response that keeps HTTP/1 all the way.
-pub fn restore_upgrade(_headers: &mut HeaderMap, _upgrade: HeaderValue) {
-    todo!()
+/// One length at most, a plain number, and none beside a coding.
+fn check_length(headers: &HeaderMap) -> Result<(), HygieneError> {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(value) = lines.next() else {
+        return Ok(());
+    };
+    let bytes = value.as_bytes();
+    let plain = (1..=19).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_digit);
+    if !plain || lines.next().is_some() || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(HygieneError::LengthAmbiguous);
+    }
+    Ok(())
 }
 
-/// A header value of ours: bytes outside `0x21..=0x7E` and `% , ; "` percent-encoded.
-pub fn encode_value(_text: &str) -> HeaderValue {
-    todo!()
+/// Methods are case-sensitive, but servers exist that fold them: `get` must not dodge a rule.
+fn check_method(method: &Method) -> Result<(), HygieneError> {
+    const STANDARD: [&str; 9] =
+        ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+    let name = method.as_str();
+    let misspelled = |standard: &&str| standard.eq_ignore_ascii_case(name) && *standard != name;
+    if STANDARD.iter().any(misspelled) { Err(HygieneError::MethodCase) } else { Ok(()) }
 }
 
-/// A list value of ours: encoded items, separated by commas.
-pub fn encode_list<'a>(_items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
-    todo!()
+/// A host with an optional port, nothing else.
+fn read_authority(bytes: &[u8]) -> Result<Authority, HygieneError> {
+    if bytes.contains(&b'@') {
+        return Err(HygieneError::UserinfoPresent);
+    }
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
+    if !bytes.iter().all(plain) || bytes.last() == Some(&b':') {
+        return Err(HygieneError::HostMalformed);
+    }
+    let authority = Authority::try_from(bytes).map_err(|_| HygieneError::HostMalformed)?;
+    let host = authority.host();
+    let port = authority.as_str().strip_prefix(host).unwrap_or_default();
+    let port_fits = port.is_empty() || authority.port_u16().is_some();
+    if host.is_empty() || !port_fits {
+        return Err(HygieneError::HostMalformed);
+    }
+    Ok(authority)
 }
 
-/// Scope names of ours: encoded items, separated by single spaces.
-pub fn encode_scope<'a>(_items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
-    todo!()
-}
+#[cfg(test)]
+#[path = "tests/hygiene.rs"]
+mod tests;

@@ -31,6 +31,8 @@ pub enum HeadError {
     FramingLookalike,
     /// A field name that is empty or not a token, or a line without a colon.
     HeaderMalformed,
+    /// A header value longer than the limit.
+    HeaderValueTooLarge,
     /// The head did not end within its time, counted from its first byte.
     HeadTimeout,
     /// More bytes than a head may have.
@@ -59,7 +61,7 @@ pub enum HeadError {
 
 impl HeadError {
     /// Every variant, in order of declaration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::BareLineFeed,
         Self::BodyOnConnect,
         Self::ChunkMalformed,
@@ -71,6 +73,7 @@ impl HeadError {
         Self::FragmentInTarget,
         Self::FramingLookalike,
         Self::HeaderMalformed,
+        Self::HeaderValueTooLarge,
         Self::HeadTimeout,
         Self::HeadTooLarge,
         Self::LengthAndCoding,
@@ -99,6 +102,7 @@ impl HeadError {
             Self::FragmentInTarget => "fragment_in_target",
             Self::FramingLookalike => "framing_lookalike",
             Self::HeaderMalformed => "header_malformed",
+            Self::HeaderValueTooLarge => "header_value_too_large",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::LengthAndCoding => "length_and_coding",
@@ -120,6 +124,7 @@ impl HeadError {
             Self::HeadTimeout => (408, "Request Timeout"),
             Self::TargetTooLong => (414, "URI Too Long"),
             Self::ChunkExtensionsTooLarge
+            | Self::HeaderValueTooLarge
             | Self::HeadTooLarge
             | Self::TooManyHeaders
             | Self::TrailersTooLarge => (431, "Request Header Fields Too Large"),

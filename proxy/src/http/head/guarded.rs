@@ -6,65 +6,108 @@
 //!
 //! A refused **first** head is answered by the wrapper itself, because nothing else has been
 //! written yet; hyper then gets an error. A refused **later** head must wait for the answers that
-//! are still under way, so hyper is handed one byte that no grammar allows and answers 400 in
-//! its turn. A refused chunk line fails the body that is being read.
+//! are still under way, so hyper is handed bytes that no grammar allows and answers 400 in its
+//! turn. A refused chunk line fails the body that is being read.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
-use super::{HeadError, HeadLimits};
+use super::{HeadCheck, HeadError, HeadLimits, Phase, Place, Violation, refusal_bytes};
 
 /// An accepted connection whose reads are checked before the parser sees them.
 pub struct HeadGuarded<IO> {
     io: IO,
     prefix: Bytes,
-    limits: HeadLimits,
+    check: HeadCheck,
+    state: State,
+    head_time: Duration,
+    /// When the head with this number must be complete.
+    deadline: Option<(u64, Instant)>,
+    /// Made when a head first arrives in pieces, then kept for the connection.
+    sleep: Option<Pin<Box<Sleep>>>,
+    answer: Option<Answer>,
+    shared: Arc<Shared>,
 }
 
 /// The accept loop's view of a guarded connection: what was refused, and the way to stop the
 /// check before an upgrade.
 #[derive(Clone, Debug)]
 pub struct HeadMonitor {
-    shared: Arc<()>,
-}
-
-impl HeadMonitor {
-    /// The refusal, once there was one. It has been answered already.
-    pub fn violation(&self) -> Option<HeadError> {
-        let _ = &self.shared;
-        todo!()
-    }
-
-    /// Ends the check. Call it before the answer that switches protocols is returned to hyper.
-    pub fn stop(&self) {
-        todo!()
-    }
+    shared: Arc<Shared>,
 }
 
 /// Makes the answer to a refused first head.
 pub type Answer = Box<dyn FnOnce(HeadError) -> Vec<u8> + Send>;
 
+#[derive(Debug, Default)]
+struct Shared {
+    /// Discriminant of the [`HeadError`]; 0 is none.
+    violation: AtomicU8,
+    stopped: AtomicBool,
+}
+
+enum State {
+    Open,
+    /// Our own answer is being written; then the reader fails.
+    Answering(HeadError, Bytes),
+    /// What is left of the bytes that hyper must refuse; then the reader fails.
+    Poison(HeadError, Bytes),
+    Failed(HeadError),
+}
+
+/// No grammar of HTTP/1 has a place for NUL, wherever in a head it stands. The empty line is
+/// there because hyper looks at a partial head again only once it can be complete.
+const POISON: Bytes = Bytes::from_static(b"\0\r\n\r\n");
+
+impl HeadMonitor {
+    /// The refusal, once there was one. It has been answered already.
+    pub fn violation(&self) -> Option<HeadError> {
+        HeadError::from_code(self.shared.violation.load(Ordering::Relaxed))
+    }
+
+    /// Ends the check. Call it before the answer that switches protocols is returned to hyper.
+    pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
 impl<IO> HeadGuarded<IO> {
     /// Guards `io`. `prefix` holds bytes that were already read (protocol detection, the rest
     /// after a PROXY header); they are checked and served first.
     pub fn new(io: IO, prefix: Bytes, limits: HeadLimits) -> (Self, HeadMonitor) {
-        (Self { io, prefix, limits }, HeadMonitor { shared: Arc::new(()) })
+        let shared = Arc::new(Shared::default());
+        let guarded = Self {
+            io,
+            prefix,
+            check: HeadCheck::new(limits),
+            state: State::Open,
+            head_time: Duration::from_millis(limits.head_ms),
+            deadline: None,
+            sleep: None,
+            answer: None,
+            shared: Arc::clone(&shared),
+        };
+        (guarded, HeadMonitor { shared })
     }
 
     /// Uses `answer` for a refused first head, so that it can carry a decision id.
-    /// Without it the answer is [`super::refusal_bytes`] without one.
-    pub fn answering(self, _answer: Answer) -> Self {
+    /// Without it the answer is [`refusal_bytes`] without one.
+    pub fn answering(mut self, answer: Answer) -> Self {
+        self.answer = Some(answer);
         self
     }
 
     /// Takes the connection apart after an upgrade: the socket and prefix bytes nobody read.
     pub fn into_parts(self) -> (IO, Bytes) {
-        let _ = self.limits;
         (self.io, self.prefix)
     }
 
@@ -72,16 +115,139 @@ impl<IO> HeadGuarded<IO> {
     pub fn get_ref(&self) -> &IO {
         &self.io
     }
+
+    /// Starts or clears the time-out after bytes were accepted.
+    fn note_progress(&mut self) {
+        if self.check.phase() != Phase::Head {
+            self.deadline = None;
+        } else if self.deadline.is_none_or(|(head, _)| head != self.check.heads()) {
+            self.deadline = Some((self.check.heads(), Instant::now() + self.head_time));
+        }
+    }
+
+    /// Pending until the head under way has taken too long.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((_, deadline)) = self.deadline else {
+            return Poll::Pending;
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
+    fn refuse(&mut self, violation: Violation) {
+        let error = violation.error;
+        self.shared.violation.store(error as u8, Ordering::Relaxed);
+        self.state = match violation.place {
+            Place::Body => State::Failed(error),
+            Place::LaterHead => State::Poison(error, POISON),
+            Place::FirstHead => {
+                let answer = self.answer.take();
+                let bytes = answer.map_or_else(|| refusal_bytes(error, None), |make| make(error));
+                State::Answering(error, bytes.into())
+            }
+        };
+    }
+
+    fn head_violation(&self, error: HeadError) -> Violation {
+        let place = if self.check.messages() == 0 { Place::FirstHead } else { Place::LaterHead };
+        Violation { error, complete: 0, place }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> HeadGuarded<IO> {
+    /// Reads more bytes and passes on what the check accepts. `Ready(false)`: refused.
+    fn poll_checked(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
+        if self.shared.stopped.load(Ordering::Relaxed) {
+            self.check.stop();
+            self.deadline = None;
+        }
+        let before = buf.filled().len();
+        if self.prefix.has_remaining() {
+            serve(&mut self.prefix, buf);
+        } else {
+            match Pin::new(&mut self.io).poll_read(cx, buf) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    ready!(self.poll_deadline(cx));
+                    let violation = self.head_violation(HeadError::HeadTimeout);
+                    self.refuse(violation);
+                    return Poll::Ready(Ok(false));
+                }
+            }
+        }
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        match self.check.feed(fresh) {
+            Ok(()) => {
+                self.note_progress();
+                Poll::Ready(Ok(true))
+            }
+            Err(violation) => {
+                buf.set_filled(before + violation.complete);
+                self.refuse(violation);
+                Poll::Ready(Ok(violation.complete > 0))
+            }
+        }
+    }
+
+    /// Writes our own answer, says goodbye, and lets hyper fail.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let State::Answering(_, bytes) = &mut self.state {
+            while bytes.has_remaining() {
+                let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                bytes.advance(written);
+            }
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        }
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuarded<IO> {
     fn poll_read(
         self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &mut ReadBuf<'_>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        todo!()
+        let this = self.get_mut();
+        loop {
+            match &mut this.state {
+                State::Open => {
+                    if ready!(this.poll_checked(cx, buf))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                State::Answering(error, _) => {
+                    let error = *error;
+                    // The client may be gone; the refusal counts all the same.
+                    let _ = ready!(this.poll_answer(cx));
+                    this.state = State::Failed(error);
+                }
+                State::Poison(_, bytes) if bytes.has_remaining() => {
+                    serve(bytes, buf);
+                    return Poll::Ready(Ok(()));
+                }
+                State::Poison(error, _) | State::Failed(error) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, *error)));
+                }
+            }
+        }
     }
+}
+
+/// Moves as many bytes as fit.
+fn serve(from: &mut Bytes, to: &mut ReadBuf<'_>) {
+    let here = from.split_to(from.len().min(to.remaining()));
+    to.put_slice(&here);
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for HeadGuarded<IO> {
@@ -113,3 +279,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for HeadGuarded<IO> {
         self.io.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/head_guarded.rs"]
+mod tests;

@@ -1,0 +1,110 @@
+//! Two running proxies and what they were started with.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::process::Proxy;
+use super::{Make, Variant, countersign, envoy};
+use crate::load::{Protocol, Target, probe};
+use crate::machine::{self, Cores};
+use crate::pki::Pki;
+use crate::tokens::TokenPool;
+
+/// How long a pair may take until its first request succeeds.
+const READY_MAX: Duration = Duration::from_secs(15);
+/// What all pairs of a run have in common.
+pub(crate) struct Setting {
+    /// Configurations, keys and logs go here.
+    pub(crate) work: PathBuf,
+    /// The cores to use.
+    pub(crate) cores: Cores,
+    /// Certificates of both workloads.
+    pub(crate) pki: Pki,
+    /// Tokens for the pair that does not mint its own.
+    pub(crate) tokens: Rc<TokenPool>,
+    /// The server behind B.
+    pub(crate) server: SocketAddr,
+    /// Envoy's executable; `None`: the test-bed's.
+    pub(crate) envoy: Option<PathBuf>,
+    /// The executable of countersign-proxy.
+    pub(crate) proxy: PathBuf,
+}
+
+/// Two running proxies.
+pub(crate) struct Pair {
+    /// Whose.
+    pub(crate) make: Make,
+    pub(super) a: Proxy,
+    pub(super) b: Proxy,
+    pub(super) h1: Target,
+    pub(super) h2: Target,
+    /// Audit records, in files that grow with every request.
+    pub(super) audit: Vec<PathBuf>,
+}
+
+impl Pair {
+    /// Starts both proxies and waits until a request of either protocol succeeds.
+    pub(crate) fn start(make: Make, context: Variant, setting: &Setting) -> Result<Pair> {
+        machine::pin_thread(setting.cores.proxies)?;
+        let started = match make {
+            Make::Envoy => envoy::start(context, setting),
+            Make::Countersign => countersign::start(context, setting),
+        };
+        machine::pin_thread(setting.cores.load)?;
+        let mut pair = started?;
+        pair.wait_until_ready()
+            .with_context(|| format!("the {make:?} pair ({context:?}) is not ready"))?;
+        Ok(pair)
+    }
+
+    /// Where to send load of a protocol.
+    pub(crate) fn target(&self, protocol: Protocol) -> &Target {
+        match protocol {
+            Protocol::H1 => &self.h1,
+            Protocol::H2 => &self.h2,
+        }
+    }
+
+    /// Both processes.
+    pub(crate) fn pids(&self) -> [u32; 2] {
+        [self.a.pid(), self.b.pid()]
+    }
+
+    /// Resident memory of both, in mebibytes.
+    pub(crate) fn resident_mb(&self) -> Result<f64> {
+        let mut bytes = 0;
+        for pid in self.pids() {
+            bytes += machine::resident_bytes(pid)?;
+        }
+        Ok(bytes as f64 / f64::from(1 << 20))
+    }
+
+    /// Empties the audit files, so that a run needs no more disk than one case writes. The files
+    /// are open for appending, so whoever writes them goes on at the new end.
+    pub(crate) fn empty_audit(&self) -> Result<()> {
+        for path in self.audit.iter().filter(|path| path.exists()) {
+            File::options().write(true).truncate(true).open(path)?;
+        }
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_MAX;
+        for target in [&self.h1, &self.h2] {
+            while let Err(error) = probe(target) {
+                self.a.check_alive()?;
+                self.b.check_alive()?;
+                if Instant::now() > deadline {
+                    return Err(error.context(format!("{}{}", self.a.tail(), self.b.tail())));
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+}

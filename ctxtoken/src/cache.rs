@@ -1,0 +1,173 @@
+//! Verified tokens, remembered by one worker. A hit spares parsing and the signature, nothing
+//! else: time and issuer constraints are checked again, and the caller checks presenter and
+//! custody again. Invariant: only what was verified gets in, under the hash of exactly the bytes
+//! that were verified, and everything goes when the generation (issuers, keys, bundles) moves.
+//! Refusals are never remembered: an attacker chooses those keys.
+
+use std::{fmt, sync::Arc};
+
+use quick_cache::{Weighter, unsync::Cache};
+
+use crate::{
+    Limits, RequestContext, UnixTime, Verified, VerifyError, VerifyWith,
+    jws::{self, Parts},
+    verify::{KnownChain, Named, check_constraints, check_times, name_key, sha256, verify_parts},
+};
+
+/// What an entry costs besides the token's own text: names, vectors, the entry itself.
+const ENTRY_OVERHEAD_BYTES: usize = 1024;
+
+/// Whether a token was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheResult {
+    /// Known; times and constraints were checked again.
+    Hit,
+    /// New; everything was checked.
+    Miss,
+}
+
+/// The token cache of one worker.
+pub struct TokenCache {
+    tokens: Cache<[u8; 32], Entry, ByBytes>,
+    chains: Cache<[u8; 32], Arc<KnownChain>>,
+    generation: u64,
+    age_s_max: u64,
+}
+
+#[derive(Clone)]
+struct Entry {
+    verified: Arc<Verified<RequestContext>>,
+    until: UnixTime,
+    bytes: usize,
+}
+
+/// Weighs entries so that one capacity bounds both their number and their bytes.
+#[derive(Clone)]
+struct ByBytes {
+    least: u64,
+}
+
+impl Weighter<[u8; 32], Entry> for ByBytes {
+    fn weight(&self, _: &[u8; 32], entry: &Entry) -> u64 {
+        self.least.max(u64::try_from(entry.bytes).unwrap_or(u64::MAX))
+    }
+}
+
+impl TokenCache {
+    /// An empty cache.
+    pub fn new(limits: &Limits) -> Self {
+        let entries = limits.cache_entries_max.max(1);
+        let bytes = u64::try_from(limits.cache_bytes_max).unwrap_or(u64::MAX);
+        let least = bytes.checked_div(u64::try_from(entries).unwrap_or(u64::MAX)).unwrap_or(1);
+        Self {
+            tokens: Cache::with_weighter(entries, bytes, ByBytes { least: least.max(1) }),
+            chains: Cache::new(limits.chains_max),
+            generation: 0,
+            age_s_max: limits.cache_age_s_max,
+        }
+    }
+
+    /// Verifies a token by steps 2 to 9 of the profile. `generation` names the state of issuers,
+    /// keys and bundles that `with` holds; when it moves, everything is forgotten.
+    pub fn verify(
+        &mut self,
+        token: &[u8],
+        generation: u64,
+        with: &VerifyWith<'_>,
+    ) -> Result<(Arc<Verified<RequestContext>>, CacheResult), VerifyError> {
+        self.follow(generation);
+        let parts = jws::split(token, with.limits)?;
+        let hash = sha256(token);
+        if let Some(verified) = self.recall(&hash, with)? {
+            return Ok((verified, CacheResult::Hit));
+        }
+        let header_hash = sha256(parts.header);
+        let named = self.name_key(&parts, &header_hash, with)?;
+        let (verified, chain) = verify_parts(&parts, hash, named, with)?;
+        let verified = Arc::new(verified);
+        self.remember(hash, &verified, token.len(), with.now);
+        if let Some(chain) = chain {
+            self.chains.insert(header_hash, chain);
+        }
+        Ok((verified, CacheResult::Miss))
+    }
+
+    /// Verified tokens held.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    fn follow(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.tokens.clear();
+            self.chains.clear();
+            self.generation = generation;
+        }
+    }
+
+    /// Step 3, and what of steps 8 and 9 can change.
+    fn recall(
+        &mut self,
+        hash: &[u8; 32],
+        with: &VerifyWith<'_>,
+    ) -> Result<Option<Arc<Verified<RequestContext>>>, VerifyError> {
+        let Some(entry) = self.tokens.get(hash) else { return Ok(None) };
+        if entry.until <= with.now {
+            self.tokens.remove(hash);
+            return Ok(None);
+        }
+        let verified = Arc::clone(&entry.verified);
+        check_times(&verified, with)?;
+        let issuer = with.issuers.get(verified.iss.as_str());
+        check_constraints(&verified, issuer.ok_or(VerifyError::IssuerNotAllowed)?)?;
+        Ok(Some(verified))
+    }
+
+    /// A header seen on a valid token before needs no decoding and no chain validation. Headers
+    /// are remembered only after the whole token was accepted, so nobody but an issuer can fill
+    /// this cache.
+    fn name_key(
+        &mut self,
+        parts: &Parts<'_>,
+        header_hash: &[u8; 32],
+        with: &VerifyWith<'_>,
+    ) -> Result<Named, VerifyError> {
+        if let Some(known) = self.chains.get(header_hash) {
+            if known.key.not_after >= with.now {
+                return Ok(Named::KnownChain(Arc::clone(known)));
+            }
+            self.chains.remove(header_hash);
+        }
+        name_key(parts, with)
+    }
+
+    fn remember(
+        &mut self,
+        hash: [u8; 32],
+        verified: &Arc<Verified<RequestContext>>,
+        token_bytes: usize,
+        now: UnixTime,
+    ) {
+        let until = verified.exp.min(now.plus(self.age_s_max));
+        if until <= now {
+            return;
+        }
+        let bytes = token_bytes.saturating_add(ENTRY_OVERHEAD_BYTES);
+        self.tokens.insert(hash, Entry { verified: Arc::clone(verified), until, bytes });
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCache")
+            .field("tokens", &self.tokens.len())
+            .field("chains", &self.chains.len())
+            .field("generation", &self.generation)
+            .finish()
+    }
+}
