@@ -45,6 +45,13 @@ impl ProxyConfig {
         }
         Ok((written.config, documents))
     }
+
+    /// Reads the documents again with every check [`ProxyConfig::load`] makes, so that what a
+    /// route or listener refers to cannot vanish unnoticed. Changes of the process's own fields
+    /// are not taken over: they need a restart.
+    pub fn reload_documents(&self) -> Result<Documents, Problems> {
+        ProxyConfig::load(&self.file).map(|(_, documents)| documents)
+    }
 }
 
 /// Reads policy documents from files and folders; all problems of all files at once.
