@@ -17,7 +17,7 @@ use http::{Method, Version, request, response};
 
 use self::hop::Nominations;
 use self::names::Class;
-use self::reserved::{Reads, names_of};
+use self::reserved::Reads;
 use super::translate::join_cookies;
 
 pub use hop::{HopByHop, restore_upgrade};
@@ -117,9 +117,7 @@ pub struct CleanResponse {
 /// Cleans a request from outside the mesh. Nothing reserved is read but the justification.
 /// [`crate::gateway::capture::client_address`] must have looked at the headers before.
 pub fn gateway_request(parts: &mut request::Parts) -> Result<CleanRequest, HygieneError> {
-    let clean = clean_request(parts, Reads::Edge)?;
-    remove_class(&mut parts.headers, Class::Forwarded);
-    Ok(clean)
+    clean_request(parts, Reads::Edge)
 }
 
 /// Cleans a request of the own app: reads the handle and a forwarded token, drops the rest.
@@ -221,10 +219,19 @@ fn clean_request(parts: &mut request::Parts, reads: Reads) -> Result<CleanReques
     let authority = check_request(parts)?;
     let headers = &mut parts.headers;
     check_length(headers)?;
-    let presented = reserved::take(headers, reads);
-    let hop = hop::remove(headers, parts.version, Nominations::Strict)?;
-    remove_class(headers, Class::Override);
-    remove_class(headers, Class::ClientCert);
+    let notable = names::notable(headers);
+    let presented = reserved::take(headers, &notable, reads);
+    let hop = hop::remove(headers, &notable, parts.version, Nominations::Strict)?;
+    for (name, class) in &notable {
+        let lies = match class {
+            Class::ClientCert | Class::Override => true,
+            Class::Forwarded => reads == Reads::Edge,
+            Class::HopByHop | Class::Ordinary | Class::Reserved => false,
+        };
+        if lies {
+            headers.remove(name);
+        }
+    }
     join_cookies(headers);
     Ok(CleanRequest { authority, presented, hop })
 }
@@ -239,15 +246,10 @@ fn clean_response(
         headers.remove(CONTENT_LENGTH);
     }
     check_length(headers)?;
-    let presented = reserved::take(headers, reads);
-    let hop = hop::remove(headers, parts.version, Nominations::Lenient)?;
+    let notable = names::notable(headers);
+    let presented = reserved::take(headers, &notable, reads);
+    let hop = hop::remove(headers, &notable, parts.version, Nominations::Lenient)?;
     Ok(CleanResponse { presented, hop })
-}
-
-fn remove_class(headers: &mut HeaderMap, class: Class) {
-    for name in names_of(headers, |found| found == class) {
-        headers.remove(name);
-    }
 }
 
 /// One length at most, a plain number, and none beside a coding.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::audit::DecisionId;
+
 /// What was wrong with the bytes of a request head, a chunk line or a trailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -171,12 +173,12 @@ impl std::error::Error for HeadError {}
 /// content-length: 0
 /// countersign-decision: 7q2mx1…
 /// ```
-pub fn refusal_bytes(error: HeadError, decision_id: Option<&str>) -> Vec<u8> {
+pub fn refusal_bytes(error: HeadError, decision: Option<DecisionId>) -> Vec<u8> {
     let (code, phrase) = error.status();
     let mut out = format!("HTTP/1.1 {code} {phrase}\r\nconnection: close\r\ncontent-length: 0\r\n");
-    if let Some(id) = decision_id.filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric())) {
+    if let Some(id) = decision {
         out.push_str("countersign-decision: ");
-        out.push_str(id);
+        out.push_str(id.encode().as_str());
         out.push_str("\r\n");
     }
     out.push_str("\r\n");

@@ -5,7 +5,6 @@ use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 
 use super::HygieneError;
 use super::names::{Class, may_be_nominated};
-use super::reserved::names_of;
 
 /// What the hop-by-hop fields said before they were removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,13 +27,14 @@ pub(super) enum Nominations {
 /// Reads and removes the hop-by-hop fields and everything `Connection` nominates.
 pub(super) fn remove(
     headers: &mut HeaderMap,
+    notable: &[(HeaderName, Class)],
     version: Version,
     mode: Nominations,
 ) -> Result<HopByHop, HygieneError> {
     let mut hop =
         HopByHop { te_trailers: names_token(headers, &TE, "trailers"), ..HopByHop::default() };
     let nominated = nominations(headers, &mut hop, version, mode)?;
-    for name in names_of(headers, |class| class == Class::HopByHop) {
+    for (name, _) in notable.iter().filter(|(_, class)| *class == Class::HopByHop) {
         headers.remove(name);
     }
     for name in nominated {

@@ -3,6 +3,8 @@
 //! `HeaderName` is lower case already; here `_` counts as `-` too, because servers that map names
 //! to environment variables cannot tell the two apart.
 
+use http::header::{HeaderMap, HeaderName};
+
 /// What a field name is to this proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -20,19 +22,39 @@ pub(super) enum Class {
     Reserved,
 }
 
-const HOP_BY_HOP: [&str; 7] =
-    ["connection", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+/// How a known name is compared.
+enum Form {
+    Exact,
+    Prefix,
+}
 
-const OVERRIDES: [&str; 5] = [
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
+/// Every name that is not ordinary; the first entry that fits counts.
+const KNOWN: [(Form, &str, Class); 24] = [
+    (Form::Prefix, "countersign-", Class::Reserved),
+    (Form::Exact, "txn-token", Class::Reserved),
+    (Form::Prefix, "client-cert", Class::ClientCert),
+    (Form::Exact, "x-forwarded-client-cert", Class::ClientCert),
+    (Form::Exact, "cf-connecting-ip", Class::Forwarded),
+    (Form::Exact, "forwarded", Class::Forwarded),
+    (Form::Exact, "true-client-ip", Class::Forwarded),
+    (Form::Exact, "x-client-ip", Class::Forwarded),
+    (Form::Prefix, "x-envoy-", Class::Forwarded),
+    (Form::Prefix, "x-forwarded-", Class::Forwarded),
+    (Form::Exact, "x-real-ip", Class::Forwarded),
+    (Form::Exact, "connection", Class::HopByHop),
+    (Form::Exact, "http2-settings", Class::HopByHop),
+    (Form::Exact, "keep-alive", Class::HopByHop),
+    (Form::Prefix, "proxy-", Class::HopByHop),
+    (Form::Exact, "te", Class::HopByHop),
+    (Form::Exact, "transfer-encoding", Class::HopByHop),
+    (Form::Exact, "upgrade", Class::HopByHop),
+    (Form::Exact, "x-http-method", Class::Override),
+    (Form::Exact, "x-http-method-override", Class::Override),
+    (Form::Exact, "x-method-override", Class::Override),
+    (Form::Exact, "x-original-method", Class::Override),
+    (Form::Exact, "x-original-url", Class::Override),
+    (Form::Exact, "x-rewrite-url", Class::Override),
 ];
-
-const FORWARDED: [&str; 5] =
-    ["cf-connecting-ip", "forwarded", "true-client-ip", "x-client-ip", "x-real-ip"];
 
 /// Fields whose removal would change what the request is, or whom it comes from.
 const NEVER_NOMINATED: [&str; 6] =
@@ -53,28 +75,23 @@ const NEVER_TRAILING: [&str; 11] = [
     "www-authenticate",
 ];
 
-/// Classifies a name. Most names are ordinary and leave at their first byte.
-pub(super) fn classify(name: &str) -> Class {
-    match name.as_bytes().first() {
-        Some(b'c' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'x') => classify_folded(name),
-        _ => Class::Ordinary,
-    }
+/// The names in the map that are not ordinary. Allocates only if there are any.
+pub(super) fn notable(headers: &HeaderMap) -> Vec<(HeaderName, Class)> {
+    headers
+        .keys()
+        .map(|name| (name, classify(name.as_str())))
+        .filter(|(_, class)| *class != Class::Ordinary)
+        .map(|(name, class)| (name.clone(), class))
+        .collect()
 }
 
-fn classify_folded(name: &str) -> Class {
-    if same(name, "txn-token") || starts(name, "countersign-") {
-        Class::Reserved
-    } else if same(name, "x-forwarded-client-cert") || starts(name, "client-cert") {
-        Class::ClientCert
-    } else if starts(name, "x-forwarded-") || starts(name, "x-envoy-") || any(name, &FORWARDED) {
-        Class::Forwarded
-    } else if starts(name, "proxy-") || any(name, &HOP_BY_HOP) {
-        Class::HopByHop
-    } else if any(name, &OVERRIDES) {
-        Class::Override
-    } else {
-        Class::Ordinary
-    }
+/// Classifies a name.
+pub(super) fn classify(name: &str) -> Class {
+    let fits = |(form, known, _): &&(Form, &str, Class)| match form {
+        Form::Exact => same(name, known),
+        Form::Prefix => starts(name, known),
+    };
+    KNOWN.iter().find(fits).map_or(Class::Ordinary, |(_, _, class)| *class)
 }
 
 /// Whether `Connection` may name this field, so that it is removed.

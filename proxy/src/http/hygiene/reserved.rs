@@ -3,7 +3,8 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::HygieneError;
-use super::names::{Class, classify};
+use super::names::{Class, notable};
+use crate::audit::DecisionId;
 
 /// `Txn-Token`.
 pub const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
@@ -19,9 +20,6 @@ pub const HTTP1: HeaderName = HeaderName::from_static("countersign-http1");
 pub const JUSTIFICATION: HeaderName = HeaderName::from_static("countersign-justification");
 /// `Countersign-Decision`.
 pub const DECISION: HeaderName = HeaderName::from_static("countersign-decision");
-
-/// Characters of a decision id.
-const DECISION_CHARS: usize = 26;
 
 /// One reserved field as the sender presented it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,19 +113,25 @@ impl Presented {
 
 /// Moves the reserved fields out of the map.
 pub fn take_reserved(headers: &mut HeaderMap) -> Presented {
-    take(headers, Reads::All)
+    let notable = notable(headers);
+    take(headers, &notable, Reads::All)
 }
 
 /// Removes every reserved field, unread. Returns how many lines were dropped.
 pub fn strip_reserved(headers: &mut HeaderMap) -> usize {
-    take(headers, Reads::Nothing).dropped
+    let notable = notable(headers);
+    take(headers, &notable, Reads::Nothing).dropped
 }
 
-pub(super) fn take(headers: &mut HeaderMap, reads: Reads) -> Presented {
+pub(super) fn take(
+    headers: &mut HeaderMap,
+    notable: &[(HeaderName, Class)],
+    reads: Reads,
+) -> Presented {
     let mut presented = Presented::default();
-    for name in names_of(headers, |class| class == Class::Reserved) {
-        for value in take_all(headers, &name) {
-            match presented.slot(&name, reads) {
+    for (name, _) in notable.iter().filter(|(_, class)| *class == Class::Reserved) {
+        for value in take_all(headers, name) {
+            match presented.slot(name, reads) {
                 Some(slot) => slot.add(value),
                 None => presented.dropped += 1,
             }
@@ -142,18 +146,11 @@ pub(super) fn take_decision(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let (value, None) = (lines.next()?.clone(), lines.next()) else {
         return None;
     };
-    let bytes = value.as_bytes();
-    let is_id = bytes.len() == DECISION_CHARS && bytes.iter().all(u8::is_ascii_alphanumeric);
-    if !is_id {
+    if !DecisionId::is_id(value.as_bytes()) {
         return None;
     }
     headers.remove(DECISION);
     Some(value)
-}
-
-/// The names in the map of the wanted classes. Allocates only if there are any.
-pub(super) fn names_of(headers: &HeaderMap, wanted: impl Fn(Class) -> bool) -> Vec<HeaderName> {
-    headers.keys().filter(|name| wanted(classify(name.as_str()))).cloned().collect()
 }
 
 fn take_all(headers: &mut HeaderMap, name: &HeaderName) -> Vec<HeaderValue> {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+const ID: &str = "01JD2MX1Q0A7B8C9D0E1F2G3H4";
 const OK: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
@@ -130,11 +131,13 @@ fn refusals_have_distinct_reasons_and_codes() {
         assert_eq!(HeadError::from_code(error as u8), Some(error));
     }
     assert_eq!(HeadError::from_code(0), None);
-    let bytes = refusal_bytes(HeadError::BareLineFeed, Some("01jd2mx1"));
+    let bytes = refusal_bytes(HeadError::BareLineFeed, Some(ID.parse().unwrap()));
     assert_eq!(
         String::from_utf8(bytes).unwrap(),
-        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\
-         countersign-decision: 01jd2mx1\r\n\r\n"
+        format!(
+            "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\
+             countersign-decision: {ID}\r\n\r\n"
+        )
     );
 }
 

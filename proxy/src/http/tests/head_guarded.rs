@@ -12,6 +12,7 @@ use super::*;
 
 /// Head time of the tests; nothing here depends on how long it really takes.
 const HEAD_MS: u64 = 100;
+const ID: &str = "01JD2MX1Q0A7B8C9D0E1F2G3H4";
 const OK: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
@@ -158,12 +159,12 @@ fn the_answer_may_carry_a_decision_id() {
         let (guarded, _) =
             HeadGuarded::new(server, Bytes::from_static(b"\n"), HeadLimits::default());
         let mut guarded =
-            guarded.answering(Box::new(|error| refusal_bytes(error, Some("01jd2mx1"))));
+            guarded.answering(Box::new(|error| refusal_bytes(error, Some(ID.parse().unwrap()))));
         let refused = guarded.read(&mut [0; 16]).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.contains("countersign-decision: 01jd2mx1\r\n"));
+        assert!(answer.contains(&format!("countersign-decision: {ID}\r\n")));
     });
 }
 
