@@ -311,7 +311,8 @@ fn a_record_has_the_fields_of_the_design() {
         "ctx":"handle",
         "trace":{"id":"11111111111111111111111111111111",
         "span":"2222222222222222"},
-        "at":{"pod":"orders-1"}}"#]].assert_eq(&line.replace(",\"", ",\n\""));
+        "at":{"pod":"orders-1"}}"#]]
+    .assert_eq(&line.replace(",\"", ",\n\""));
 }
 
 #[test]

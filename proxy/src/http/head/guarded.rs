@@ -24,6 +24,9 @@ use tokio::time::{Instant, Sleep};
 use super::{HeadCheck, HeadError, HeadLimits, Phase, Place, Violation, refusal_bytes};
 
 /// An accepted connection whose reads are checked before the parser sees them.
+///
+/// hyper's `pipeline_flush` must stay off above it: hyper then holds finished answers back while a
+/// part of the next head is buffered, and drops them when that head is refused.
 pub struct HeadGuarded<IO> {
     io: IO,
     prefix: Bytes,
