@@ -11,6 +11,7 @@ use crate::read::{Places, Written, nearest};
 pub(crate) fn alone(written: &Written, findings: &mut Findings<'_>) {
     let Written { config, places } = written;
     listeners_differ(places, findings);
+    let Some(config) = config else { return };
     app_is_somebody_else(config, places, findings);
     inbound_ports_lead_somewhere(config, places, findings);
     gateway_is_whole(config, places, findings);
@@ -18,7 +19,7 @@ pub(crate) fn alone(written: &Written, findings: &mut Findings<'_>) {
 
 /// Checks against the documents in force.
 pub(crate) fn against(written: &Written, documents: &Documents, findings: &mut Findings<'_>) {
-    let Written { config, places } = written;
+    let Written { config: Some(config), places } = written else { return };
     destinations_exist(config, places, documents, findings);
     identity_fits(config, places, documents, findings);
     gateway_is_selected(config, places, documents, findings);

@@ -31,7 +31,6 @@ impl ProxyConfig {
         let nodes = yaml::documents(&mut findings, 0);
         let socket = env::SPIFFE_ENDPOINT_SOCKET.get();
         let written = read::proxy_config(path, &nodes, socket.as_deref(), &mut findings);
-        let Some(written) = written else { return Err(refused(findings, Vec::new())) };
         check::alone(&written, &mut findings);
         let loaded = documents_of(&written, &mut findings);
         let mut documents = match loaded {
@@ -43,7 +42,9 @@ impl ProxyConfig {
             Ok(warnings) => documents.warnings.extend(warnings),
             Err(Problems(found)) => return Err(Problems(found)),
         }
-        Ok((written.config, documents))
+        let config =
+            written.config.ok_or_else(|| unreadable(path, "nothing was read".to_owned()))?;
+        Ok((config, documents))
     }
 
     /// Reads the documents again with every check [`ProxyConfig::load`] makes, so that what a
@@ -108,7 +109,7 @@ pub fn check_files(paths: &[PathBuf]) -> Result<Vec<Diagnostic>, Problems> {
 /// The documents a `ProxyConfig` names; a path that leads nowhere is reported where it is written.
 fn documents_of(written: &Written, findings: &mut Findings<'_>) -> Result<Documents, Problems> {
     let mut files = Vec::new();
-    for (path, span) in written.config.documents.iter().zip(&written.places.documents) {
+    for (path, span) in &written.places.documents {
         if let Err(Problems(found)) = expand(path, 0, &mut files) {
             for problem in found {
                 findings.error("P001", *span, problem.message);

@@ -39,7 +39,7 @@ fn unit() -> Result<()> {
 
 fn end_to_end() -> Result<()> {
     testbed::install("base")?;
-    programs("e2e")?;
+    programs("e2e", PROGRAMS)?;
     let mut command = repo::cargo();
     command.args(["test", "--locked", "--package", "countersign-integration"]);
     repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")))
@@ -48,9 +48,9 @@ fn end_to_end() -> Result<()> {
 /// How long the bench may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Plan {
-    /// Release binaries, all rounds.
+    /// The proxy as it is released, all rounds.
     Full,
-    /// The binaries of the tests, few rounds.
+    /// The proxy of the tests, few rounds.
     Quick,
 }
 
@@ -61,9 +61,9 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
         Plan::Full => "release",
         Plan::Quick => "e2e",
     };
-    programs(profile)?;
+    programs(profile, &["countersign-proxy"])?;
     let mut command = repo::cargo();
-    command.args(["run", "--locked", "--profile", profile, "--package", "countersign-benches"]);
+    command.args(["run", "--locked", "--profile", "e2e", "--package", "countersign-benches"]);
     command.args(["--bin", "countersign-bench", "--", "run"]);
     if matches!(plan, Plan::Quick) {
         command.env(env::QUICK.name, "1");
@@ -71,11 +71,11 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
     repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir(profile)))
 }
 
-/// Builds the programs in a profile.
-fn programs(profile: &str) -> Result<()> {
+/// Builds the programs of some packages in a profile.
+fn programs(profile: &str, packages: &[&str]) -> Result<()> {
     let mut command = repo::cargo();
     command.args(["build", "--locked", "--profile", profile, "--bins"]);
-    for package in PROGRAMS {
+    for package in packages {
         command.args(["--package", package]);
     }
     repo::call(&mut command)

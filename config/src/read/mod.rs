@@ -18,9 +18,10 @@ use crate::proxy::{DestinationRef, ProxyConfig};
 const API_VERSION: &str = "countersign.dev/v1alpha1";
 
 /// What was read, with the places later checks point to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Written {
-    pub(crate) config: ProxyConfig,
+    /// `None` if the essentials are missing; then `findings` says so.
+    pub(crate) config: Option<ProxyConfig>,
     pub(crate) places: Places,
 }
 
@@ -42,8 +43,8 @@ pub(crate) struct Places {
     pub(crate) app: Vec<Span>,
     /// Every reference to a Destination.
     pub(crate) destinations: Vec<(DestinationRef, Span)>,
-    /// One per entry of `documents.files`.
-    pub(crate) documents: Vec<Span>,
+    /// Every entry of `documents.files`.
+    pub(crate) documents: Vec<(PathBuf, Span)>,
 }
 
 /// What every reading function needs.
@@ -61,14 +62,22 @@ pub(crate) fn is_proxy_config(node: &Node) -> bool {
     node.get("kind").and_then(Node::text) == Some("ProxyConfig")
 }
 
-/// Reads the one document of a file. `None` means that the essentials are missing; other problems
-/// leave defaults behind and are in `findings`.
+/// Reads the one document of a file. Problems leave defaults behind and are in `findings`.
 pub(crate) fn proxy_config(
     file: &Path,
     nodes: &[Node],
     default_socket: Option<&str>,
     findings: &mut Findings<'_>,
-) -> Option<Written> {
+) -> Written {
+    let Some(spec) = envelope(nodes, findings) else { return Written::default() };
+    let base = file.parent().unwrap_or(Path::new(""));
+    let mut reader = Reader { findings, base, default_socket, places: Places::default() };
+    let config = reader.spec(file, spec);
+    Written { config, places: reader.places }
+}
+
+/// The `spec` of the one document, after a look at what is around it.
+fn envelope<'n>(nodes: &'n [Node], findings: &mut Findings<'_>) -> Option<&'n Node> {
     let [node] = nodes else {
         let start = Span { source: 0, start: 0, end: 0, line: 1, column: 1 };
         let span = nodes.get(1).map_or(start, |second| second.span);
@@ -93,10 +102,7 @@ pub(crate) fn proxy_config(
     }
     let spec = fields.required("spec", findings);
     fields.finish(findings);
-    let base = file.parent().unwrap_or(Path::new(""));
-    let mut reader = Reader { findings, base, default_socket, places: Places::default() };
-    let config = reader.spec(file, spec?)?;
-    Some(Written { config, places: reader.places })
+    spec
 }
 
 impl Reader<'_, '_> {

@@ -99,7 +99,7 @@ impl Reader<'_, '_> {
         let files = fields.optional("files");
         fields.not_yet("kubernetesCsr", self.findings);
         fields.not_yet("vault", self.findings);
-        let span = fields.span();
+        let (span, empty) = (fields.span(), fields.is_empty());
         self.finish(fields);
         match (workload_api, files) {
             (Some(node), None) => self.workload_api(node),
@@ -119,6 +119,7 @@ impl Reader<'_, '_> {
                 );
                 None
             }
+            (None, None) if !empty => None, // what is written instead was reported above
             (None, None) => {
                 let hint = "write `{workloadApi: {socket: PATH}}` or `{files: {certificate: PATH, key: PATH, bundle: PATH}}`";
                 self.error(span, "no identity source is named", hint);
@@ -177,14 +178,19 @@ impl Reader<'_, '_> {
 
     fn documents(&mut self, node: Option<&Node>) -> Vec<PathBuf> {
         let Some(mut fields) = self.fields(node, "`documents`") else { return Vec::new() };
-        fields.not_yet("controller", self.findings);
-        let files = fields.required("files", self.findings);
+        let files = match fields.optional("controller") {
+            Some(_) => {
+                fields.not_yet("controller", self.findings);
+                fields.optional("files")
+            }
+            None => fields.required("files", self.findings),
+        };
         self.finish(fields);
         let mut paths = Vec::new();
         for item in read::filled_list(files, self.findings) {
             if let Some(path) = self.path(item) {
-                paths.push(path);
-                self.places.documents.push(item.span);
+                paths.push(path.clone());
+                self.places.documents.push((path, item.span));
             }
         }
         paths
