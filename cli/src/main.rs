@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod cert;
+mod token;
 
 use std::process::ExitCode;
 
@@ -28,12 +29,15 @@ enum Command {
     Cert(cert::CertArgs),
     /// Authority and issuer for laptops and tests; never for production
     Dev(dev::DevArgs),
+    /// Look at tokens and check them
+    Token(token::TokenArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Cert(args) => cert::run(args),
         Command::Dev(args) => dev::run(args),
+        Command::Token(args) => token::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("countersign: {error:#}");

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use countersign_ctxtoken::Subject;
 use countersign_policy::doc::{CredentialSource, IdentityProvider};
 use http::HeaderMap;
 use serde_json::{Map, Value};
@@ -125,7 +126,7 @@ impl EndUser {
     }
 
     /// `sub` of the context token: `user:<id>` or `user:<prefix>/<id>`.
-    pub fn subject(&self) -> &str {
+    pub fn subject(&self) -> &Subject {
         &self.facts.subject
     }
 

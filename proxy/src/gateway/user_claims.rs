@@ -4,18 +4,18 @@
 //! Undeclared claims do not exist, but for the registered `acr`, `amr`, `client_id`, `azp` and
 //! `scope`, which are facts about the login; badly formed ones count as absent.
 
+use countersign_ctxtoken::{Subject, UserName};
 use countersign_policy::doc::{ClaimDeclaration, ClaimRole, ClaimType, IdentityProvider};
 use serde_json::{Map, Value};
 
 use super::identify::IdentifyError;
 
-/// Limits of the context token's vocabulary (`acct`, `groups`, `amr`, `claims`, `sub`).
+/// Limits of the context token's vocabulary (`acct`, `groups`, `amr`, `claims`).
 const TEXT_BYTES_MAX: usize = 64;
 const GROUPS_MAX: usize = 16;
 const AMR_MAX: usize = 8;
 const CLAIMS_MAX: usize = 16;
 const CLAIM_BYTES_MAX: usize = 256;
-const SUBJECT_BYTES_MAX: usize = 256;
 /// Largest integer JSON readers agree on.
 const INTEGER_MAX: u64 = 1 << 53;
 
@@ -23,7 +23,7 @@ const INTEGER_MAX: u64 = 1 << 53;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct UserFacts {
     pub(super) id: String,
-    pub(super) subject: String,
+    pub(super) subject: Subject,
     pub(super) account: Option<String>,
     pub(super) groups: Vec<String>,
     pub(super) auth_time: Option<u64>,
@@ -41,7 +41,7 @@ pub(super) fn read(
 ) -> Result<UserFacts, IdentifyError> {
     let mut facts = UserFacts {
         id: String::new(),
-        subject: String::new(),
+        subject: Subject::Anonymous,
         account: None,
         groups: Vec::new(),
         auth_time: None,
@@ -56,13 +56,8 @@ pub(super) fn read(
         let value = typed(value, declared).ok_or_else(|| invalid(name))?;
         facts.set(name, declared.role, value)?;
     }
-    if facts.id.is_empty() {
-        return Err(invalid(id_claim(provider)));
-    }
-    facts.subject = subject(provider, &facts.id);
-    if facts.subject.len() > SUBJECT_BYTES_MAX {
-        return Err(invalid(id_claim(provider)));
-    }
+    let name = UserName::new(provider.subject_prefix.as_deref(), &facts.id);
+    facts.subject = Subject::User(name.ok_or_else(|| invalid(id_claim(provider)))?);
     Ok(facts)
 }
 
@@ -161,27 +156,6 @@ fn scopes(claims: &Map<String, Value>) -> Option<Vec<String>> {
         }
         list => strings(list),
     }
-}
-
-/// `user:<id>` or `user:<prefix>/<id>`; `/`, `%` and control characters of the id are
-/// percent-encoded, so that two different users never share a subject.
-fn subject(provider: &IdentityProvider, id: &str) -> String {
-    let mut subject = String::from("user:");
-    if let Some(prefix) = &provider.subject_prefix {
-        subject.push_str(prefix);
-        subject.push('/');
-    }
-    for character in id.chars() {
-        if matches!(character, '/' | '%') || character.is_control() {
-            let mut bytes = [0; 4];
-            for byte in character.encode_utf8(&mut bytes).bytes() {
-                subject.push_str(&format!("%{byte:02X}"));
-            }
-        } else {
-            subject.push(character);
-        }
-    }
-    subject
 }
 
 fn id_claim(provider: &IdentityProvider) -> &str {
