@@ -253,6 +253,15 @@ pub fn problems(chain: &[CertificateDer<'_>], now: UnixTime) -> Vec<SvidError> {
     .collect()
 }
 
+/// End of validity of a certificate, seconds since the Unix epoch.
+///
+/// # Errors
+/// [`SvidError::BadCertificate`].
+pub fn not_after(certificate: &CertificateDer<'_>) -> Result<u64, SvidError> {
+    let end = parse(1, certificate)?.validity().not_after.timestamp();
+    Ok(u64::try_from(end).unwrap_or(0))
+}
+
 fn check_size(chain: &[CertificateDer<'_>]) -> Result<(), SvidError> {
     let bytes = chain.iter().map(|certificate| certificate.len()).sum();
     if chain.len() > PEER_CHAIN_CERTS_MAX || bytes > PEER_CHAIN_BYTES_MAX {

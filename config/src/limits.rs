@@ -101,6 +101,8 @@ bounds! {
     URI_BYTES_MAX: usize = 16 * KIB;
     /// Concurrent HTTP/2 streams of one connection.
     H2_STREAMS_MAX: u32 = 128;
+    /// Multiplexed connections to one endpoint; a second is opened when streams run short.
+    H2_CONNS_PER_KEY_MAX: usize = 8;
     /// A decoded HTTP/2 header list.
     H2_HEADER_LIST_BYTES_MAX: u32 = 65_536;
     /// Remotely reset HTTP/2 streams not yet handled (rapid reset).
@@ -199,6 +201,10 @@ bounds! {
     TOKEN_CACHE_ENTRIES_MAX: usize = 1_024;
     /// Size of all verified tokens remembered.
     TOKEN_CACHE_BYTES_MAX: usize = 4 * MIB;
+    /// Bad tokens one peer may present within a second before it is refused unverified.
+    TOKEN_FAILURES_PER_S_MAX: u32 = 20;
+    /// All verified headers an app gets, names and values.
+    VERIFIED_HEADERS_BYTES_MAX: usize = 2 * KIB;
     /// How long a verified token is remembered.
     TOKEN_CACHE_AGE_MS_MAX: u64 = 60_000;
     /// Open inbound requests whose context onward calls can find (process).

@@ -1,2 +1,46 @@
-//! Placeholder while the composition root is written.
-fn main() {}
+//! `countersign-proxy`: the data path as a process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use countersign_proxy::app;
+use countersign_proxy::{refusal, telemetry};
+
+const HELP: &str = "\
+countersign-proxy: a mutual TLS sidecar and gateway that carries signed request context
+
+Usage:
+  countersign-proxy --config FILE    run with this ProxyConfig
+  countersign-proxy --version
+  countersign-proxy docs refusals|metrics    print a generated reference
+
+Signals: SIGTERM and SIGINT drain and exit 0, SIGHUP reads the documents again.
+Exit codes: 0 ended as asked, 1 failed while running, 2 usage or invalid configuration.
+Environment: docs/environment.md.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["--config" | "-c", file] => app::run(&PathBuf::from(file)),
+        ["--version" | "-V"] => {
+            print(&format!("countersign-proxy {}\n", env!("CARGO_PKG_VERSION")))
+        }
+        ["--help" | "-h" | "help"] => print(HELP),
+        ["docs", "refusals"] => print(&refusal::render_docs()),
+        ["docs", "metrics"] => print(&telemetry::names::render_docs()),
+        _ => {
+            eprint!("{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

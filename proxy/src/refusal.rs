@@ -1,1 +1,260 @@
-//! Being written.
+//! The one table of every way this proxy says no.
+//!
+//! A refusal has a stable reason (metric label, audit field, `countersign why`), an HTTP status, a
+//! gRPC status and a coarse title for the caller. The fine reason never goes on the wire: it is in
+//! the audit record and in `why`. Every `VerifyError` of `ctxtoken` maps into this table.
+//! Sources: `docs/refusals.md` is generated from here; RFC 9457 (problem details), RFC 9110 §15.
+
+use countersign_ctxtoken::VerifyError;
+
+/// The faces of one refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Stable name: metric label, audit `reason`, key of `docs/refusals.md`.
+    pub reason: &'static str,
+    /// HTTP status code.
+    pub http: u16,
+    /// gRPC status code.
+    pub grpc: u8,
+    /// Coarse class told to the caller.
+    pub title: &'static str,
+    /// When it happens, for the generated reference.
+    pub when: &'static str,
+    /// Which direction can produce it.
+    pub by: &'static str,
+}
+
+macro_rules! refusals {
+    ($($variant:ident => $reason:literal, $http:literal, $grpc:literal, $title:literal, $by:literal, $when:literal;)*) => {
+        /// A way to say no. Closed: a new one must be given its row here.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Refusal {
+            $(#[doc = $when] $variant,)*
+        }
+
+        impl Refusal {
+            /// Every refusal, in table order.
+            pub const ALL: &'static [Refusal] = &[$(Refusal::$variant,)*];
+
+            /// The faces of this refusal.
+            pub const fn row(self) -> Row {
+                match self {
+                    $(Refusal::$variant => Row {
+                        reason: $reason, http: $http, grpc: $grpc, title: $title, when: $when, by: $by,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+refusals! {
+    AppFailed => "app_failed", 502, 14, "upstream_failed", "inbound", "The app closed the connection or answered something that is not HTTP.";
+    AppNotListening => "app_not_listening", 503, 14, "unavailable", "inbound", "Nothing accepted a connection at the app's address in time.";
+    AppTimeout => "app_timeout", 504, 4, "timeout", "inbound", "The app sent no response head in time.";
+    AudienceWrong => "audience_wrong", 401, 16, "invalid_token", "inbound", "The token is for another trust domain.";
+    AuditUnavailable => "audit_unavailable", 503, 14, "unavailable", "all", "The audit queue is full and the mesh demands a record (`onFull: refuse`).";
+    BodyTooLarge => "body_too_large", 413, 8, "too_large", "gateway", "The declared body is longer than the limit.";
+    ClaimInvalid => "claim_invalid", 401, 16, "invalid_token", "inbound", "A claim is missing, of the wrong type or out of bounds.";
+    ClientAddressInvalid => "client_address_invalid", 400, 3, "bad_request", "gateway", "The forwarded client address from a trusted proxy cannot be read.";
+    ConnectUnsupported => "connect_unsupported", 405, 12, "unsupported", "all", "CONNECT is not allowed here.";
+    ConstraintViolated => "constraint_violated", 401, 16, "invalid_token", "inbound", "The issuer said something its allow-list entry does not permit.";
+    ContextTooLarge => "context_too_large", 500, 13, "internal", "all", "The token or the verified headers would be larger than their limit.";
+    CustodyBroken => "custody_broken", 401, 16, "invalid_token", "inbound", "The peer is not a workload this token was handed to.";
+    DestinationUnknown => "destination_unknown", 404, 12, "unknown_destination", "outbound", "No Destination document knows the host the app called.";
+    HeaderForbidden => "header_forbidden", 400, 3, "bad_request", "all", "`Connection` names one of our reserved headers.";
+    HostInvalid => "host_invalid", 400, 3, "bad_request", "all", "The host is missing, repeated, malformed or differs from `:authority`.";
+    IdentityUnavailable => "identity_unavailable", 503, 14, "unavailable", "outbound, gateway", "This proxy has no valid certificate of its own.";
+    IssuerNotAllowed => "issuer_not_allowed", 401, 16, "invalid_token", "inbound", "The signer is not in the mesh's issuer allow-list.";
+    JustificationInvalid => "justification_invalid", 400, 3, "bad_request", "gateway", "The justification header does not fit a configured kind.";
+    KeyUnknown => "key_unknown", 401, 16, "invalid_token", "inbound", "The signing key or certificate is not one the issuer may use.";
+    KeysUnavailable => "keys_unavailable", 503, 14, "unavailable", "inbound", "A listed issuer has no usable key set loaded.";
+    LoopDetected => "loop_detected", 508, 8, "loop", "outbound", "The call would reach one of this proxy's own listeners.";
+    MintRuleMissing => "mint_rule_missing", 403, 7, "denied", "gateway", "No mint rule covers this request, so no context is made for it.";
+    Overloaded => "overloaded", 503, 14, "overloaded", "all", "Too many requests are in flight.";
+    PathNotCanonical => "path_not_canonical", 400, 3, "bad_request", "all", "The request target has more than one reading.";
+    PeerUnauthenticated => "peer_unauthenticated", 403, 7, "denied", "inbound", "The caller speaks plaintext and no rule admits unauthenticated callers.";
+    PolicyDenied => "policy_denied", 403, 7, "denied", "inbound", "No rule allows the request, or a deny rule forbids it.";
+    PresenterRefused => "presenter_refused", 403, 7, "denied", "inbound", "This peer may not present a context token here.";
+    RateLimited => "rate_limited", 429, 8, "rate_limited", "inbound", "The peer presented too many bad tokens.";
+    RequestMalformed => "request_malformed", 400, 3, "bad_request", "all", "The request breaks HTTP's grammar or framing rules.";
+    RequestTimeout => "request_timeout", 408, 4, "timeout", "all", "The request head did not arrive in time.";
+    RouteUnknown => "route_unknown", 404, 12, "not_found", "gateway", "No route covers this host and path.";
+    ServerIdentityUnexpected => "server_identity_unexpected", 502, 14, "upstream_failed", "outbound, gateway", "The server answered with an identity other than the destination's.";
+    SignatureInvalid => "signature_invalid", 401, 16, "invalid_token", "inbound", "The token's signature does not verify.";
+    TokenDuplicated => "token_duplicated", 400, 3, "bad_request", "inbound", "More than one context token was presented.";
+    TokenExpired => "token_expired", 401, 16, "expired_token", "inbound", "The token ended.";
+    TokenMalformed => "token_malformed", 400, 3, "bad_request", "inbound", "The token is not a compact JWS of our profile.";
+    TokenMissing => "token_missing", 401, 16, "missing_token", "inbound", "A rule that would allow needs a context and none came.";
+    TokenTooLarge => "token_too_large", 431, 8, "too_large", "inbound", "The token is longer than the limit.";
+    UpgradeUnsupported => "upgrade_unsupported", 501, 12, "unsupported", "all", "Protocol upgrades are not carried yet.";
+    UpstreamFailed => "upstream_failed", 502, 14, "upstream_failed", "outbound, gateway", "The connection to the destination failed before a response.";
+    UpstreamTimeout => "upstream_timeout", 504, 4, "timeout", "outbound, gateway", "The destination sent no response head in time.";
+    UpstreamUnreachable => "upstream_unreachable", 503, 14, "unavailable", "outbound, gateway", "No endpoint of the destination could be connected to.";
+    UriTooLong => "uri_too_long", 414, 8, "too_large", "all", "The request target is longer than the limit.";
+    UserKeysUnavailable => "user_keys_unavailable", 503, 14, "unavailable", "gateway", "The identity provider's keys are not loaded or too old.";
+    UserTokenExpired => "user_token_expired", 401, 16, "expired_token", "gateway", "The end user's bearer token ended.";
+    UserTokenInvalid => "user_token_invalid", 401, 16, "invalid_token", "gateway", "The end user's bearer token does not verify.";
+    UserTokenMalformed => "user_token_malformed", 400, 3, "bad_request", "gateway", "The Authorization header is not one bearer token.";
+    UserTokenMissing => "user_token_missing", 401, 16, "missing_token", "gateway", "The route needs a user and the request has no bearer token.";
+}
+
+/// Reasons the design names whose features come later; listed in the reference, produced nowhere.
+pub const LATER: &[(&str, &str)] = &[
+    ("hops_cert_unknown", "Context: hop records"),
+    ("hops_malformed", "Context: hop records"),
+    ("hops_too_large", "Context: hop records"),
+    ("hops_too_many", "Context: hop records"),
+    ("parameter_mismatch", "Context: parameter binding"),
+    ("token_replayed", "Context: single-use routes"),
+    ("token_revoked", "Identity: revocation"),
+    ("undetectable", "Interception: protocol detection"),
+];
+
+/// The file of the pipeline that refused. Its name is the audit field `stage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Connection and message level.
+    Accept,
+    /// Gateway: client address, justification.
+    Capture,
+    /// Gateway: end user.
+    Identify,
+    /// Gateway: context token.
+    Mint,
+    /// Token verification, or finding the context of an onward call.
+    Context,
+    /// Finding the destination.
+    Discover,
+    /// Policy.
+    Decide,
+    /// Headers for the app.
+    Enrich,
+    /// The mTLS connection to the callee.
+    Encrypt,
+    /// The exchange with the app or callee.
+    Forward,
+}
+
+impl Stage {
+    /// The stage's file name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stage::Accept => "accept",
+            Stage::Capture => "capture",
+            Stage::Identify => "identify",
+            Stage::Mint => "mint",
+            Stage::Context => "context",
+            Stage::Discover => "discover",
+            Stage::Decide => "decide",
+            Stage::Enrich => "enrich",
+            Stage::Encrypt => "encrypt",
+            Stage::Forward => "forward",
+        }
+    }
+}
+
+/// A refusal that happened: which, where, and what was seen (never a secret).
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Which refusal.
+    pub refusal: Refusal,
+    /// The stage that said no.
+    pub stage: Stage,
+    /// Sub-reason for audit and metrics, such as `no_match`.
+    pub sub: Option<&'static str>,
+    /// What was seen, for operators; never the secret itself.
+    pub detail: String,
+}
+
+impl Refused {
+    /// A refusal with what was seen.
+    pub fn new(refusal: Refusal, stage: Stage, detail: impl Into<String>) -> Refused {
+        Refused { refusal, stage, sub: None, detail: detail.into() }
+    }
+
+    /// Adds the sub-reason.
+    #[must_use]
+    pub fn sub(mut self, sub: &'static str) -> Refused {
+        self.sub = Some(sub);
+        self
+    }
+
+    /// `reason` or `reason/sub`, as audit and `why` print it.
+    pub fn reason(&self) -> String {
+        match self.sub {
+            Some(sub) => format!("{}/{sub}", self.refusal.row().reason),
+            None => self.refusal.row().reason.to_owned(),
+        }
+    }
+}
+
+/// Which refusal a verification error is. Exhaustive by name, so a new error visits this table.
+pub fn of_verify_error(error: &VerifyError) -> Refusal {
+    let reason = error.reason();
+    Refusal::ALL
+        .iter()
+        .copied()
+        .find(|refusal| refusal.row().reason == reason)
+        .unwrap_or(Refusal::ClaimInvalid)
+}
+
+/// `docs/refusals.md`.
+pub fn render_docs() -> String {
+    use std::fmt::Write as _;
+    let mut out = String::from(
+        "# Refusals\n\nGenerated from `proxy/src/refusal.rs` by `cargo xtask docs`; do not edit.\n\n\
+         A caller gets the HTTP or gRPC status, the coarse title and `Countersign-Decision: <id>`. The \
+         reason is in the audit record, in `countersign_refusals_total{reason}` and in `countersign why <id>`.\n\n\
+         | reason | HTTP | gRPC | title | by | when |\n|---|---|---|---|---|---|\n",
+    );
+    for refusal in Refusal::ALL {
+        let row = refusal.row();
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {} | `{}` | {} | {} |",
+            row.reason, row.http, row.grpc, row.title, row.by, row.when
+        );
+    }
+    out.push_str(
+        "\n## Named by the design, not produced yet\n\n| reason | comes with |\n|---|---|\n",
+    );
+    for (reason, with) in LATER {
+        let _ = writeln!(out, "| `{reason}` | {with} |");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_unique_and_sorted() {
+        let reasons: Vec<_> = Refusal::ALL.iter().map(|r| r.row().reason).collect();
+        let mut sorted = reasons.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(reasons, sorted);
+    }
+
+    #[test]
+    fn statuses_follow_the_http_to_grpc_table() {
+        for refusal in Refusal::ALL {
+            let row = refusal.row();
+            let expected: &[u8] = match row.http {
+                400 => &[3],
+                401 => &[16],
+                403 => &[7],
+                404 | 405 | 501 => &[12],
+                408 | 504 => &[4],
+                413 | 414 | 429 | 431 | 508 => &[8],
+                500 => &[13],
+                502 | 503 => &[14],
+                other => panic!("{}: status {other} is not in the table", row.reason),
+            };
+            assert!(expected.contains(&row.grpc), "{}", row.reason);
+        }
+    }
+}

@@ -1,11 +1,18 @@
 //! The direction from the outside into the mesh.
+//!
+//! The stages, in order: `accept` (PROXY protocol, TLS), `capture` (client address, justification),
+//! `identify` (the end user), the callee is chosen and its connection made by the outbound stages,
+//! `mint` (the context token, for exactly that callee). [`serve`] is the whole order.
 
+pub mod accept;
 pub mod capture;
 pub mod identify;
 mod key_schedule;
+pub mod mint;
 pub mod provider_fetch;
 pub mod provider_keys;
 pub mod proxy_protocol;
+pub mod rules;
 mod strict_json;
 mod user_claims;
 pub mod user_keys;
@@ -13,3 +20,156 @@ mod user_token;
 
 #[cfg(test)]
 mod tests;
+
+use countersign_config::CorsPreflight;
+use countersign_policy::doc::{ContextPolicy, WhenMissing};
+use http::header::{AUTHORIZATION, HeaderValue, LOCATION};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
+use hyper::body::Incoming;
+
+use crate::gateway::accept::Connection;
+use crate::gateway::capture::{CaptureError, KindMatch};
+use crate::gateway::identify::{EndUser, IdentifyError};
+use crate::gateway::mint::Findings;
+use crate::gateway::rules::{GatewayRules, Route};
+use crate::http::body::ProxyBody;
+use crate::http::hygiene;
+use crate::http::request::Head;
+use crate::journal::Journal;
+use crate::live::Snapshot;
+use crate::outbound::encrypt;
+use crate::outbound::forward::{self, Outgoing};
+use crate::refusal::{Refusal, Refused, Stage};
+
+/// One request from outside, from the head to the response head.
+async fn serve(
+    conn: &Connection,
+    request: Request<Incoming>,
+    snap: &Snapshot,
+    journal: &mut Journal,
+) -> Result<Response<ProxyBody>, Refused> {
+    let now = journal.started;
+    let slot = conn.admit()?;
+    let (mut parts, body) = request.into_parts();
+    let Some(rules) = &snap.gateway else {
+        return Err(Refused::new(Refusal::RouteUnknown, Stage::Accept, "no gateway rules"));
+    };
+    let client =
+        capture::client_address(conn.peer(), conn.proxied(), &parts.headers, &rules.address);
+    let head = Head::gateway(&mut parts, snap, journal)?;
+    if conn.redirects() {
+        return redirect(&head);
+    }
+    let client = client.map_err(|error| of_capture(&error))?;
+    hygiene::set_forwarded(&mut parts.headers, client.ip, conn.scheme());
+    journal.client(&client);
+    let route = route(rules, &head)?;
+    let justification = stated(&rules.policy, &head)?;
+    let preflight = is_preflight(route, &parts);
+    let user = if preflight { None } else { identify(conn, rules, &parts.headers, journal)? };
+    parts.headers.remove(AUTHORIZATION);
+    let secured = encrypt::lease(conn.worker(), &route.destination, snap, journal).await?;
+    let findings = Findings { client, user, justification };
+    let token = if preflight {
+        None
+    } else {
+        let to = secured.peer.id();
+        let rule = mint::rule(rules, &parts.method, &head)?;
+        let minted = mint::token(conn, rules, rule, &head, &parts.method, &findings, to, now);
+        conn.worker().metrics.context_minted(
+            minted.as_ref().map_or_else(|refused| refused.refusal.row().reason, |_| "ok"),
+        );
+        let minted = minted?;
+        journal.minted(&minted);
+        Some(minted.header()?)
+    };
+    crate::inbound::enrich::set_target(&mut parts, &head)?;
+    let outgoing = Outgoing { parts, body, authority: head.authority, token, slot };
+    forward::to_callee(conn.worker(), secured, &route.destination, outgoing, journal).await
+}
+
+fn route<'r>(rules: &'r GatewayRules, head: &Head) -> Result<&'r Route, Refused> {
+    rules.route(&head.host, head.path.path()).ok_or_else(|| {
+        let detail = format!("no route for {}{}", head.host, head.path.path());
+        Refused::new(Refusal::RouteUnknown, Stage::Accept, detail)
+    })
+}
+
+/// A CORS preflight (Fetch §3.2.2) carries no credentials; it passes only where the route says so.
+fn is_preflight(route: &Route, parts: &request::Parts) -> bool {
+    route.cors_preflight == CorsPreflight::Pass
+        && parts.method == Method::OPTIONS
+        && parts.headers.contains_key("origin")
+        && parts.headers.contains_key("access-control-request-method")
+}
+
+fn identify(
+    conn: &Connection,
+    rules: &GatewayRules,
+    headers: &HeaderMap,
+    journal: &mut Journal,
+) -> Result<Option<EndUser>, Refused> {
+    let keys = conn.worker().shared.provider_keys.load();
+    let user = rules
+        .users
+        .identify(headers, &keys, journal.started)
+        .map_err(|error| of_identify(&error))?;
+    match (&user, rules.policy.when_missing) {
+        (None, WhenMissing::Refuse) => {
+            let detail = "the request carries no bearer token";
+            Err(Refused::new(Refusal::UserTokenMissing, Stage::Identify, detail))
+        }
+        (Some(_), _) | (None, WhenMissing::Anonymous) => Ok(user),
+    }
+}
+
+/// Reads the justification header; what does not fit a configured kind is refused, never guessed.
+fn stated(
+    policy: &ContextPolicy,
+    head: &Head,
+) -> Result<Option<capture::StatedJustification>, Refused> {
+    if policy.justification_kinds.is_empty() {
+        return Ok(None);
+    }
+    let fits = |kind: &str, reference: &str| match policy.justification_kinds.get(kind) {
+        None => KindMatch::UnknownKind,
+        Some(known) if known.pattern.matches(reference) => KindMatch::Fits,
+        Some(_) => KindMatch::Misfit,
+    };
+    capture::justification(&head.presented.justification, fits).map_err(|error| of_capture(&error))
+}
+
+/// Plain HTTP is answered with the HTTPS address and nothing else.
+fn redirect(head: &Head) -> Result<Response<ProxyBody>, Refused> {
+    let location = format!("https://{}{}", head.host, head.path.target());
+    let location = HeaderValue::from_str(&location).map_err(|_| {
+        Refused::new(Refusal::RequestMalformed, Stage::Accept, "the target cannot be redirected")
+    })?;
+    let mut response = Response::new(ProxyBody::Empty);
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+fn of_capture(error: &CaptureError) -> Refused {
+    let refusal = match error {
+        CaptureError::AddressMalformed | CaptureError::AddressesTooMany => {
+            Refusal::ClientAddressInvalid
+        }
+        CaptureError::JustificationKindUnknown
+        | CaptureError::JustificationMalformed
+        | CaptureError::JustificationRepeated => Refusal::JustificationInvalid,
+    };
+    Refused::new(refusal, Stage::Capture, error.to_string())
+}
+
+fn of_identify(error: &IdentifyError) -> Refused {
+    let refusal = match error.reason() {
+        "user_token_missing" => Refusal::UserTokenMissing,
+        "user_token_malformed" => Refusal::UserTokenMalformed,
+        "user_token_expired" => Refusal::UserTokenExpired,
+        "user_keys_unavailable" => Refusal::UserKeysUnavailable,
+        _ => Refusal::UserTokenInvalid,
+    };
+    Refused::new(refusal, Stage::Identify, error.to_string())
+}

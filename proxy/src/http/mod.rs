@@ -1,5 +1,9 @@
-//! HTTP hygiene shared by the three directions.
+//! HTTP shared by the three directions: head check, hygiene, translation, bodies, refusals.
 
+pub mod body;
 pub mod head;
 pub mod hygiene;
+pub mod problem;
+pub mod request;
+pub mod serve;
 pub mod translate;

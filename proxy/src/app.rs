@@ -1,0 +1,432 @@
+//! The composition root: builds every long-lived part and starts every thread.
+//!
+//! Order: configuration, ports checked, identity, policy, audit, workers; ports serve last.
+//! Shutdown is start-up reversed. Invariant: nothing serves before there is an identity, a trust
+//! bundle and a policy; a part that fails later leaves the last good state in force.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use countersign_certs_client::source::{self, workload_api};
+use countersign_certs_client::{CertSource, Certs, CertsHandle};
+use countersign_config::{
+    AuditSink as AuditTo, IdentitySource, Propagation as Configured, ProxyConfig, env,
+};
+use countersign_policy::Documents;
+use countersign_policy::doc::OnAuditFull;
+use countersign_workload_id::WorkloadId;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{AdminServer, Condition, Pages, Readiness, WhyRing};
+use crate::audit::{AuditConfig, AuditSink, AuditWriter, OnFull, Personal, Record, Target};
+use crate::clock::Now;
+use crate::context_index::{ContextIndex, Propagation};
+use crate::gateway;
+use crate::gateway::provider_fetch::Fetcher;
+use crate::gateway::provider_keys::ProviderKeys;
+use crate::inbound;
+use crate::intercept::listen;
+use crate::live::{Builder, Live};
+use crate::machine;
+use crate::outbound;
+use crate::random::Random;
+use crate::reload::Reload;
+use crate::telemetry::Metrics;
+use crate::telemetry::logs::{Format, Logs};
+use crate::telemetry::process::Lifecycle;
+use crate::tls::edge::EdgeTls;
+use crate::worker::{self, Shared, Sockets, Worker};
+
+/// How a run ended other than as asked.
+enum Failed {
+    /// The configuration cannot be used: exit code 2.
+    Invalid(String),
+    /// Something broke: exit code 1.
+    Broken(String),
+}
+
+/// Runs the proxy until a signal ends it.
+pub fn run(config: &Path) -> ExitCode {
+    match start(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Invalid(why)) => {
+            eprintln!("{}", why.trim_end());
+            ExitCode::from(2)
+        }
+        Err(Failed::Broken(why)) => {
+            eprintln!("{}", why.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(file: &Path) -> Result<(), Failed> {
+    let (config, documents) =
+        ProxyConfig::load(file).map_err(|problems| Failed::Invalid(problems.to_string()))?;
+    let format = Format::from_setting(env::COUNTERSIGN_LOG_FORMAT.get().as_deref());
+    let logs = Logs::start(env::COUNTERSIGN_LOG.get().as_deref(), format)
+        .map_err(|error| Failed::Invalid(error.to_string()))?;
+    for warning in &documents.warnings {
+        tracing::warn!(code = warning.code, "{warning}");
+    }
+    probe(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failed::Broken(format!("no runtime: {error}")))?;
+    let metrics = Metrics::new(Now::read());
+    metrics.attach_log_dropped(logs.dropped());
+    runtime.block_on(control(Arc::new(config), Arc::new(documents), metrics))
+}
+
+/// Every port once, without sharing: finds out what is taken before anything starts.
+fn probe(config: &ProxyConfig) -> Result<(), Failed> {
+    for (purpose, address) in config.own_addresses() {
+        listen::probe(address, purpose).map_err(|error| Failed::Invalid(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// The control thread: everything that is not a request.
+async fn control(
+    config: Arc<ProxyConfig>,
+    documents: Arc<Documents>,
+    metrics: Metrics,
+) -> Result<(), Failed> {
+    let broken = |error: std::io::Error| Failed::Broken(error.to_string());
+    let mut ends = Ends::new().map_err(broken)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(broken)?;
+    let readiness = Readiness::new();
+    let why = WhyRing::new();
+    metrics.process().lifecycle(Lifecycle::Starting);
+    serve_admin(
+        &config,
+        Pages {
+            ring: why.clone(),
+            readiness: readiness.clone(),
+            metrics: metrics.clone(),
+            personal: Personal::Clear,
+            status: Box::new(|| serde_json::json!({"mode": "explicit"})),
+        },
+    )
+    .await?;
+
+    let certs = certs_source(&config)?;
+    let Some(first) = first_identity(&certs, &readiness, &mut ends).await else { return Ok(()) };
+    let mut builder = Builder::new(Arc::clone(&config));
+    let snapshot =
+        builder.build(&documents, &first).map_err(|error| Failed::Invalid(error.to_string()))?;
+    readiness.met(Condition::Policy);
+    let self_id = first.identity.as_ref().map(|me| me.id.clone());
+    let self_id = self_id.ok_or_else(|| Failed::Broken("the identity vanished".to_owned()))?;
+    let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics)?;
+    let mut provider_keys = ProviderKeys::new(Fetcher::new());
+    if let Some(gateway) = &snapshot.gateway {
+        provider_keys.set_providers(&gateway.providers);
+    }
+    let shared = Shared {
+        config: Arc::clone(&config),
+        live: Arc::new(Live::new(snapshot)),
+        propagation: Propagation {
+            handle: config.propagation.contains(&Configured::Handle),
+            traceparent: config.propagation.contains(&Configured::Traceparent),
+        },
+        contexts: Arc::new(ContextIndex::default()),
+        audit: audit.clone(),
+        why,
+        provider_keys: provider_keys.reader(),
+        tag: tag(&self_id),
+        conns_per_worker_max: conns_per_worker(&config),
+        drain: CancellationToken::new(),
+    };
+    let edges = edge_listeners(&config)?;
+    let workers = start_workers(&shared, &metrics, &edges)?;
+    readiness.met(Condition::Listeners);
+    announce(&config, &self_id, &documents, workers.len());
+    let mut reload = Reload::new(
+        Arc::clone(&shared.live),
+        builder,
+        documents,
+        first,
+        readiness.clone(),
+        metrics.clone(),
+        audit.clone(),
+    );
+    let mut status = certs.status();
+    let mut updates = certs.certs();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = ends.terminate() => break,
+            () = shared.drain.cancelled() => break,
+            _ = hangup.recv() => reload.documents(&config, true),
+            Ok(()) = updates.changed() => {
+                let certs = Arc::clone(&updates.borrow_and_update());
+                reload.certs(certs);
+            }
+            Ok(()) = status.changed() => reload.identity_status(&status.borrow_and_update()),
+            _ = tick.tick() => {
+                reload.documents(&config, false);
+                refresh_edges(&edges);
+                shared.contexts.sweep(Now::read());
+                reload.provider_status(&shared.provider_keys.status());
+            }
+        }
+        if let Some(gateway) = reload.take_gateway_change() {
+            provider_keys.set_providers(&gateway.providers);
+        }
+    }
+    readiness.leaving("draining");
+    metrics.process().lifecycle(Lifecycle::Draining);
+    tracing::info!("draining");
+    shared.drain.cancel();
+    tokio::task::spawn_blocking(move || join(workers)).await.unwrap_or_default();
+    metrics.process().lifecycle(Lifecycle::Stopping);
+    provider_keys.stop().await;
+    audit.record(Record::control(
+        Now::read(),
+        "lifecycle".into(),
+        Some("draining".into()),
+        Some("stopped".into()),
+    ));
+    audit_writer.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn join(workers: Vec<JoinHandle<()>>) {
+    for worker in workers {
+        if worker.join().is_err() {
+            tracing::error!(code = "DP-05", "a worker ended with a panic");
+        }
+    }
+}
+
+/// The signals that end the process.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> std::io::Result<Ends> {
+        Ok(Ends {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn terminate(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves admin and metrics from now on, so that `/ready` can say what start-up waits for.
+async fn serve_admin(config: &ProxyConfig, pages: Pages) -> Result<(), Failed> {
+    let taken = |address, error| Failed::Invalid(format!("cannot listen on {address}: {error}"));
+    let server = AdminServer::new(pages);
+    if let Some(address) = config.admin {
+        let listener = TcpListener::bind(address).await.map_err(|error| taken(address, error))?;
+        let server = server.clone();
+        tokio::spawn(async move {
+            if let Err(error) = server.serve_admin(listener, std::future::pending()).await {
+                tracing::error!(code = "AD-01", %error, "the admin pages are not served");
+            }
+        });
+    }
+    if let Some(address) = config.metrics {
+        let listener = TcpListener::bind(address).await.map_err(|error| taken(address, error))?;
+        tokio::spawn(server.serve_metrics(listener, std::future::pending()));
+    }
+    Ok(())
+}
+
+fn certs_source(config: &ProxyConfig) -> Result<CertsHandle, Failed> {
+    let source = match &config.identity {
+        IdentitySource::WorkloadApi { socket } => {
+            CertSource::WorkloadApi { endpoint: workload_api::Endpoint::Unix(socket.clone()) }
+        }
+        IdentitySource::Files { certificate, key, bundle } => CertSource::Files {
+            certificate: certificate.clone(),
+            key: Some(key.clone()),
+            bundle: bundle.clone(),
+        },
+    };
+    let clock = Arc::new(|| Now::read().millis());
+    Ok(source::spawn(source, config.expected_id.clone(), clock))
+}
+
+/// Waits for the first good identity; `None` if a signal came first. Until then `/ready` says what
+/// the source is waiting for.
+async fn first_identity(
+    certs: &CertsHandle,
+    readiness: &Readiness,
+    ends: &mut Ends,
+) -> Option<Arc<Certs>> {
+    let mut updates = certs.certs();
+    let mut status = certs.status();
+    loop {
+        let current = Arc::clone(&updates.borrow_and_update());
+        if current.identity.is_some() && !current.bundles.is_empty() {
+            readiness.met(Condition::Identity);
+            readiness.met(Condition::Trust);
+            return Some(current);
+        }
+        let text = status.borrow_and_update().to_string();
+        readiness.missing(Condition::Identity, text.clone());
+        readiness.missing(Condition::Trust, text.clone());
+        tracing::info!(status = text, "waiting for an identity");
+        tokio::select! {
+            changed = updates.changed() => changed.ok()?,
+            changed = status.changed() => changed.ok()?,
+            () = ends.terminate() => return None,
+        }
+    }
+}
+
+fn start_audit(
+    config: &ProxyConfig,
+    documents: &Documents,
+    self_id: &WorkloadId,
+    metrics: &Metrics,
+) -> Result<(AuditSink, AuditWriter), Failed> {
+    let target = match &config.audit {
+        AuditTo::Stdout => Target::Stdout,
+        AuditTo::File(path) => Target::File(path.clone()),
+    };
+    let described = format!("{target:?}");
+    let mut audit = AuditConfig::new(target, Personal::Clear, self_id.clone());
+    audit.on_full = match documents.mesh.on_audit_full {
+        OnAuditFull::Gap => OnFull::Gap,
+        OnAuditFull::Refuse => OnFull::Refuse,
+    };
+    let (sink, writer) = AuditSink::start(audit, Now::read(), Random::new().bytes())
+        .map_err(|error| Failed::Invalid(format!("audit: cannot write to {described}: {error}")))?;
+    metrics.attach_audit(sink.stats());
+    Ok((sink, writer))
+}
+
+/// The 16 bits in decision ids that lead `why` to this proxy.
+fn tag(self_id: &WorkloadId) -> u16 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self_id.as_str().as_bytes());
+    match digest.as_ref() {
+        [high, low, ..] => u16::from_be_bytes([*high, *low]),
+        _ => 0,
+    }
+}
+
+fn worker_count(config: &ProxyConfig) -> usize {
+    let set = env::COUNTERSIGN_WORKERS.get().and_then(|text| text.parse().ok());
+    config.workers.or(set).unwrap_or_else(machine::workers).max(1)
+}
+
+fn conns_per_worker(config: &ProxyConfig) -> usize {
+    let nofile = machine::raise_nofile();
+    let all = config.limits.conns_max_in_force(machine::memory_limit(), nofile);
+    all.div_ceil(worker_count(config))
+}
+
+type Edges = Vec<Arc<gateway::accept::Listener>>;
+
+fn edge_listeners(config: &ProxyConfig) -> Result<Edges, Failed> {
+    let load = |listener: &countersign_config::GatewayListener| {
+        let tls = listener.tls.clone().map(EdgeTls::load).transpose();
+        let tls = tls.map_err(|error| Failed::Invalid(error.to_string()))?;
+        Ok(Arc::new(gateway::accept::Listener { config: listener.clone(), tls }))
+    };
+    config.gateway.iter().map(load).collect()
+}
+
+fn refresh_edges(edges: &Edges) {
+    for edge in edges {
+        let Some(tls) = &edge.tls else { continue };
+        match tls.refresh() {
+            Ok(true) => tracing::info!(listener = %edge.config.address, "new public certificate"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(code = "ED-01", %error, "public certificate not taken over");
+            }
+        }
+    }
+}
+
+fn start_workers(
+    shared: &Shared,
+    metrics: &Metrics,
+    edges: &Edges,
+) -> Result<Vec<JoinHandle<()>>, Failed> {
+    let mut threads = Vec::new();
+    for number in 0..worker_count(&shared.config) {
+        let sockets = sockets(&shared.config, edges)?;
+        let (shared, metrics) = (shared.clone(), metrics.clone());
+        let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+        let thread = thread.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    let worker = std::rc::Rc::new(Worker::new(shared, metrics.worker(number)));
+                    runtime.block_on(worker::run(worker, sockets));
+                }
+                Err(error) => {
+                    tracing::error!(code = "DP-06", %error, "a worker could not start");
+                    shared.drain.cancel();
+                }
+            }
+        });
+        threads.push(thread.map_err(|error| Failed::Broken(format!("no thread: {error}")))?);
+    }
+    Ok(threads)
+}
+
+fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
+    let bind = |address, purpose| {
+        listen::bind(address, purpose).map_err(|error| Failed::Invalid(error.to_string()))
+    };
+    let mut sockets = Sockets::default();
+    for listener in &config.inbound {
+        let port = listener.address.port();
+        let app = config.app_address(port).ok_or_else(|| {
+            Failed::Invalid(format!("no `app` entry for the inbound port {port}"))
+        })?;
+        let socket = bind(listener.address, "listeners.inbound")?;
+        let listener = inbound::accept::Listener { address: listener.address, port, app };
+        sockets.inbound.push((socket, listener));
+    }
+    for listener in &config.outbound {
+        let socket = bind(listener.address, "listeners.outbound")?;
+        let bound_to = listener.destination.as_ref().map(ToString::to_string);
+        let listener = outbound::accept::Listener { address: listener.address, bound_to };
+        sockets.outbound.push((socket, listener));
+    }
+    for edge in edges {
+        sockets.gateway.push((bind(edge.config.address, "listeners.gateway")?, Arc::clone(edge)));
+    }
+    Ok(sockets)
+}
+
+fn announce(config: &ProxyConfig, self_id: &WorkloadId, documents: &Documents, workers: usize) {
+    let policies: Vec<_> = documents
+        .access
+        .iter()
+        .map(|policy| format!("{}/{}", policy.namespace, policy.name))
+        .collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity = %self_id,
+        mode = "explicit",
+        workers,
+        policies = policies.join(","),
+        config = %config.file.display(),
+        "ready"
+    );
+}

@@ -1,0 +1,233 @@
+//! A connection from outside: PROXY protocol where it is demanded, TLS where it is configured,
+//! then HTTP.
+//!
+//! Invariant: a PROXY header is read only from the configured balancers, and from them it is
+//! mandatory; nobody else can state an address this way.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_config::{GatewayListener, limits};
+use countersign_workload_id::WorkloadId;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::audit::DecisionId;
+use crate::clock::Now;
+use crate::gateway::proxy_protocol::{self, Parsed, PpVersion};
+use crate::gateway::rules::GatewayRules;
+use crate::http::body::ProxyBody;
+use crate::http::head::{HeadError, HeadLimits};
+use crate::http::serve::{self, Ending, Exchange};
+use crate::inbound::accept::connection_age;
+use crate::intercept::detect::Version;
+use crate::intercept::prefixed::{Prefixed, read_version};
+use crate::journal::Journal;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::telemetry::{Direction, OpenConnection, PeerSeries};
+use crate::tls::edge::EdgeTls;
+use crate::tls::verify::handshake_reason;
+use crate::worker::{InFlight, Worker};
+
+/// A public listener.
+pub struct Listener {
+    /// Its configuration.
+    pub config: GatewayListener,
+    /// Its certificate, read again when the files change; `None` for plain HTTP.
+    pub tls: Option<EdgeTls>,
+}
+
+/// One connection from outside.
+pub struct Connection {
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    peer: IpAddr,
+    proxied: Option<(IpAddr, PpVersion)>,
+    sni: Option<String>,
+    series: PeerSeries,
+    _open: OpenConnection,
+}
+
+/// Serves one accepted connection to its end.
+pub async fn connection(
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    mut stream: TcpStream,
+    from: SocketAddr,
+) {
+    let peer = from.ip().to_canonical();
+    let (seen, proxied) = if trusted_balancer(&listener, peer) {
+        let deadline = Duration::from_millis(limits::DETECT_MS_MAX);
+        match tokio::time::timeout(deadline, read_proxy_header(&mut stream)).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(why)) => return refused_connection(&worker, from, &why),
+            Err(_) => return refused_connection(&worker, from, "no PROXY header in time"),
+        }
+    } else {
+        (Vec::new(), None)
+    };
+    let conn = |sni| {
+        let series = worker.metrics.no_peer();
+        let open = worker.metrics.connection(Direction::Gateway);
+        let (worker, listener) = (Rc::clone(&worker), Arc::clone(&listener));
+        Rc::new(Connection { worker, listener, peer, proxied, sni, series, _open: open })
+    };
+    let Some(tls) = &listener.tls else {
+        return plain(conn(None), seen, stream).await;
+    };
+    let stream = Prefixed::new(seen.into(), stream);
+    let handshake = TlsAcceptor::from(tls.current()).accept(stream);
+    let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
+    match tokio::time::timeout(deadline, handshake).await {
+        Ok(Ok(stream)) => {
+            worker.metrics.handshake(Direction::Gateway, "ok");
+            let (_, session) = stream.get_ref();
+            let sni = session.server_name().unwrap_or_default().to_owned();
+            let h2 = session.alpn_protocol() == Some(b"h2");
+            let version = if h2 { Version::Http2 } else { Version::Http1 };
+            http(conn(Some(sni)), version, Bytes::new(), stream).await;
+        }
+        Ok(Err(error)) => {
+            worker.metrics.handshake(Direction::Gateway, handshake_reason(&error));
+            tracing::debug!(%from, %error, "public handshake failed");
+        }
+        Err(_) => worker.metrics.handshake(Direction::Gateway, "timeout"),
+    }
+}
+
+fn trusted_balancer(listener: &Listener, peer: IpAddr) -> bool {
+    listener.config.proxy_protocol_from.iter().any(|net| net.contains(&peer))
+}
+
+fn refused_connection(worker: &Worker, from: SocketAddr, why: &str) {
+    worker.metrics.refusal(Direction::Gateway, Refusal::ClientAddressInvalid.row().reason);
+    tracing::info!(%from, why, "connection refused: PROXY protocol");
+}
+
+type ProxyHeader = (Vec<u8>, Option<(IpAddr, PpVersion)>);
+
+/// Reads the PROXY header; what follows it comes back with the address.
+async fn read_proxy_header(stream: &mut TcpStream) -> Result<ProxyHeader, String> {
+    let mut seen = Vec::with_capacity(256);
+    loop {
+        match proxy_protocol::parse(&seen) {
+            Ok(Parsed::Done(header)) => {
+                let rest = seen.split_off(header.consumed.min(seen.len()));
+                let address =
+                    header.source.map(|source| (source.ip().to_canonical(), header.version));
+                return Ok((rest, address));
+            }
+            Ok(Parsed::NeedMore) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        match stream.read_buf(&mut seen).await {
+            Ok(0) => return Err("the connection ended inside the PROXY header".to_owned()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+async fn plain(conn: Rc<Connection>, seen: Vec<u8>, mut stream: TcpStream) {
+    let deadline = Duration::from_millis(limits::H1_HEAD_MS_MAX);
+    let read = tokio::time::timeout(deadline, read_version(&mut stream, seen)).await;
+    let Ok(Ok((version, seen))) = read else { return };
+    http(conn, version, seen, stream).await;
+}
+
+async fn http<IO>(conn: Rc<Connection>, version: Version, seen: Bytes, io: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let ending = Ending {
+        drain: conn.worker.shared.drain.clone(),
+        not_after: None,
+        age: connection_age(&conn.worker),
+    };
+    match version {
+        Version::Http2 => serve::http2(Prefixed::new(seen, io), conn, &ending).await,
+        Version::Http1 | Version::NeedMore => serve::http1(io, seen, conn, &ending).await,
+    }
+}
+
+impl Connection {
+    /// The worker that serves this connection.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Whether this listener only sends clients to HTTPS.
+    pub fn redirects(&self) -> bool {
+        self.listener.config.redirect_to_https
+    }
+
+    /// `https` or `http`, as the client spoke.
+    pub fn scheme(&self) -> &'static str {
+        if self.sni.is_some() { "https" } else { "http" }
+    }
+
+    /// The server name of the TLS connection; `None` for plain HTTP, empty if none was sent.
+    pub fn sni(&self) -> Option<&str> {
+        self.sni.as_deref()
+    }
+
+    /// The TCP peer.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// The address in the PROXY header.
+    pub fn proxied(&self) -> Option<(IpAddr, PpVersion)> {
+        self.proxied
+    }
+
+    /// Our own identity, as the workload where the request entered.
+    ///
+    /// # Errors
+    /// `identity_unavailable`.
+    pub fn identity_of(&self, rules: &GatewayRules) -> Result<WorkloadId, Refused> {
+        rules.minter.as_ref().map(|minter| minter.issuer().clone()).ok_or_else(|| {
+            Refused::new(Refusal::IdentityUnavailable, Stage::Mint, "no identity to mint with")
+        })
+    }
+
+    /// A place under the in-flight cap.
+    ///
+    /// # Errors
+    /// `overloaded` when there is none.
+    pub fn admit(&self) -> Result<InFlight, Refused> {
+        self.worker.admit().ok_or_else(|| {
+            Refused::new(Refusal::Overloaded, Stage::Accept, "too many requests in flight")
+        })
+    }
+}
+
+impl Exchange for Connection {
+    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
+        let snap = self.worker.snapshot();
+        let mut journal = Journal::start(&self.worker, Direction::Gateway, &request);
+        journal.at_port(self.listener.config.address.port());
+        let outcome = super::serve(&self, request, &snap, &mut journal).await;
+        journal.finish(&self.worker, &snap, &self.series, outcome)
+    }
+
+    fn next_id(&self) -> DecisionId {
+        self.worker.decision_id(Now::read())
+    }
+
+    fn head_refused(&self, error: HeadError, id: DecisionId) {
+        let mut journal = Journal::without_request(id, Direction::Gateway);
+        journal.at_port(self.listener.config.address.port());
+        journal.refuse_head(&self.worker, &self.worker.snapshot(), error);
+    }
+
+    fn head_limits(&self) -> HeadLimits {
+        HeadLimits::from(&self.worker.shared.config.limits)
+    }
+}

@@ -1,0 +1,204 @@
+//! Makes the context token of a request: what was captured and proven here, for the one workload
+//! whose connection it goes over.
+//!
+//! Invariant: `rctx.to` is the identity the callee proved on the connection that is used, `scope`
+//! comes from the mint rule, and nothing a client wrote enters unless a rule lists it and it was
+//! captured by a verified path.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_ctxtoken::{
+    ContextToken, IpSource, Justification, MintError, NewContext, Origin, Rctx, Subject, Tctx,
+    TlsFacts, TokenIds, UnixTime, txn_id,
+};
+use countersign_policy::doc::{MintRule, RctxKey, TctxKey};
+use countersign_policy::matching_mint_rule;
+use countersign_workload_id::WorkloadId;
+use http::{HeaderValue, Method};
+
+use crate::clock::Now;
+use crate::gateway::accept::Connection;
+use crate::gateway::capture::{ClientAddress, StatedJustification};
+use crate::gateway::identify::EndUser;
+use crate::gateway::rules::GatewayRules;
+use crate::http::request::Head;
+use crate::refusal::{Refusal, Refused, Stage};
+
+/// What the gateway found out about a request.
+pub struct Findings {
+    /// The client's address and where it was read.
+    pub client: ClientAddress,
+    /// The end user; `None` where anonymous requests are let in.
+    pub user: Option<EndUser>,
+    /// The stated justification.
+    pub justification: Option<StatedJustification>,
+}
+
+/// The rule of a request.
+///
+/// # Errors
+/// `mint_rule_missing`: nothing is minted for what no rule covers.
+pub fn rule<'r>(
+    rules: &'r GatewayRules,
+    method: &Method,
+    head: &Head,
+) -> Result<&'r MintRule, Refused> {
+    matching_mint_rule(&rules.policy, method.as_str(), &head.host, &head.path).ok_or_else(|| {
+        let detail = format!("no mint rule covers {method} {}", head.path.path());
+        Refused::new(Refusal::MintRuleMissing, Stage::Mint, detail)
+    })
+}
+
+/// A made token and what the record says of it.
+pub struct Minted {
+    /// The token.
+    pub token: ContextToken,
+    /// Its content.
+    pub context: NewContext,
+    /// Its transaction.
+    pub txn: String,
+    /// SHA-256 of the token's text.
+    pub sha256: [u8; 32],
+    /// Its own id, as in the claim.
+    pub jti: String,
+}
+
+impl Minted {
+    /// The token as a header value that HPACK never indexes and `Debug` never shows.
+    ///
+    /// # Errors
+    /// `context_too_large`, which a token that was just made never is.
+    pub fn header(self) -> Result<HeaderValue, Refused> {
+        let mut value = HeaderValue::try_from(self.token.into_exposed()).map_err(|_| {
+            Refused::new(Refusal::ContextTooLarge, Stage::Mint, "the token is no header value")
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+/// Makes the token for `to`.
+///
+/// # Errors
+/// `identity_unavailable` without a signer, `context_too_large`, `constraint_violated`.
+pub fn token(
+    conn: &Connection,
+    rules: &GatewayRules,
+    rule: &MintRule,
+    head: &Head,
+    method: &Method,
+    findings: &Findings,
+    to: &WorkloadId,
+    now: Now,
+) -> Result<Minted, Refused> {
+    let Some(minter) = &rules.minter else {
+        let why = rules.no_minter.clone().unwrap_or_default();
+        return Err(Refused::new(Refusal::IdentityUnavailable, Stage::Mint, why));
+    };
+    let origin = Origin::User;
+    let mut rctx = Rctx::new(origin, to.clone());
+    for key in &rule.rctx {
+        capture(&mut rctx, *key, conn, findings, now);
+    }
+    let mut tctx = Tctx::default();
+    for key in &rule.tctx {
+        match key {
+            TctxKey::Method => tctx.m = Some(method.as_str().to_owned()),
+            TctxKey::Authority => tctx.h = Some(head.host.to_string()),
+            TctxKey::Path => tctx.p = template(rule, head),
+        }
+    }
+    let context = NewContext {
+        sub: subject(findings.user.as_ref()),
+        scope: scope(rule, findings.user.as_ref())?,
+        req_wl: conn.identity_of(rules)?,
+        rctx,
+        tctx,
+        act: None,
+    };
+    let txn = txn_id(now.millis(), conn.worker().random());
+    let jti: [u8; 16] = conn.worker().random();
+    let ids = TokenIds { txn: txn.clone(), jti };
+    let token = minter
+        .mint(&context, ids, UnixTime(now.secs()), rules.ttl_s)
+        .map_err(|error| of_mint_error(&error))?;
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, token.expose().as_bytes()).as_ref());
+    Ok(Minted { token, context, txn, sha256, jti: URL_SAFE_NO_PAD.encode(jti) })
+}
+
+fn subject(user: Option<&EndUser>) -> Subject {
+    user.map_or(Subject::Anonymous, |user| user.subject().clone())
+}
+
+/// The path pattern of the rule that the request fits; never the path itself.
+fn template(rule: &MintRule, head: &Head) -> Option<String> {
+    let fits = rule.matcher.paths.iter().find(|pattern| pattern.matches_exactly(&head.path))?;
+    Some(fits.route().to_string())
+}
+
+/// The rule's scope, as far as the user's own token grants it.
+fn scope(rule: &MintRule, user: Option<&EndUser>) -> Result<Vec<String>, Refused> {
+    let granted = user.and_then(EndUser::granted_scopes);
+    let Some(granted) = granted else { return Ok(rule.scope.clone()) };
+    let scope: Vec<_> = rule.scope.iter().filter(|name| granted.contains(name)).cloned().collect();
+    if scope.is_empty() {
+        let detail = "the user's token grants none of the rule's scopes";
+        return Err(Refused::new(Refusal::MintRuleMissing, Stage::Mint, detail).sub("scope"));
+    }
+    Ok(scope)
+}
+
+fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings, now: Now) {
+    let user = findings.user.as_ref();
+    match key {
+        RctxKey::ReqIp => {
+            rctx.req_ip = Some(findings.client.ip);
+            rctx.ip_src = IpSource::parse(&findings.client.src.to_string());
+        }
+        RctxKey::Idp => rctx.idp = user.map(|user| user.provider().to_owned()),
+        RctxKey::ClientId => rctx.client_id = user.and_then(|u| u.client_id()).map(str::to_owned),
+        RctxKey::Acr => rctx.acr = user.and_then(|u| u.acr()).map(str::to_owned),
+        RctxKey::AuthTime => rctx.auth_time = user.and_then(|u| u.auth_time()).map(UnixTime),
+        RctxKey::Amr => {
+            rctx.amr = user.map(|u| u.amr().to_vec()).filter(|methods| !methods.is_empty());
+        }
+        RctxKey::Authn => {}
+        RctxKey::Acct => rctx.acct = user.and_then(|u| u.account()).map(str::to_owned),
+        RctxKey::Groups => rctx.groups = user.map(|user| user.groups().to_vec()),
+        RctxKey::Claims => {
+            rctx.claims = user.map(|u| u.claims().clone()).filter(|claims| !claims.is_empty());
+        }
+        RctxKey::Tls => {
+            rctx.tls = conn.sni().map(|sni| TlsFacts {
+                v: Some("1.3".to_owned()),
+                sni: (!sni.is_empty()).then(|| sni.to_owned()),
+                cert: None,
+            });
+        }
+        RctxKey::Just => {
+            rctx.just = findings.justification.as_ref().map(|stated| Justification {
+                kind: stated.kind.clone(),
+                reference: stated.reference.clone(),
+                by: None,
+                checked: false,
+                at: Some(UnixTime(now.secs())),
+                facts: None,
+            });
+        }
+    }
+}
+
+fn of_mint_error(error: &MintError) -> Refused {
+    let refusal = match error {
+        MintError::TooLarge { .. } | MintError::Context(_) => Refusal::ContextTooLarge,
+        MintError::ConstraintViolated(_) => Refusal::ConstraintViolated,
+        MintError::ChainUnusable(_)
+        | MintError::KeyNameInvalid
+        | MintError::Sign(_)
+        | MintError::SignerExpired
+        | MintError::TtlInvalid { .. } => Refusal::IdentityUnavailable,
+    };
+    Refused::new(refusal, Stage::Mint, error.to_string())
+}

@@ -1,0 +1,195 @@
+//! What this gateway does, resolved from its documents: routes, capture, users, minting.
+//!
+//! Invariant: only a process whose `ProxyConfig` has gateway listeners gets these, and only an
+//! identity on the mesh's issuer list gets a minter.
+
+use std::sync::Arc;
+
+use countersign_certs_client::{Certs, Identity};
+use countersign_config::{CorsPreflight, ProxyConfig};
+use countersign_ctxtoken::{Algorithm, KeyRef, Minter, SignError, TokenSigner, UnixTime};
+use countersign_policy::doc::{ClientAddressFrom, ContextPolicy};
+use countersign_policy::{Documents, Workload};
+
+use crate::gateway::capture::{AddressFrom, AddressRules};
+use crate::gateway::identify::UserVerifier;
+use crate::gateway::provider_keys::Provider;
+use crate::outbound::discover::{Destination, Destinations};
+
+/// A route to a destination.
+pub struct Route {
+    host: Option<String>,
+    prefix: String,
+    /// Where it leads.
+    pub destination: Arc<Destination>,
+    /// Whether a CORS preflight passes without credentials.
+    pub cors_preflight: CorsPreflight,
+}
+
+/// What this gateway does.
+pub struct GatewayRules {
+    /// Capture, user and mint rules of the document.
+    pub policy: Arc<ContextPolicy>,
+    /// How the client's address is found.
+    pub address: AddressRules,
+    /// Verifies end users' tokens.
+    pub users: UserVerifier,
+    /// All identity providers of the documents, for the key tasks.
+    pub providers: Vec<Arc<Provider>>,
+    /// Makes context tokens; `None` while there is no identity, or it is no listed issuer.
+    pub minter: Option<Minter>,
+    /// Why there is no minter, for readiness.
+    pub no_minter: Option<String>,
+    /// Life of a token, seconds.
+    pub ttl_s: u64,
+    routes: Vec<Route>,
+}
+
+impl GatewayRules {
+    /// Resolves the documents for this process; `None` if it is no gateway.
+    ///
+    /// # Errors
+    /// A sentence naming what is missing.
+    pub fn build(
+        documents: &Documents,
+        workload: &Workload,
+        config: &ProxyConfig,
+        certs: &Certs,
+        destinations: &Destinations,
+    ) -> Result<Option<GatewayRules>, String> {
+        if config.gateway.is_empty() {
+            return Ok(None);
+        }
+        let policy = select(documents, workload)?;
+        let providers: Vec<Arc<Provider>> =
+            documents.providers.iter().map(|named| Arc::new(named.clone())).collect();
+        let listed = |provider: &&Arc<Provider>| policy.user_providers.contains(&provider.name);
+        let users = UserVerifier::new(providers.iter().filter(listed).cloned());
+        let (minter, no_minter) = match minter(documents, certs) {
+            Ok(minter) => (Some(minter), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(Some(GatewayRules {
+            address: address_rules(&policy),
+            ttl_s: documents.mesh.context_ttl_s,
+            routes: routes(config, destinations)?,
+            policy: Arc::new(policy),
+            users,
+            providers,
+            minter,
+            no_minter,
+        }))
+    }
+
+    /// The route of a canonical host and path: the longest prefix wins, a named host before none.
+    pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
+        self.routes
+            .iter()
+            .filter(|route| route.host.as_deref().is_none_or(|wanted| wanted == host))
+            .filter(|route| covers(&route.prefix, path))
+            .max_by_key(|route| (route.host.is_some(), route.prefix.len()))
+    }
+}
+
+/// Whether a prefix covers a path at a segment boundary.
+fn covers(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+}
+
+fn select(documents: &Documents, workload: &Workload) -> Result<ContextPolicy, String> {
+    let mut fitting = documents.gateways.iter().filter(|named| {
+        named.namespace == workload.namespace && named.spec.selector.selects(&workload.labels)
+    });
+    match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Ok(only.spec.clone()),
+        (None, _) => Err(format!(
+            "no ContextPolicy (or `gateways` entry of MeshConfig) selects this gateway: namespace \
+             `{}`, labels {:?}",
+            workload.namespace, workload.labels
+        )),
+        (Some(one), Some(two)) => Err(format!(
+            "two ContextPolicies select this gateway: {}/{} and {}/{}",
+            one.namespace, one.name, two.namespace, two.name
+        )),
+    }
+}
+
+fn routes(config: &ProxyConfig, destinations: &Destinations) -> Result<Vec<Route>, String> {
+    let resolve = |route: &countersign_config::Route| {
+        let name = route.destination.to_string();
+        let destination = destinations.by_name(&name, None).ok_or_else(|| {
+            format!("gateway route {} leads to no Destination {name}", route.prefix)
+        })?;
+        Ok(Route {
+            host: route.host.clone(),
+            prefix: route.prefix.clone(),
+            destination: Arc::clone(destination),
+            cors_preflight: route.cors_preflight,
+        })
+    };
+    config.routes.iter().map(resolve).collect()
+}
+
+fn address_rules(policy: &ContextPolicy) -> AddressRules {
+    AddressRules {
+        trusted_hops: policy.client_address.trusted_hops,
+        trusted_proxies: policy.client_address.trusted_proxies.clone(),
+        from: match policy.client_address.from {
+            ClientAddressFrom::XForwardedFor => AddressFrom::XForwardedFor,
+            ClientAddressFrom::Forwarded => AddressFrom::Forwarded,
+            ClientAddressFrom::ProxyProtocol => AddressFrom::ProxyProtocol,
+            ClientAddressFrom::Peer => AddressFrom::Peer,
+        },
+    }
+}
+
+fn minter(documents: &Documents, certs: &Certs) -> Result<Minter, String> {
+    let identity = certs.identity.as_ref().ok_or("this gateway has no identity yet")?;
+    let issuer =
+        documents.mesh.issuers.iter().find(|issuer| issuer.id == identity.id).ok_or_else(|| {
+            format!(
+                "{} is not in MeshConfig `context.issuers`, so nobody would accept its tokens",
+                identity.id
+            )
+        })?;
+    let constraints = crate::trust::constraints(issuer)?;
+    let chain = identity.chain_der.iter().map(|certificate| certificate.to_vec()).collect();
+    let signer: Arc<dyn TokenSigner> = Arc::new(IdentityKey(Arc::clone(identity)));
+    Minter::new(
+        identity.id.clone(),
+        documents.mesh.trust_domain.clone(),
+        constraints,
+        KeyRef::X5c(chain),
+        signer,
+        Some(UnixTime(identity.not_after)),
+        &crate::live::token_limits(),
+    )
+    .map_err(|error| error.to_string())
+}
+
+/// Signs tokens with the key of the identity in force.
+struct IdentityKey(Arc<Identity>);
+
+impl TokenSigner for IdentityKey {
+    fn algorithm(&self) -> Algorithm {
+        self.0.key.algorithm()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        self.0.key.sign(message)
+    }
+}
+
+#[cfg(test)]
+mod routes_tests {
+    use super::covers;
+
+    #[test]
+    fn prefixes_end_at_segments() {
+        assert!(covers("/", "/anything"));
+        assert!(covers("/v1/users", "/v1/users"));
+        assert!(covers("/v1/users", "/v1/users/42"));
+        assert!(!covers("/v1/users", "/v1/users-admin"));
+    }
+}

@@ -1,0 +1,136 @@
+//! A request head after hygiene: one authority, one canonical path, reserved fields set apart.
+//!
+//! Invariant: what policy sees and what is forwarded are the same canonical form; a head with more
+//! than one reading never gets this far.
+
+use std::sync::Arc;
+
+use countersign_policy::host::canonical_host;
+use countersign_policy::path::{CanonicalPath, PathError};
+use http::uri::Authority;
+use http::{Method, Uri, request};
+
+use crate::http::hygiene::{self, CleanRequest, HopByHop, HygieneError, Presented, Sender};
+use crate::inbound::accept::Connection;
+use crate::journal::Journal;
+use crate::live::Snapshot;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::telemetry::RemovedFrom;
+
+/// What the stages read of a request.
+pub struct Head {
+    /// The one authority, as sent.
+    pub authority: Authority,
+    /// Lower-case host without port: what policy compares.
+    pub host: Arc<str>,
+    /// The canonical path and query.
+    pub path: CanonicalPath,
+    /// Reserved fields the sender presented.
+    pub presented: Presented,
+    /// What the hop-by-hop fields said.
+    pub hop: HopByHop,
+    /// Whether the message is gRPC.
+    pub grpc: bool,
+}
+
+impl Head {
+    /// Cleans a request that reached the inbound side.
+    ///
+    /// # Errors
+    /// The refusal of whatever is ambiguous or forbidden.
+    pub fn inbound(
+        parts: &mut request::Parts,
+        conn: &Connection,
+        snap: &Snapshot,
+        journal: &mut Journal,
+    ) -> Result<Head, Refused> {
+        let sender =
+            if conn.peer().mesh().is_some() { Sender::Mesh } else { Sender::Unauthenticated };
+        let clean = hygiene::inbound_request(parts, sender).map_err(of_hygiene)?;
+        Head::of(parts, clean, snap, journal)
+    }
+
+    /// Cleans a request from outside the mesh.
+    ///
+    /// # Errors
+    /// The refusal of whatever is ambiguous or forbidden.
+    pub fn gateway(
+        parts: &mut request::Parts,
+        snap: &Snapshot,
+        journal: &mut Journal,
+    ) -> Result<Head, Refused> {
+        let clean = hygiene::gateway_request(parts).map_err(of_hygiene)?;
+        Head::of(parts, clean, snap, journal)
+    }
+
+    fn of(
+        parts: &mut request::Parts,
+        clean: CleanRequest,
+        snap: &Snapshot,
+        journal: &mut Journal,
+    ) -> Result<Head, Refused> {
+        let CleanRequest { authority, presented, hop } = clean;
+        journal.reserved_removed(RemovedFrom::Header, presented.dropped);
+        refuse_unsupported(parts, &hop)?;
+        let host = canonical_host(authority.as_str())
+            .map_err(|error| refused(Refusal::HostInvalid, error.to_string()))?;
+        let host: Arc<str> = host.into();
+        journal.host = Some(Arc::clone(&host));
+        let target = target_of(&parts.uri, &parts.method);
+        let path = CanonicalPath::parse(target, snap.documents.mesh.paths).map_err(of_path)?;
+        journal.path = Some(path.clone());
+        let grpc = hygiene::is_grpc(&parts.headers);
+        Ok(Head { authority, host, path, presented, hop, grpc })
+    }
+}
+
+/// CONNECT and upgrades are not carried yet; saying so beats forwarding half of one.
+pub fn refuse_unsupported(parts: &request::Parts, hop: &HopByHop) -> Result<(), Refused> {
+    if parts.method == Method::CONNECT {
+        return Err(refused(Refusal::ConnectUnsupported, "CONNECT"));
+    }
+    if let Some(upgrade) = &hop.upgrade {
+        let token = upgrade.to_str().unwrap_or("?").to_owned();
+        return Err(refused(Refusal::UpgradeUnsupported, format!("upgrade to {token}")));
+    }
+    Ok(())
+}
+
+/// The origin form of the target: hygiene has checked that an absolute form names the same host.
+fn target_of<'u>(uri: &'u Uri, method: &Method) -> &'u str {
+    match uri.path_and_query() {
+        Some(target) => target.as_str(),
+        None if method == Method::OPTIONS => "*",
+        None => "/",
+    }
+}
+
+fn refused(refusal: Refusal, detail: impl Into<String>) -> Refused {
+    Refused::new(refusal, Stage::Accept, detail)
+}
+
+/// Which refusal a hygiene error is.
+pub fn of_hygiene(error: HygieneError) -> Refused {
+    let refusal = match error {
+        HygieneError::HeaderForbidden => Refusal::HeaderForbidden,
+        HygieneError::TokenDuplicated => Refusal::TokenDuplicated,
+        HygieneError::AuthorityMismatch
+        | HygieneError::HostMalformed
+        | HygieneError::HostMissing
+        | HygieneError::HostRepeated
+        | HygieneError::UserinfoPresent => Refusal::HostInvalid,
+        HygieneError::LengthAmbiguous
+        | HygieneError::MethodCase
+        | HygieneError::SchemeUnsupported
+        | HygieneError::TrailersTooLarge => Refusal::RequestMalformed,
+    };
+    refused(refusal, error.to_string())
+}
+
+fn of_path(error: PathError) -> Refused {
+    let refusal = match error {
+        PathError::TooLong => Refusal::UriTooLong,
+        _ => Refusal::PathNotCanonical,
+    };
+    refused(refusal, error.to_string()).sub(error.reason())
+}

@@ -1,0 +1,167 @@
+//! Policy. The only place that makes a [`Permit`], from an allow of the compiled policy.
+//!
+//! Invariant: no error on the way here permits; a `Permit` names the rule that allowed and cannot
+//! be copied, so each forwarded request was decided on by itself.
+
+use countersign_ctxtoken::RequestContext;
+use countersign_policy::doc::{AuditLevel, ContextNeed};
+use countersign_policy::input::header_names_equal;
+use countersign_policy::{
+    Caller, ContextFacts, Decision, DenyReason, DeviceFacts, HeaderLookup, Input,
+    JustificationFacts, Outcome, Protocol, Request, SourceFacts, UserFacts,
+};
+use http::{HeaderMap, request};
+
+use crate::clock::Now;
+use crate::http::request::Head;
+use crate::inbound::accept::Connection;
+use crate::inbound::context::Context;
+use crate::journal::Journal;
+use crate::live::Snapshot;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::tls::peer::Peer;
+
+/// The right to forward one request. Not `Clone`.
+#[must_use]
+pub struct Permit {
+    decision: Decision,
+}
+
+impl Permit {
+    /// The decision behind it.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// Whether the app is to be told about the context.
+    pub fn context_need(&self) -> ContextNeed {
+        self.decision.context
+    }
+
+    /// How the request is recorded.
+    pub fn audit(&self) -> AuditLevel {
+        self.decision.audit
+    }
+}
+
+/// Decides on one request.
+///
+/// # Errors
+/// `policy_denied`, `token_missing`, or `peer_unauthenticated` for plaintext that no rule admits.
+pub fn authorize(
+    conn: &Connection,
+    head: &Head,
+    parts: &request::Parts,
+    ctx: &Context,
+    snap: &Snapshot,
+    now: Now,
+    journal: &mut Journal,
+) -> Result<Permit, Refused> {
+    let headers = Headers(&parts.headers);
+    let via = ctx.verified().and_then(|ctx| ctx.rctx.ip_src).map(|src| src.to_string());
+    let via = via.unwrap_or_default();
+    let input = input(conn, head, parts, &headers, ctx, &via, now);
+    let decision = snap.policy.decide(&input);
+    journal.decided(&decision, &input, snap, conn.worker());
+    match decision.outcome {
+        Outcome::Allow => Ok(Permit { decision }),
+        Outcome::Deny(reason) => Err(refuse(reason, conn.peer(), &decision)),
+    }
+}
+
+fn refuse(reason: DenyReason, peer: &Peer, decision: &Decision) -> Refused {
+    let closest = match &decision.rule {
+        Some(rule) => format!("{} (rule {})", reason.as_str(), rule.id()),
+        None => reason.as_str().to_owned(),
+    };
+    let refusal = match (reason, peer) {
+        (_, Peer::None(_)) => Refusal::PeerUnauthenticated,
+        (DenyReason::TokenMissing, Peer::Mesh(_)) => Refusal::TokenMissing,
+        (DenyReason::DenyRule | DenyReason::NoMatch | DenyReason::Unknown, Peer::Mesh(_)) => {
+            Refusal::PolicyDenied
+        }
+    };
+    let refused = Refused::new(refusal, Stage::Decide, closest);
+    if refusal == Refusal::PolicyDenied { refused.sub(reason.as_str()) } else { refused }
+}
+
+/// Maps what was proven into what policy reads.
+fn input<'a>(
+    conn: &'a Connection,
+    head: &'a Head,
+    parts: &'a request::Parts,
+    headers: &'a Headers<'a>,
+    ctx: &'a Context,
+    via: &'a str,
+    now: Now,
+) -> Input<'a> {
+    Input {
+        now_ms: i64::try_from(now.millis()).unwrap_or(i64::MAX),
+        port: conn.port(),
+        caller: match conn.peer() {
+            Peer::Mesh(peer) => Caller::Mesh(peer.id()),
+            Peer::None(why) => Caller::Unauthenticated(why.reason()),
+        },
+        peer_ip: Some(conn.captured().client().0.ip().to_canonical()),
+        request: Request {
+            method: parts.method.as_str(),
+            host: &head.host,
+            path: &head.path,
+            protocol: if head.grpc { Protocol::Grpc } else { Protocol::Http },
+            headers,
+        },
+        context: ctx.verified().map(|verified| facts(verified, via)),
+    }
+}
+
+/// Policy's view of a verified context.
+fn facts<'a>(ctx: &'a RequestContext, via: &'a str) -> ContextFacts<'a> {
+    let rctx = &ctx.rctx;
+    ContextFacts {
+        txn: &ctx.txn,
+        scope: &ctx.scope,
+        origin: rctx.origin.as_str(),
+        issued_at: ctx.iat.0,
+        expires_at: ctx.exp.0,
+        entry: &ctx.req_wl,
+        user: ctx.sub.user().map(|user| UserFacts {
+            id: user.id(),
+            provider: rctx.idp.as_deref(),
+            account: rctx.acct.as_deref(),
+            groups: rctx.groups.as_deref(),
+            auth_time: rctx.auth_time.map(|at| at.0),
+            amr: rctx.amr.as_deref().unwrap_or_default(),
+            acr: rctx.acr.as_deref(),
+            claims: rctx.claims.as_ref(),
+        }),
+        source: rctx.req_ip.map(|ip| SourceFacts { ip, via }),
+        device: rctx.dev.as_ref().map(|device| DeviceFacts {
+            id: Some(&device.id),
+            tier: device.tier.as_deref(),
+            managed: device.managed,
+            src: None,
+            at: device.at.map(|at| at.0),
+        }),
+        justification: rctx.just.as_ref().map(|just| JustificationFacts {
+            kind: &just.kind,
+            reference: &just.reference,
+            checked: just.checked,
+            at: just.at.map(|at| at.0),
+            facts: just.facts.as_ref(),
+        }),
+        acting: ctx.act.is_some(),
+    }
+}
+
+/// Header fields as policy looks them up: `_` reads as `-`, so that no spelling escapes a rule.
+struct Headers<'a>(&'a HeaderMap);
+
+impl HeaderLookup for Headers<'_> {
+    fn each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+        for (own, value) in self.0 {
+            if header_names_equal(own.as_str(), name) {
+                visit(value.as_bytes());
+            }
+        }
+    }
+}

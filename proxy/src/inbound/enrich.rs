@@ -1,0 +1,225 @@
+//! Gives the app its verified headers. Runs once per request, after `decide`.
+//!
+//! Invariant: every `Countersign-*` header the sender wrote is gone before ours are set (hygiene
+//! took them out), so what the app reads was written here. An absent header is a fact that was
+//! not established, never an empty value.
+
+use std::sync::Arc;
+
+use countersign_config::limits;
+use countersign_ctxtoken::{RequestContext, UserName, Verified};
+use countersign_policy::doc::ContextNeed;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, request};
+
+use crate::context_index::{Handle, Held, OpenContext, TraceId};
+use crate::http::body::Guards;
+use crate::http::hygiene;
+use crate::http::request::Head;
+use crate::http::translate::{self, Restored};
+use crate::inbound::accept::Connection;
+use crate::inbound::context::Context;
+use crate::inbound::decide::Permit;
+use crate::journal::Journal;
+use crate::live::Snapshot;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::tls::Alpn;
+use crate::tls::peer::Peer;
+
+const USER: HeaderName = HeaderName::from_static("countersign-user");
+const TXN: HeaderName = HeaderName::from_static("countersign-txn");
+const SCOPE: HeaderName = HeaderName::from_static("countersign-scope");
+const ORIGIN: HeaderName = HeaderName::from_static("countersign-origin");
+const CALLER: HeaderName = HeaderName::from_static("countersign-caller");
+const CONTEXT: HeaderName = HeaderName::from_static("countersign-context");
+const DECISION: HeaderName = HeaderName::from_static("countersign-decision");
+const SUBJECT: HeaderName = HeaderName::from_static("countersign-sub");
+const ENTRY: HeaderName = HeaderName::from_static("countersign-entry");
+const SOURCE_IP: HeaderName = HeaderName::from_static("countersign-source-ip");
+const GROUPS: HeaderName = HeaderName::from_static("countersign-groups");
+const DEVICE: HeaderName = HeaderName::from_static("countersign-device");
+const JUSTIFICATION: HeaderName = HeaderName::from_static("countersign-justification");
+const AUTH_TIME: HeaderName = HeaderName::from_static("countersign-auth-time");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// A head that is safe to show to the app. Made only here.
+pub struct Enriched {
+    parts: request::Parts,
+    speaks: Restored,
+    guards: Guards,
+}
+
+impl Enriched {
+    /// Takes the head apart for sending.
+    pub fn into_request<B>(self, body: B) -> (Request<B>, Restored, Guards) {
+        (Request::from_parts(self.parts, body), self.speaks, self.guards)
+    }
+}
+
+/// Rewrites the head for the app: canonical target, restored protocol, our headers.
+///
+/// # Errors
+/// `context_too_large` when the headers would exceed their limit; nothing is ever truncated.
+pub fn apply(
+    conn: &Connection,
+    mut parts: request::Parts,
+    head: &Head,
+    permit: &Permit,
+    ctx: &Context,
+    snap: &Snapshot,
+    journal: &mut Journal,
+) -> Result<Enriched, Refused> {
+    set_target(&mut parts, head)?;
+    let speaks = restore(conn, &mut parts, head)?;
+    let mut ours = HeaderMap::with_capacity(12);
+    if let Peer::Mesh(peer) = conn.peer() {
+        ours.insert(CALLER, hygiene::encode_value(peer.id().as_str()));
+    }
+    if let Ok(id) = HeaderValue::from_str(journal.id_text()) {
+        ours.insert(DECISION, id);
+    }
+    let mut guards = Guards::default();
+    let shown = ctx.verified().filter(|_| permit.context_need() != ContextNeed::None);
+    if let Some(verified) = shown {
+        describe(&mut ours, verified, &snap.documents.mesh.headers);
+        guards.context = open_context(conn, &mut parts, &mut ours, head, snap, verified);
+    }
+    let bytes: usize = ours.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > limits::VERIFIED_HEADERS_BYTES_MAX {
+        let detail = format!("{bytes} bytes of verified headers");
+        return Err(Refused::new(Refusal::ContextTooLarge, Stage::Enrich, detail));
+    }
+    parts.headers.extend(ours);
+    Ok(Enriched { parts, speaks, guards })
+}
+
+/// What is forwarded is what was decided on, byte for byte.
+pub(crate) fn set_target(parts: &mut request::Parts, head: &Head) -> Result<(), Refused> {
+    let malformed = |error: &dyn std::fmt::Display| {
+        Refused::new(Refusal::RequestMalformed, Stage::Enrich, error.to_string())
+    };
+    let target = head.path.target();
+    if parts.uri.path_and_query().is_some_and(|written| written.as_str() == target) {
+        return Ok(());
+    }
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.path_and_query =
+        Some(target.parse().map_err(|error: http::uri::InvalidUri| malformed(&error))?);
+    parts.uri = Uri::from_parts(uri).map_err(|error| malformed(&error))?;
+    Ok(())
+}
+
+fn restore(
+    conn: &Connection,
+    parts: &mut request::Parts,
+    head: &Head,
+) -> Result<Restored, Refused> {
+    match conn.alpn() {
+        Some(Alpn::H2) => translate::from_h2(parts, &head.authority, &head.presented.http1)
+            .map_err(|error| {
+                Refused::new(Refusal::RequestMalformed, Stage::Enrich, error.to_string())
+            }),
+        Some(Alpn::Http1) | None => {
+            translate::announce_te(&mut parts.headers);
+            Ok(Restored::Http1)
+        }
+    }
+}
+
+/// The facts of the context, as headers.
+fn describe(ours: &mut HeaderMap, ctx: &RequestContext, opted_in: &[String]) {
+    if let Some(user) = ctx.sub.user().map(UserName::as_str) {
+        ours.insert(USER, hygiene::encode_value(user));
+    }
+    ours.insert(TXN, hygiene::encode_value(&ctx.txn));
+    ours.insert(SCOPE, hygiene::encode_scope(ctx.scope.iter().map(String::as_str)));
+    ours.insert(ORIGIN, hygiene::encode_value(ctx.rctx.origin.as_str()));
+    for name in opted_in {
+        describe_opted_in(ours, ctx, name);
+    }
+}
+
+fn describe_opted_in(ours: &mut HeaderMap, ctx: &RequestContext, name: &str) {
+    let rctx = &ctx.rctx;
+    let (header, value) = match name {
+        "sub" => (SUBJECT, Some(hygiene::encode_value(&ctx.sub.to_string()))),
+        "entry" => (ENTRY, Some(hygiene::encode_value(ctx.req_wl.as_str()))),
+        "source-ip" => (SOURCE_IP, rctx.req_ip.map(|ip| hygiene::encode_value(&ip.to_string()))),
+        "groups" => {
+            let groups = rctx.groups.as_ref();
+            let list = groups.map(|groups| hygiene::encode_list(groups.iter().map(String::as_str)));
+            (GROUPS, list)
+        }
+        "device" => {
+            let id = rctx.dev.as_ref().map(|device| hygiene::encode_value(&device.id));
+            (DEVICE, id)
+        }
+        "justification" => {
+            let checked = rctx.just.as_ref().filter(|just| just.checked);
+            let text = checked.map(|just| format!("{}:{}", just.kind, just.reference));
+            (JUSTIFICATION, text.map(|text| hygiene::encode_value(&text)))
+        }
+        "auth-time" => (AUTH_TIME, rctx.auth_time.map(|at| HeaderValue::from(at.0))),
+        _ => return,
+    };
+    if let Some(value) = value {
+        ours.insert(header, value);
+    }
+}
+
+/// Remembers the context for the app's onward calls, by handle and by trace id.
+fn open_context(
+    conn: &Connection,
+    parts: &mut request::Parts,
+    ours: &mut HeaderMap,
+    head: &Head,
+    snap: &Snapshot,
+    ctx: &Arc<Verified<RequestContext>>,
+) -> Option<OpenContext> {
+    let worker = conn.worker();
+    let propagation = worker.shared.propagation;
+    if !propagation.handle && !propagation.traceparent {
+        return None;
+    }
+    let token = head.presented.token().ok().flatten()?;
+    let handle = Handle::new(worker.random());
+    let trace = trace_id(conn, parts, propagation.traceparent);
+    let held = Arc::new(Held {
+        token: sensitive(token),
+        txn: ctx.txn.as_str().into(),
+        exp: ctx.exp.0,
+        may_pass_on: snap.identity().is_some_and(|me| me.id == ctx.rctx.to),
+    });
+    let Some(open) = worker.shared.contexts.open(handle, trace, held) else {
+        worker.metrics.limit_hit("CONTEXT_INDEX_ENTRIES_MAX");
+        return None;
+    };
+    if propagation.handle
+        && let Ok(value) = HeaderValue::from_str(&handle.text())
+    {
+        ours.insert(CONTEXT, value);
+    }
+    Some(open)
+}
+
+/// The token as it came, never to be indexed by HPACK nor shown by `Debug`.
+fn sensitive(token: &HeaderValue) -> HeaderValue {
+    let mut token = token.clone();
+    token.set_sensitive(true);
+    token
+}
+
+/// The request's trace id; a request without one gets one, so that an app which propagates trace
+/// context carries ours.
+fn trace_id(conn: &Connection, parts: &mut request::Parts, wanted: bool) -> Option<TraceId> {
+    if !wanted {
+        return None;
+    }
+    let sent = parts.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    if let Some(trace) = sent.and_then(TraceId::parse) {
+        return Some(trace);
+    }
+    let trace = TraceId::new(conn.worker().random());
+    let text = trace.traceparent(conn.worker().random());
+    parts.headers.insert(TRACEPARENT, HeaderValue::from_str(&text).ok()?);
+    Some(trace)
+}

@@ -1,0 +1,435 @@
+//! What is known about one exchange while it runs; becomes exactly one audit record, its metrics
+//! and its place in the `why` ring when it ends.
+//!
+//! Invariant: every exchange ends in [`Journal::finish`] or [`Journal::refuse_head`], so a decision
+//! leaves one record, whatever happened; no token, credential or header value gets in here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_ctxtoken::{RequestContext, Verified};
+use countersign_policy::doc::AuditLevel;
+use countersign_policy::path::CanonicalPath;
+use countersign_policy::{Decision, Input};
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::admin::{Explain, StageRefusal, WhyEntry};
+use crate::audit::{
+    self, AuditContext, Callee, ContextFields, DecidedInput, DecisionId, JustificationFields,
+    Reason, Record, RecordKind, RequestFacts, ResponseFacts, SourceFields, Text, Timing,
+    UserFields,
+};
+use crate::clock::Now;
+use crate::gateway::capture::ClientAddress;
+use crate::gateway::mint::Minted;
+use crate::http::body::ProxyBody;
+use crate::http::head::HeadError;
+use crate::http::hygiene;
+use crate::http::problem::{self, Audience};
+use crate::live::Snapshot;
+use crate::outbound::discover::Destination;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::telemetry::{Direction, Lookup, PeerSeries, Protocol, RemovedFrom, Verdict};
+use crate::tls::peer::{MeshPeer, Peer};
+use crate::worker::Worker;
+
+/// The running account of one exchange.
+pub struct Journal {
+    /// Names the decision to the caller, in audit and for `why`.
+    pub id: DecisionId,
+    /// When the head had arrived.
+    pub started: Now,
+    /// Which direction this is.
+    pub direction: Direction,
+    /// Canonical host, once known.
+    pub host: Option<Arc<str>>,
+    /// Canonical path, once known.
+    pub path: Option<CanonicalPath>,
+    /// The verified context, once known.
+    pub context: Option<Arc<Verified<RequestContext>>>,
+    /// The transaction of an attached context.
+    pub txn: Option<Arc<str>>,
+    text: String,
+    protocol: Protocol,
+    method: Method,
+    port: u16,
+    peer: Option<Peer>,
+    decision: Option<Decision>,
+    decided: Option<Arc<DecidedInput>>,
+    callee: Option<Box<Callee>>,
+    lookup: Option<Lookup>,
+    removed: [usize; 2],
+    fields: ContextFields,
+    recorded: bool,
+    minted: bool,
+}
+
+impl Journal {
+    /// Opens the account of a request.
+    pub fn start(worker: &Worker, direction: Direction, request: &Request<Incoming>) -> Journal {
+        let protocol = match request.version() {
+            _ if hygiene::is_grpc(request.headers()) => Protocol::Grpc,
+            Version::HTTP_2 => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        let started = Now::read();
+        let id = worker.decision_id(started);
+        Journal::open(id, started, direction, protocol, request.method().clone())
+    }
+
+    /// Opens the account of something that never became a request.
+    pub fn without_request(id: DecisionId, direction: Direction) -> Journal {
+        Journal::open(id, Now::read(), direction, Protocol::Http1, Method::GET)
+    }
+
+    fn open(
+        id: DecisionId,
+        started: Now,
+        direction: Direction,
+        protocol: Protocol,
+        method: Method,
+    ) -> Journal {
+        Journal {
+            id,
+            started,
+            direction,
+            host: None,
+            path: None,
+            context: None,
+            txn: None,
+            text: id.encode().as_str().to_owned(),
+            protocol,
+            method,
+            port: 0,
+            peer: None,
+            decision: None,
+            decided: None,
+            callee: None,
+            lookup: None,
+            removed: [0; 2],
+            fields: ContextFields::default(),
+            recorded: false,
+            minted: false,
+        }
+    }
+
+    /// The decision id as text.
+    pub fn id_text(&self) -> &str {
+        &self.text
+    }
+
+    /// Sets the port the request was sent to.
+    pub fn at_port(&mut self, port: u16) -> &mut Journal {
+        self.port = port;
+        self
+    }
+
+    /// Sets who is on the other end.
+    pub fn peer(&mut self, peer: &Peer) -> &mut Journal {
+        self.peer = Some(peer.clone());
+        self
+    }
+
+    /// Notes reserved names that were taken out.
+    pub fn reserved_removed(&mut self, from: RemovedFrom, count: usize) {
+        match from {
+            RemovedFrom::Header => self.removed[0] += count,
+            RemovedFrom::Response => self.removed[1] += count,
+            RemovedFrom::Trailer => {}
+        }
+    }
+
+    /// Notes the captured client address.
+    pub fn client(&mut self, client: &ClientAddress) {
+        self.fields.source =
+            Some(SourceFields { ip: client.ip, via: Some(client.src.to_string().into()) });
+    }
+
+    /// Notes how the context of an outbound call was found.
+    pub fn lookup(&mut self, worker: &Worker, lookup: Lookup) {
+        worker.metrics.lookup(lookup);
+        self.lookup = Some(lookup);
+    }
+
+    /// Notes whom the call is for.
+    pub fn callee(&mut self, destination: &Destination) {
+        self.callee = Some(Box::new(Callee {
+            expected: destination.expected.single().cloned(),
+            presented: None,
+            host: Text::Shared(Arc::clone(&destination.name)),
+            port: destination.port,
+        }));
+    }
+
+    /// Notes who answered.
+    pub fn presented(&mut self, peer: &MeshPeer) {
+        if let Some(callee) = &mut self.callee {
+            callee.presented = Some(peer.id().clone());
+        }
+    }
+
+    /// Notes the token that was made.
+    pub fn minted(&mut self, minted: &Minted) {
+        let context = &minted.context;
+        self.minted = true;
+        self.fields.origin = Some(Text::Static(context.rctx.origin.as_str()));
+        self.fields.entry = Some(context.req_wl.clone());
+        self.fields.txn = Some(minted.txn.clone().into());
+        self.fields.jti = Some(minted.jti.clone().into());
+        self.fields.token_sha256 = Some(minted.sha256);
+        self.fields.scope.clone_from(&context.scope);
+        self.fields.user = context.sub.user().map(|user| UserFields {
+            provider: context.rctx.idp.clone().unwrap_or_default().into(),
+            id: user.id().to_owned().into(),
+            account: context.rctx.acct.clone().map(Text::from),
+        });
+        self.fields.justification = context.rctx.just.as_ref().map(|just| JustificationFields {
+            kind: just.kind.clone().into(),
+            reference: just.reference.clone().into(),
+            by: just.by.clone().map(Text::from),
+            checked: just.checked,
+        });
+        self.txn = Some(minted.txn.as_str().into());
+    }
+
+    /// Notes policy's decision, and keeps its input for `why` where it will be wanted.
+    pub fn decided(
+        &mut self,
+        decision: &Decision,
+        input: &Input<'_>,
+        snap: &Snapshot,
+        worker: &Worker,
+    ) {
+        let verdict = if decision.is_allow() { Verdict::Allow } else { Verdict::Deny };
+        let rule = decision.rule.as_ref();
+        worker.metrics.decision(self.direction, verdict, rule);
+        if verdict == Verdict::Deny || worker.shared.why.samples(self.started) {
+            let kept = snap.policy.keep(input);
+            self.decided = Some(Arc::new(DecidedInput::new(kept, Arc::clone(&snap.policy))));
+        }
+        self.decision = Some(decision.clone());
+    }
+
+    /// Under `audit: full` the record is on stable storage before anything is forwarded; under
+    /// `onFull: refuse` there must at least be room for it.
+    ///
+    /// # Errors
+    /// `audit_unavailable`.
+    pub async fn before_forward(
+        &mut self,
+        worker: &Worker,
+        snap: &Snapshot,
+    ) -> Result<(), Refused> {
+        let unavailable =
+            |_| Refused::new(Refusal::AuditUnavailable, Stage::Decide, "the audit queue is full");
+        if self.decision.as_ref().is_some_and(|decision| decision.audit == AuditLevel::Full) {
+            let record = self.record(snap, RecordKind::Decision, None, None);
+            worker.audit.record_synced(record).await.map_err(unavailable)?;
+            self.recorded = true;
+            return Ok(());
+        }
+        worker.audit.reserve().map(drop).map_err(unavailable)
+    }
+
+    /// Closes the account: one record, its metrics, and the response for the caller.
+    pub fn finish(
+        mut self,
+        worker: &Worker,
+        snap: &Snapshot,
+        series: &PeerSeries,
+        outcome: Result<Response<ProxyBody>, Refused>,
+    ) -> Response<ProxyBody> {
+        let response = match outcome {
+            Ok(mut response) => {
+                self.allowed(worker, snap, &response);
+                // Outbound and gateway hand on the callee's id; here it is the proxy's own.
+                if self.direction == Direction::Inbound {
+                    problem::set_decision(response.headers_mut(), &self.text);
+                }
+                response
+            }
+            Err(refused) => self.refused(worker, snap, &refused),
+        };
+        let elapsed = Duration::from_micros(Now::read().micros() - self.started.micros());
+        let status = response.status().as_u16();
+        worker.metrics.request(self.direction, self.protocol, status, series, elapsed);
+        self.count_removed(worker);
+        response
+    }
+
+    /// Closes the account of a head that was refused before it became a request. The connection's
+    /// guard has answered already.
+    pub fn refuse_head(mut self, worker: &Worker, snap: &Snapshot, error: HeadError) {
+        let refusal = match error {
+            HeadError::HeadTimeout => Refusal::RequestTimeout,
+            HeadError::TargetTooLong => Refusal::UriTooLong,
+            _ => Refusal::RequestMalformed,
+        };
+        let refused = Refused::new(refusal, Stage::Accept, error.to_string()).sub(error.reason());
+        let _ = self.refused(worker, snap, &refused);
+    }
+
+    fn allowed(&mut self, worker: &Worker, snap: &Snapshot, response: &Response<ProxyBody>) {
+        let kind = match self.direction {
+            Direction::Gateway if self.minted => Some(RecordKind::Issue),
+            Direction::Inbound => Some(RecordKind::Decision),
+            // Outbound decides nothing of its own: the callee's record is the decision.
+            Direction::Gateway | Direction::Outbound => None,
+        };
+        let status = response.status().as_u16();
+        if let Some(kind) = kind
+            && !self.recorded
+        {
+            let record = self.record(snap, kind, Some(status), None);
+            worker.audit.record(record);
+        }
+        self.remember(worker, Verdict::Allow, Some(status), None);
+    }
+
+    fn refused(
+        &mut self,
+        worker: &Worker,
+        snap: &Snapshot,
+        refused: &Refused,
+    ) -> Response<ProxyBody> {
+        let row = refused.refusal.row();
+        worker.metrics.refusal(self.direction, row.reason);
+        let kind = if refused.stage == Stage::Decide && self.decision.is_some() {
+            RecordKind::Decision
+        } else {
+            RecordKind::Refusal
+        };
+        if !self.recorded {
+            worker.audit.record(self.record(snap, kind, Some(row.http), Some(refused)));
+        }
+        tracing::info!(
+            reason = %refused.reason(),
+            direction = self.direction.text(),
+            stage = refused.stage.name(),
+            decision = %self.text,
+            rule = self.decision.as_ref().and_then(|d| d.rule.as_ref()).map(tracing::field::display),
+            "refused"
+        );
+        self.remember(worker, Verdict::Deny, Some(row.http), Some(refused));
+        let message = self.decision.as_ref().and_then(|decision| decision.message.clone());
+        let audience = match &self.peer {
+            Some(Peer::Mesh(_)) => Audience::Mesh(message.as_deref()),
+            Some(Peer::None(_)) | None => Audience::Outside,
+        };
+        problem::response(refused.refusal, &self.text, self.protocol == Protocol::Grpc, audience)
+    }
+
+    fn record(
+        &self,
+        snap: &Snapshot,
+        kind: RecordKind,
+        status: Option<u16>,
+        refused: Option<&Refused>,
+    ) -> Record {
+        let rule = self.decision.as_ref().and_then(|decision| decision.rule.as_ref());
+        let total_us = Now::read().micros().saturating_sub(self.started.micros());
+        let verdict = if refused.is_some() { Verdict::Deny } else { Verdict::Allow };
+        Record {
+            id: Some(self.id),
+            direction: Some(self.direction),
+            verdict: Some(verdict),
+            reason: refused.map(reason),
+            stage: refused.map(|refused| refused.stage.name()),
+            rule: rule.cloned(),
+            decided: refused.and(self.decided.clone()),
+            snapshot: Some(Arc::clone(&snap.hash)),
+            peer: self.peer.as_ref().map(audit_peer),
+            callee: self.callee.clone(),
+            context: self.audit_context(),
+            custody: self.context.is_some().then_some(snap.custody_required),
+            request: Some(self.request_facts()),
+            response: ResponseFacts { status, ..ResponseFacts::default() },
+            timing: Timing { total_us, ..Timing::default() },
+            lookup: self.lookup,
+            ..Record::new(kind, self.started)
+        }
+    }
+
+    fn audit_context(&self) -> Option<AuditContext> {
+        if let Some(verified) = &self.context {
+            let _ = verified;
+        }
+        let mut fields = self.fields.clone();
+        if fields.txn.is_none() {
+            fields.txn = self.txn.clone().map(Text::Shared);
+        }
+        (fields != ContextFields::default()).then(|| fields.into())
+    }
+
+    fn request_facts(&self) -> RequestFacts {
+        let route = self.decision.as_ref().and_then(|decision| decision.route.clone());
+        RequestFacts {
+            protocol: self.protocol.text(),
+            method: self.method.clone(),
+            host: self.host.as_ref().map_or(Text::Static(""), Text::from),
+            route: route.map(Text::Shared),
+            path: None,
+            port: self.port,
+        }
+    }
+
+    fn count_removed(&self, worker: &Worker) {
+        let [headers, responses] = self.removed;
+        worker.metrics.reserved_removed(self.direction, RemovedFrom::Header, headers as u64);
+        worker.metrics.reserved_removed(self.direction, RemovedFrom::Response, responses as u64);
+    }
+
+    /// Puts the exchange into the ring: refusals always, permitted requests as sampled.
+    fn remember(
+        &mut self,
+        worker: &Worker,
+        verdict: Verdict,
+        status: Option<u16>,
+        refused: Option<&Refused>,
+    ) {
+        let explain: Arc<dyn Explain> = match (self.decided.take(), refused) {
+            (Some(decided), _) => decided,
+            (None, Some(refused)) => Arc::new(StageRefusal {
+                stage: refused.stage.name(),
+                reason: refused.refusal.row().reason,
+                expected: Some(refused.refusal.row().when.to_owned()),
+                seen: Some(refused.detail.clone()),
+            }),
+            (None, None) => return,
+        };
+        worker.shared.why.push(WhyEntry {
+            id: self.id,
+            at: self.started,
+            direction: self.direction,
+            verdict,
+            status,
+            reason: refused.map(reason),
+            rule: self.decision.as_ref().and_then(|d| d.rule.as_ref()).map(ToString::to_string),
+            caller: match &self.peer {
+                Some(Peer::Mesh(peer)) => Ok(peer.id().clone()),
+                Some(Peer::None(why)) => Err(why.reason()),
+                None => Err("app"),
+            },
+            method: self.method.clone(),
+            host: self.host.as_deref().unwrap_or_default().to_owned(),
+            route: self.decision.as_ref().and_then(|decision| decision.route.clone()),
+            path: self.path.as_ref().map(|path| path.path().to_owned()),
+            txn: self.context.as_ref().map(|ctx| ctx.txn.clone()),
+            explain,
+        });
+    }
+}
+
+fn reason(refused: &Refused) -> Reason {
+    Reason { code: refused.refusal.row().reason, detail: refused.sub }
+}
+
+fn audit_peer(peer: &Peer) -> audit::Peer {
+    match peer {
+        Peer::Mesh(peer) => {
+            audit::Peer::Mesh { id: peer.id().clone(), leaf_sha256: Some(peer.leaf_sha256()) }
+        }
+        Peer::None(why) => audit::Peer::None(why.reason()),
+    }
+}

@@ -1,0 +1,165 @@
+//! The one snapshot the data path reads, swapped as a whole.
+//!
+//! A request takes it once, so keys, policy, trust and destinations it sees are of one generation.
+//! Invariant: a snapshot never changes; building one that fails leaves the last good one in force.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use countersign_certs_client::{Certs, Identity};
+use countersign_config::{ProxyConfig, limits};
+use countersign_ctxtoken::{IssuerSet, Limits as TokenLimits, Presenters};
+use countersign_policy::doc::Custody;
+use countersign_policy::{Compiled, Documents, Workload};
+use countersign_workload_id::TrustDomain;
+
+use crate::gateway::rules::GatewayRules;
+use crate::outbound::discover::Destinations;
+use crate::tls::{MeshTls, TlsBuildError};
+use crate::trust::Chains;
+
+/// Everything a request is judged by.
+pub struct Snapshot {
+    /// Whose certificates and anchors, and their generation.
+    pub certs: Arc<Certs>,
+    /// TLS configurations of that generation; `None` without a usable identity.
+    pub tls: Option<Arc<MeshTls>>,
+    /// The documents in force.
+    pub documents: Arc<Documents>,
+    /// First 8 hex digits of their hash.
+    pub hash: Arc<str>,
+    /// The policy of this workload.
+    pub policy: Arc<Compiled>,
+    /// Who may make context tokens.
+    pub issuers: Arc<IssuerSet>,
+    /// Validates the certificates of token signers.
+    pub chains: Chains,
+    /// Which peers may present tokens where, on top of custody.
+    pub presenters: Presenters,
+    /// Whether a token counts only from a workload it was handed to.
+    pub custody_required: bool,
+    /// Limits of tokens.
+    pub token_limits: TokenLimits,
+    /// Who can be called.
+    pub destinations: Arc<Destinations>,
+    /// What the gateway captures, routes and mints.
+    pub gateway: Option<Arc<GatewayRules>>,
+    /// Grows with every snapshot; caches are tied to it.
+    pub generation: u64,
+}
+
+impl Snapshot {
+    /// The trust domain of the mesh.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.documents.mesh.trust_domain
+    }
+
+    /// Our own identity.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.certs.identity.as_ref()
+    }
+
+    /// Generation of certificates and trust.
+    pub fn certs_generation(&self) -> u64 {
+        self.certs.generation
+    }
+}
+
+/// Holds the snapshot in force.
+pub struct Live(ArcSwap<Snapshot>);
+
+impl Live {
+    /// Starts with `first`.
+    pub fn new(first: Snapshot) -> Live {
+        Live(ArcSwap::from_pointee(first))
+    }
+
+    /// The snapshot in force.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Puts `next` in force for every request that starts from now on.
+    pub fn publish(&self, next: Snapshot) {
+        self.0.store(Arc::new(next));
+    }
+}
+
+/// The limits of context tokens, from the limits file.
+pub fn token_limits() -> TokenLimits {
+    TokenLimits {
+        token_bytes_max: limits::TOKEN_BYTES_MAX,
+        cache_entries_max: limits::TOKEN_CACHE_ENTRIES_MAX,
+        cache_bytes_max: limits::TOKEN_CACHE_BYTES_MAX,
+        ..TokenLimits::default()
+    }
+}
+
+/// Builds snapshots; kept by the control thread, which is the only one to build them.
+pub struct Builder {
+    config: Arc<ProxyConfig>,
+    workload: Workload,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+    generation: u64,
+}
+
+/// Why a snapshot could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The TLS side.
+    #[error(transparent)]
+    Tls(#[from] TlsBuildError),
+    /// A document refers to something this process cannot use.
+    #[error("{0}")]
+    Documents(String),
+}
+
+impl Builder {
+    /// A builder for this process.
+    pub fn new(config: Arc<ProxyConfig>) -> Builder {
+        let workload =
+            Workload { namespace: config.namespace.clone(), labels: config.labels.clone() };
+        Builder { config, workload, provider: crate::tls::provider(), generation: 0 }
+    }
+
+    /// Builds the next snapshot.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the caller keeps the last good snapshot.
+    pub fn build(
+        &mut self,
+        documents: &Arc<Documents>,
+        certs: &Arc<Certs>,
+    ) -> Result<Snapshot, BuildError> {
+        let domain = &documents.mesh.trust_domain;
+        let tls = match &certs.identity {
+            Some(identity) => {
+                Some(Arc::new(MeshTls::build(identity, certs, domain, &self.provider)?))
+            }
+            None => None,
+        };
+        let destinations =
+            Destinations::build(documents, &self.config).map_err(BuildError::Documents)?;
+        let gateway =
+            GatewayRules::build(documents, &self.workload, &self.config, certs, &destinations)
+                .map_err(BuildError::Documents)?;
+        let issuers = crate::trust::issuers(documents).map_err(BuildError::Documents)?;
+        self.generation += 1;
+        let hash = documents.sha256_hex();
+        Ok(Snapshot {
+            certs: Arc::clone(certs),
+            tls,
+            documents: Arc::clone(documents),
+            hash: hash.get(..8).unwrap_or(&hash).into(),
+            policy: Arc::new(countersign_policy::compile(documents, &self.workload)),
+            issuers: Arc::new(issuers),
+            chains: Chains::new(Arc::clone(&certs.bundles), domain.clone()),
+            presenters: crate::trust::presenters(documents).map_err(BuildError::Documents)?,
+            custody_required: documents.mesh.custody == Custody::Required,
+            token_limits: token_limits(),
+            destinations: Arc::new(destinations),
+            gateway: gateway.map(Arc::new),
+            generation: self.generation,
+        })
+    }
+}

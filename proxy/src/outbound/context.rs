@@ -1,0 +1,56 @@
+//! Finds the context of the inbound request that caused this call.
+//!
+//! Invariant: nothing the app wrote is believed beyond its handle and its trace id; a context is
+//! attached only if it is the one and only, and only if this workload may hand it on.
+
+use std::sync::Arc;
+
+use http::request;
+
+use crate::context_index::{Asked, Held, Lookup, TraceId};
+use crate::http::hygiene::{Field, Presented};
+use crate::journal::Journal;
+use crate::outbound::accept::Connection;
+use crate::telemetry;
+
+/// The context to attach to this call, if there is exactly one.
+pub fn find(
+    conn: &Connection,
+    presented: &Presented,
+    parts: &request::Parts,
+    journal: &mut Journal,
+) -> Option<Arc<Held>> {
+    let shared = &conn.worker().shared;
+    let asked = match &presented.handle {
+        Field::Absent => Asked::Nothing,
+        Field::One(value) => value.to_str().map_or(Asked::Repeatedly, Asked::Once),
+        Field::Repeated => Asked::Repeatedly,
+    };
+    let mut traces = parts.headers.get_all("traceparent").iter();
+    let trace = match (traces.next(), traces.next()) {
+        (Some(only), None) => only.to_str().ok().and_then(TraceId::parse),
+        _ => None,
+    };
+    let found = shared.contexts.find(asked, trace, shared.propagation, journal.started);
+    journal.lookup(conn.worker(), label(&found));
+    let held = found.held()?;
+    if !held.may_pass_on {
+        // Handing on beyond the first holder needs hop records; without them the callee would
+        // refuse the token, so it is not attached.
+        conn.worker().metrics.limit_hit("FIRST_HOLDER_ONLY");
+        return None;
+    }
+    journal.txn = Some(Arc::clone(&held.txn));
+    Some(Arc::clone(held))
+}
+
+fn label(found: &Lookup) -> telemetry::Lookup {
+    match found {
+        Lookup::Handle(_) => telemetry::Lookup::Handle,
+        Lookup::Traceparent(_) => telemetry::Lookup::Traceparent,
+        Lookup::None => telemetry::Lookup::None,
+        Lookup::UnknownHandle => telemetry::Lookup::UnknownHandle,
+        Lookup::Ambiguous => telemetry::Lookup::Ambiguous,
+        Lookup::Mismatch => telemetry::Lookup::Mismatch,
+    }
+}

@@ -1,0 +1,129 @@
+//! A mutually authenticated connection to the destination.
+//!
+//! Invariant: only an identity expected of the destination is accepted; on a wrong one nothing is
+//! retried, nothing is learned and plaintext is never tried.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::journal::Journal;
+use crate::live::Snapshot;
+use crate::outbound::discover::Destination;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::telemetry::Direction;
+use crate::tls::Alpn;
+use crate::tls::peer::MeshPeer;
+use crate::upstream::connect::ConnectError;
+use crate::upstream::pool::{Lease, Target};
+use crate::upstream::transport;
+use crate::worker::Worker;
+
+/// At most this many endpoints are tried for one request.
+const ENDPOINTS_TRIED_MAX: usize = 2;
+
+/// A connection whose other end proved who it is.
+pub struct Secured {
+    /// The connection.
+    pub lease: Lease,
+    /// Who proved to be on the other end.
+    pub peer: MeshPeer,
+    /// Protocol inside TLS.
+    pub alpn: Alpn,
+    /// What was dialled, to dial it again.
+    pub target: Target,
+}
+
+/// Takes a connection to the destination, trying another endpoint if one cannot be reached.
+///
+/// # Errors
+/// `identity_unavailable`, `upstream_unreachable`, `server_identity_unexpected`, `loop_detected`.
+pub async fn lease(
+    worker: &Worker,
+    destination: &Destination,
+    snap: &Snapshot,
+    journal: &mut Journal,
+) -> Result<Secured, Refused> {
+    let Some(tls) = &snap.tls else {
+        let detail = "this proxy has no valid certificate";
+        return Err(refused(Refusal::IdentityUnavailable, detail));
+    };
+    journal.callee(destination);
+    let alpn = transport::alpn(destination.preserve_http1);
+    let mut last = refused(Refusal::UpstreamUnreachable, "the destination has no endpoint");
+    for addr in destination.endpoints().take(ENDPOINTS_TRIED_MAX) {
+        if snap.destinations.loops(addr) {
+            return Err(refused(Refusal::LoopDetected, format!("{addr} is our own listener")));
+        }
+        let target = Target::Mesh {
+            addr,
+            expected: Arc::clone(&destination.expected),
+            alpn,
+            tls: Arc::clone(tls),
+            generation: snap.certs_generation(),
+        };
+        match again(worker, &target, journal).await {
+            Ok(secured) => return Ok(secured),
+            Err(error) if may_try_another(&error) => last = of_error(&error),
+            Err(error) => return Err(of_error(&error)),
+        }
+    }
+    Err(last)
+}
+
+/// Takes a connection to one endpoint.
+///
+/// # Errors
+/// [`ConnectError`], already counted.
+pub async fn again(
+    worker: &Worker,
+    target: &Target,
+    journal: &mut Journal,
+) -> Result<Secured, ConnectError> {
+    let (addr, alpn) = match target {
+        Target::Mesh { addr, alpn, .. } => (*addr, *alpn),
+        Target::App { addr, .. } => (*addr, Alpn::Http1),
+    };
+    let lease = match worker.pool.lease(target).await {
+        Ok(lease) => lease,
+        Err(error) => {
+            failed(worker, addr, &error);
+            return Err(error);
+        }
+    };
+    if lease.is_new() {
+        worker.metrics.handshake(Direction::Outbound, "ok");
+    }
+    let Some(peer) = lease.peer().cloned() else {
+        let detail = "the connection has no proven peer".to_owned();
+        return Err(ConnectError::UnexpectedIdentity { addr, detail });
+    };
+    journal.presented(&peer);
+    Ok(Secured { lease, peer, alpn, target: target.clone() })
+}
+
+fn failed(worker: &Worker, addr: SocketAddr, error: &ConnectError) {
+    if let Some(reason) = error.handshake_reason() {
+        worker.metrics.handshake(Direction::Outbound, reason);
+    }
+    tracing::info!(%addr, %error, "could not connect");
+}
+
+/// Another endpoint is tried only where nobody answered; a wrong identity is an answer.
+fn may_try_another(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Tcp { .. } | ConnectError::TimedOut { .. })
+}
+
+/// The refusal of a failed connection attempt.
+pub fn of_error(error: &ConnectError) -> Refused {
+    let refusal = match error {
+        ConnectError::UnexpectedIdentity { .. } => Refusal::ServerIdentityUnexpected,
+        ConnectError::Tcp { .. } | ConnectError::TimedOut { .. } => Refusal::UpstreamUnreachable,
+        ConnectError::Tls { .. } | ConnectError::Http { .. } => Refusal::UpstreamFailed,
+        ConnectError::Config(_) => Refusal::IdentityUnavailable,
+    };
+    refused(refusal, error.to_string())
+}
+
+fn refused(refusal: Refusal, detail: impl Into<String>) -> Refused {
+    Refused::new(refusal, Stage::Encrypt, detail)
+}

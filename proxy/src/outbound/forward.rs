@@ -1,0 +1,157 @@
+//! Sends a request to another sidecar, with its context, and prepares the response.
+//!
+//! Serves the gateway too. Invariant: the context token goes only to a peer that proved an expected
+//! identity, marked so that HPACK never indexes it; of the peer's reserved response fields only a
+//! well-formed `Countersign-Decision` passes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::uri::Authority;
+use http::{Request, Response, Uri, Version, request};
+use hyper::body::Incoming;
+
+use crate::http::body::{Guards, ProxyBody};
+use crate::http::hygiene::{self, Sender};
+use crate::http::translate::{self, AppSpeaks};
+use crate::journal::Journal;
+use crate::outbound::discover::Destination;
+use crate::outbound::encrypt::{self, Secured};
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::telemetry::{Direction, RemovedFrom};
+use crate::tls::Alpn;
+use crate::upstream::pool::Checkout;
+use crate::worker::{InFlight, Worker};
+
+const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
+
+/// A cleaned request on its way out.
+pub struct Outgoing {
+    /// The head, cleaned.
+    pub parts: request::Parts,
+    /// The body, untouched.
+    pub body: Incoming,
+    /// The one authority.
+    pub authority: Authority,
+    /// The context to attach.
+    pub token: Option<HeaderValue>,
+    /// The request's place under the in-flight cap.
+    pub slot: InFlight,
+}
+
+/// Sends the request and waits for the response head.
+///
+/// # Errors
+/// `upstream_timeout`, `upstream_failed`, `request_malformed`.
+pub async fn to_callee(
+    worker: &Rc<Worker>,
+    secured: Secured,
+    destination: &Destination,
+    outgoing: Outgoing,
+    journal: &mut Journal,
+) -> Result<Response<ProxyBody>, Refused> {
+    let Outgoing { mut parts, body, authority, token, slot } = outgoing;
+    let client_h1 = parts.version < Version::HTTP_2;
+    prepare(&mut parts, secured.alpn, &authority, destination, journal.direction)?;
+    if let Some(token) = token {
+        parts.headers.insert(TXN_TOKEN, token);
+    }
+    let body = ProxyBody::stream(body).counting(count_trailers(worker, journal.direction));
+    let request = Request::from_parts(parts, body);
+    let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);
+    let exchange = exchange(worker, secured, request, journal);
+    let (response, checkout) = tokio::time::timeout(limit, exchange).await.map_err(|_| {
+        refuse(Refusal::UpstreamTimeout, format!("no response head in {limit:?}"))
+    })??;
+    let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), context: None };
+    respond(worker, response, guards, client_h1, journal)
+}
+
+/// Shapes the head for the connection: HTTP/2 with our mark, or HTTP/1.1 with one `Host`.
+fn prepare(
+    parts: &mut request::Parts,
+    alpn: Alpn,
+    authority: &Authority,
+    destination: &Destination,
+    direction: Direction,
+) -> Result<(), Refused> {
+    let malformed = |detail: String| refuse(Refusal::RequestMalformed, detail);
+    match alpn {
+        Alpn::H2 => {
+            let speaks = match (destination.grpc, direction) {
+                (true, _) => AppSpeaks::Http2,
+                (false, Direction::Gateway) => AppSpeaks::Http1,
+                (false, Direction::Inbound | Direction::Outbound) => AppSpeaks::AsClient,
+            };
+            translate::to_h2(parts, authority, speaks)
+                .map_err(|error| malformed(error.to_string()))?;
+        }
+        Alpn::Http1 => {
+            let host = HeaderValue::from_str(authority.as_str())
+                .map_err(|error| malformed(error.to_string()))?;
+            parts.headers.insert(HOST, host);
+            let target = parts.uri.path_and_query().cloned();
+            parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
+            parts.version = Version::HTTP_11;
+            translate::announce_te(&mut parts.headers);
+        }
+    }
+    Ok(())
+}
+
+/// Sends once, and once more if not a byte of the request had been sent: the pooled connection
+/// was closed under us, so repeating it is safe whatever its method.
+async fn exchange(
+    worker: &Worker,
+    secured: Secured,
+    request: Request<ProxyBody>,
+    journal: &mut Journal,
+) -> Result<(Response<Incoming>, Checkout), Refused> {
+    let target = secured.target;
+    let first = match secured.lease.send(request).await {
+        Ok(answer) => return Ok(answer),
+        Err(failed) => failed,
+    };
+    let Some(unsent) = first.unsent else {
+        return Err(refuse(Refusal::UpstreamFailed, first.error.to_string()));
+    };
+    worker.metrics.retry("reused_closed");
+    let again = encrypt::again(worker, &target, journal).await;
+    let again = again.map_err(|error| encrypt::of_error(&error))?;
+    let sent = again.lease.send(unsent).await;
+    sent.map_err(|failed| refuse(Refusal::UpstreamFailed, failed.error.to_string()))
+}
+
+fn respond(
+    worker: &Rc<Worker>,
+    response: Response<Incoming>,
+    guards: Guards,
+    client_h1: bool,
+    journal: &mut Journal,
+) -> Result<Response<ProxyBody>, Refused> {
+    let (mut parts, body) = response.into_parts();
+    let clean = match journal.direction {
+        Direction::Gateway => hygiene::gateway_response(&mut parts, Sender::Mesh),
+        Direction::Inbound | Direction::Outbound => {
+            hygiene::outbound_response(&mut parts, Sender::Mesh)
+        }
+    };
+    let clean = clean.map_err(|error| refuse(Refusal::UpstreamFailed, error.to_string()))?;
+    journal.reserved_removed(RemovedFrom::Response, clean.presented.dropped);
+    if client_h1 {
+        translate::response_from_h2(&mut parts, &clean.presented.http1);
+    }
+    parts.version = Version::default();
+    let body = ProxyBody::guarded(body, guards).counting(count_trailers(worker, journal.direction));
+    Ok(Response::from_parts(parts, body))
+}
+
+fn count_trailers(worker: &Worker, direction: Direction) -> impl Fn(usize) + use<> + 'static {
+    let metrics = Rc::clone(&worker.metrics);
+    move |count| metrics.reserved_removed(direction, RemovedFrom::Trailer, count as u64)
+}
+
+fn refuse(refusal: Refusal, detail: impl Into<String>) -> Refused {
+    Refused::new(refusal, Stage::Forward, detail)
+}

@@ -1,0 +1,44 @@
+//! The direction from the app of this pod to other workloads.
+//!
+//! The stages, in order: `accept` (the app's connection), `context` (the inbound request that
+//! caused this call), `discover` (endpoint and the identity that must answer), `encrypt` (mutual
+//! TLS, the peer is checked), `forward` (attach the context, send). [`serve`] is the whole order.
+
+pub mod accept;
+pub mod context;
+pub mod discover;
+pub mod encrypt;
+pub mod forward;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::http::body::ProxyBody;
+use crate::http::hygiene;
+use crate::http::request::{of_hygiene, refuse_unsupported};
+use crate::journal::Journal;
+use crate::live::Snapshot;
+use crate::outbound::accept::Connection;
+use crate::outbound::forward::Outgoing;
+use crate::refusal::Refused;
+use crate::telemetry::RemovedFrom;
+
+/// One call of the app, from the head to the response head.
+async fn serve(
+    conn: &Connection,
+    request: Request<Incoming>,
+    snap: &Snapshot,
+    journal: &mut Journal,
+) -> Result<Response<ProxyBody>, Refused> {
+    let slot = conn.admit()?;
+    let (mut parts, body) = request.into_parts();
+    let clean = hygiene::outbound_request(&mut parts).map_err(of_hygiene)?;
+    journal.reserved_removed(RemovedFrom::Header, clean.presented.dropped);
+    refuse_unsupported(&parts, &clean.hop)?;
+    let held = context::find(conn, &clean.presented, &parts, journal);
+    let destination = discover::destination(conn, &clean.authority, snap, journal)?;
+    let secured = encrypt::lease(conn.worker(), &destination, snap, journal).await?;
+    let token = held.map(|held| held.token.clone());
+    let outgoing = Outgoing { parts, body, authority: clean.authority, token, slot };
+    forward::to_callee(conn.worker(), secured, &destination, outgoing, journal).await
+}

@@ -1,0 +1,212 @@
+//! Puts new certificates and documents in force while requests run.
+//!
+//! Invariant: whatever cannot be used is said and counted, and changes nothing: the last good
+//! snapshot stays. Only the control thread builds snapshots.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use countersign_certs_client::{Certs, State, Status};
+use countersign_config::{ProxyConfig, document_files, load_documents};
+use countersign_policy::Documents;
+
+use crate::admin::{Condition, Readiness};
+use crate::audit::{AuditSink, Record, Text};
+use crate::clock::Now;
+use crate::gateway::provider_keys::ProviderStatus;
+use crate::gateway::rules::GatewayRules;
+use crate::live::{Builder, Live};
+use crate::telemetry::Metrics;
+use crate::telemetry::process::Lifecycle;
+
+/// What was read last, and how it becomes a snapshot.
+pub struct Reload {
+    live: Arc<Live>,
+    builder: Builder,
+    documents: Arc<Documents>,
+    certs: Arc<Certs>,
+    readiness: Readiness,
+    metrics: Metrics,
+    audit: AuditSink,
+    seen: Vec<(PathBuf, Option<(SystemTime, u64)>)>,
+    gateway_changed: bool,
+}
+
+impl Reload {
+    /// Starts from what is in force.
+    pub fn new(
+        live: Arc<Live>,
+        builder: Builder,
+        documents: Arc<Documents>,
+        certs: Arc<Certs>,
+        readiness: Readiness,
+        metrics: Metrics,
+        audit: AuditSink,
+    ) -> Reload {
+        let reload = Reload {
+            live,
+            builder,
+            documents,
+            certs,
+            readiness,
+            metrics,
+            audit,
+            seen: Vec::new(),
+            gateway_changed: false,
+        };
+        reload.report();
+        reload
+    }
+
+    /// Takes over new certificates.
+    pub fn certs(&mut self, certs: Arc<Certs>) {
+        let documents = Arc::clone(&self.documents);
+        if self.publish(&documents, &certs) {
+            let identity = certs.identity.as_ref();
+            let until = identity.map(|me| me.not_after);
+            tracing::info!(
+                generation = certs.generation,
+                not_after = until,
+                "certificates in force"
+            );
+            self.metrics.process().identity_renewal("source", "ok");
+            self.certs = certs;
+            self.report();
+        }
+    }
+
+    /// Reads the documents again if a file changed, or if asked to.
+    pub fn documents(&mut self, config: &ProxyConfig, asked: bool) {
+        let files = document_files(&config.documents).unwrap_or_default();
+        let seen: Vec<_> = files.into_iter().map(|file| (file.clone(), stamp(&file))).collect();
+        if seen == self.seen && !asked {
+            return;
+        }
+        let first = self.seen.is_empty();
+        self.seen = seen;
+        if first && !asked {
+            return;
+        }
+        match load_documents(&config.documents) {
+            Ok(documents) => self.take_over(Arc::new(documents)),
+            Err(problems) => {
+                self.rejected(&problems.to_string());
+            }
+        }
+    }
+
+    fn take_over(&mut self, documents: Arc<Documents>) {
+        let (old, new) = (self.documents.sha256_hex(), documents.sha256_hex());
+        if old == new {
+            return;
+        }
+        let certs = Arc::clone(&self.certs);
+        if !self.publish(&documents, &certs) {
+            return;
+        }
+        for warning in &documents.warnings {
+            tracing::warn!(code = warning.code, "{warning}");
+        }
+        tracing::info!(old = short(&old), new = short(&new), "documents in force");
+        let (old, new) = (Text::from(short(&old).to_owned()), Text::from(short(&new).to_owned()));
+        let record = Record::control(Now::read(), "documents".into(), Some(old), Some(new));
+        self.audit.record(record);
+        self.readiness.met(Condition::Policy);
+        self.documents = documents;
+        self.gateway_changed = true;
+        self.report();
+    }
+
+    fn publish(&mut self, documents: &Arc<Documents>, certs: &Arc<Certs>) -> bool {
+        match self.builder.build(documents, certs) {
+            Ok(snapshot) => {
+                self.live.publish(snapshot);
+                true
+            }
+            Err(error) => {
+                self.rejected(&error.to_string());
+                false
+            }
+        }
+    }
+
+    fn rejected(&self, why: &str) {
+        self.metrics.process().documents_rejected("all", "documents");
+        tracing::warn!(code = "DO-01", "documents not taken over, the last good set stays\n{why}");
+        self.readiness
+            .degraded(Condition::Policy, format!("the documents on disk have errors: {why}"));
+    }
+
+    /// The gateway rules, once after each change of documents.
+    pub fn take_gateway_change(&mut self) -> Option<Arc<GatewayRules>> {
+        std::mem::take(&mut self.gateway_changed)
+            .then(|| self.live.load().gateway.clone())
+            .flatten()
+    }
+
+    /// Says how the identity source is doing.
+    pub fn identity_status(&self, status: &Status) {
+        let process = self.metrics.process();
+        match status.state {
+            State::Valid => {
+                self.readiness.met(Condition::Identity);
+                process.lifecycle(Lifecycle::Ready);
+            }
+            State::Late | State::Critical => {
+                self.readiness.degraded(Condition::Identity, status.to_string());
+                process.lifecycle(Lifecycle::Degraded);
+                tracing::warn!(code = "ID-01", status = %status, "the certificate is not being renewed");
+            }
+            State::Empty | State::Expired | State::Withdrawn => {
+                self.readiness.missing(Condition::Identity, status.to_string());
+                process.lifecycle(Lifecycle::Expired);
+                tracing::error!(code = "ID-02", status = %status, "no usable certificate");
+            }
+        }
+    }
+
+    /// Says which identity providers' keys are missing. Their users are refused; nobody else is
+    /// affected, so it never makes the proxy unready.
+    pub fn provider_status(&self, providers: &[ProviderStatus]) {
+        let missing: Vec<String> = providers
+            .iter()
+            .filter(|provider| provider.keys == 0)
+            .map(|provider| {
+                let why = provider.last_error.as_deref().unwrap_or("not fetched yet");
+                format!("no keys of identity provider {}: {why}", provider.name)
+            })
+            .collect();
+        for provider in providers {
+            if let Some(fetched) = provider.fetched_at {
+                self.metrics.process().issuer_keys_loaded(&provider.name, fetched);
+            }
+        }
+        if missing.is_empty() {
+            self.readiness.met(Condition::IssuerKeys);
+        } else {
+            self.readiness.degraded(Condition::IssuerKeys, missing.join("; "));
+        }
+    }
+
+    fn report(&self) {
+        let process = self.metrics.process();
+        process.snapshot("documents", &self.documents.sha256_hex());
+        if let Some(me) = &self.certs.identity {
+            process.identity_expires(me.not_after);
+        }
+        for domain in self.certs.bundles.domains() {
+            process.trust_confirmed(domain.as_str(), Now::read());
+        }
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..8).unwrap_or(hash)
+}
+
+/// Change of a file as far as its metadata shows; `None` if it is not there.
+fn stamp(file: &PathBuf) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}

@@ -1,0 +1,165 @@
+//! TLS configurations, built once per certificate and trust generation, never per handshake.
+//!
+//! Between sidecars: TLS 1.3 only, client certificates both ways, ALPN pinned, no SNI, no tickets,
+//! no early data: a resumed session would skip the chain, expiry and identity checks.
+//! Invariant: no other module builds a rustls configuration for the mesh.
+
+pub mod edge;
+pub mod peer;
+pub mod verify;
+
+use std::sync::Arc;
+
+use countersign_certs_client::{Certs, Identity, TrustBundles};
+use countersign_workload_id::TrustDomain;
+use rustls::crypto::CryptoProvider;
+use rustls::server::NoServerSessionStorage;
+
+use crate::tls::verify::{ExpectedIds, MeshClients, MeshServer};
+
+/// HTTP/2 with prior knowledge inside mutual TLS.
+pub const ALPN_H2: &[u8] = b"countersign/h2";
+/// HTTP/1.1 inside mutual TLS.
+pub const ALPN_HTTP1: &[u8] = b"countersign/http1.1";
+
+/// What is carried inside a mesh connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// `countersign/h2`.
+    H2,
+    /// `countersign/http1.1`.
+    Http1,
+}
+
+impl Alpn {
+    /// The protocol a negotiated ALPN names, if it is one of ours.
+    pub fn of(protocol: Option<&[u8]>) -> Option<Alpn> {
+        match protocol {
+            Some(ALPN_H2) => Some(Alpn::H2),
+            Some(ALPN_HTTP1) => Some(Alpn::Http1),
+            Some(_) | None => None,
+        }
+    }
+
+    fn wire(self) -> Vec<u8> {
+        match self {
+            Alpn::H2 => ALPN_H2.to_vec(),
+            Alpn::Http1 => ALPN_HTTP1.to_vec(),
+        }
+    }
+}
+
+/// The one crypto provider: aws-lc-rs with our groups. No process default is installed.
+pub fn provider() -> Arc<CryptoProvider> {
+    use rustls::crypto::aws_lc_rs::{self, kx_group};
+    Arc::new(CryptoProvider {
+        // X25519 leads until both ends agree to pay for the hybrid share; it is still offered.
+        kx_groups: vec![kx_group::X25519, kx_group::X25519MLKEM768, kx_group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+/// Why the TLS side of a snapshot could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsBuildError {
+    /// rustls refused the key or the certificate.
+    #[error("the certificate and key cannot be used for TLS")]
+    Certificate(#[from] rustls::Error),
+}
+
+/// The mesh TLS of one generation, shared by all workers.
+pub struct MeshTls {
+    /// Terminates connections from mesh peers.
+    pub server: Arc<rustls::ServerConfig>,
+    provider: Arc<CryptoProvider>,
+    certified: Arc<rustls::sign::CertifiedKey>,
+    bundles: Arc<TrustBundles>,
+}
+
+impl MeshTls {
+    /// Builds both sides from one identity and its bundles.
+    ///
+    /// # Errors
+    /// When rustls cannot use the key.
+    pub fn build(
+        identity: &Identity,
+        certs: &Certs,
+        domain: &TrustDomain,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<MeshTls, TlsBuildError> {
+        let certified = identity.to_rustls();
+        let verifier =
+            MeshClients::new(domain.clone(), Arc::clone(&certs.bundles), Arc::clone(provider));
+        let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(SingleCertificate(Arc::clone(&certified))));
+        server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec()];
+        harden(&mut server);
+        Ok(MeshTls {
+            server: Arc::new(server),
+            provider: Arc::clone(provider),
+            certified,
+            bundles: Arc::clone(&certs.bundles),
+        })
+    }
+
+    /// The client side towards one destination: accepts exactly `expected`.
+    ///
+    /// # Errors
+    /// When rustls refuses the protocol versions of the provider.
+    pub fn client(
+        &self,
+        expected: &Arc<ExpectedIds>,
+        alpn: Alpn,
+    ) -> Result<Arc<rustls::ClientConfig>, TlsBuildError> {
+        let verifier = MeshServer::new(
+            Arc::clone(expected),
+            Arc::clone(&self.bundles),
+            Arc::clone(&self.provider),
+        );
+        let mut client = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(SingleCertificate(Arc::clone(&self.certified))));
+        client.alpn_protocols = vec![alpn.wire()];
+        client.enable_sni = false;
+        client.resumption = rustls::client::Resumption::disabled();
+        Ok(Arc::new(client))
+    }
+}
+
+/// No tickets, no resumption, no early data.
+pub(crate) fn harden(server: &mut rustls::ServerConfig) {
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    server.max_early_data_size = 0;
+}
+
+/// Always answers with the one certificate of the generation.
+#[derive(Debug)]
+pub(crate) struct SingleCertificate(pub(crate) Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for SingleCertificate {
+    fn resolve(
+        &self,
+        _hello: rustls::server::ClientHello<'_>,
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl rustls::client::ResolvesClientCert for SingleCertificate {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _sigschemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,251 @@
+//! The rustls verifiers of both directions. Both call the one X509-SVID validation of
+//! `certs-client`; what differs is which identities are then acceptable.
+//!
+//! INVARIANT: the client side accepts only the identities expected for *this* destination, never
+//! "somebody of our trust domain".
+
+use std::fmt;
+use std::sync::Arc;
+
+use countersign_certs_client::{TrustBundles, Usage, svid};
+use countersign_workload_id::{TrustDomain, WorkloadId};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+};
+
+/// The identities that may answer for a destination.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ExpectedIds(Vec<WorkloadId>);
+
+impl ExpectedIds {
+    /// A non-empty list; `None` for an empty one, which could never be satisfied.
+    pub fn new(ids: Vec<WorkloadId>) -> Option<ExpectedIds> {
+        if ids.is_empty() { None } else { Some(ExpectedIds(ids)) }
+    }
+
+    /// Whether `id` may answer.
+    pub fn allows(&self, id: &WorkloadId) -> bool {
+        self.0.contains(id)
+    }
+
+    /// The only identity, if there is exactly one.
+    pub fn single(&self) -> Option<&WorkloadId> {
+        match self.0.as_slice() {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ExpectedIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, id) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" or ")?;
+            }
+            write!(f, "{id}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a peer's certificate was refused. Travels through rustls and is read back by
+/// [`handshake_reason`].
+#[derive(Debug, thiserror::Error)]
+pub enum PeerRefused {
+    /// The chain or the leaf breaks a rule of X509-SVID.
+    #[error("the peer's certificate is not acceptable")]
+    Svid(#[source] svid::SvidError),
+    /// The identity is of a trust domain this listener does not accept.
+    #[error("the peer is {0}, of another trust domain")]
+    ForeignDomain(WorkloadId),
+    /// The server is not the one that was expected.
+    #[error("expected {expected}, the server is {presented}")]
+    Unexpected {
+        /// Who may answer.
+        expected: String,
+        /// Who answered.
+        presented: WorkloadId,
+    },
+}
+
+impl PeerRefused {
+    /// Closed label of metrics and audit.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            PeerRefused::Svid(error) => error.reason(),
+            PeerRefused::ForeignDomain(_) => "unknown_trust_domain",
+            PeerRefused::Unexpected { .. } => "unexpected_identity",
+        }
+    }
+}
+
+fn refuse(error: PeerRefused) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+}
+
+fn validate(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundles: &TrustBundles,
+    usage: Usage,
+    now: UnixTime,
+) -> Result<svid::Svid, rustls::Error> {
+    let mut chain = Vec::with_capacity(1 + intermediates.len());
+    chain.push(leaf.clone());
+    chain.extend(intermediates.iter().cloned());
+    svid::validate(&chain, bundles, usage, now).map_err(|error| refuse(PeerRefused::Svid(error)))
+}
+
+/// Accepts mesh clients of our own trust domain.
+#[derive(Debug)]
+pub struct MeshClients {
+    domain: TrustDomain,
+    bundles: Arc<TrustBundles>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl MeshClients {
+    /// A verifier for one listener and one trust generation.
+    pub fn new(
+        domain: TrustDomain,
+        bundles: Arc<TrustBundles>,
+        provider: Arc<CryptoProvider>,
+    ) -> MeshClients {
+        MeshClients { domain, bundles, provider }
+    }
+}
+
+impl ClientCertVerifier for MeshClients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let svid = validate(end_entity, intermediates, &self.bundles, Usage::TlsClient, now)?;
+        if svid.id.trust_domain() != &self.domain {
+            return Err(refuse(PeerRefused::ForeignDomain(svid.id)));
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Accepts exactly the servers expected for one destination.
+#[derive(Debug)]
+pub struct MeshServer {
+    expected: Arc<ExpectedIds>,
+    bundles: Arc<TrustBundles>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl MeshServer {
+    /// A verifier for one destination and one trust generation.
+    pub fn new(
+        expected: Arc<ExpectedIds>,
+        bundles: Arc<TrustBundles>,
+        provider: Arc<CryptoProvider>,
+    ) -> MeshServer {
+        MeshServer { expected, bundles, provider }
+    }
+}
+
+impl ServerCertVerifier for MeshServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let svid = validate(end_entity, intermediates, &self.bundles, Usage::TlsServer, now)?;
+        if !self.expected.allows(&svid.id) {
+            return Err(refuse(PeerRefused::Unexpected {
+                expected: self.expected.to_string(),
+                presented: svid.id,
+            }));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The refusal inside a failed handshake, if our verifier caused it.
+pub fn peer_refused(error: &std::io::Error) -> Option<&PeerRefused> {
+    let tls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other))) = tls else {
+        return None;
+    };
+    other.downcast_ref::<PeerRefused>()
+}
+
+/// The closed metric label of a failed handshake.
+pub fn handshake_reason(error: &std::io::Error) -> &'static str {
+    if let Some(refused) = peer_refused(error) {
+        return refused.reason();
+    }
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return "io";
+    };
+    match tls {
+        rustls::Error::NoCertificatesPresented => "no_certificate",
+        rustls::Error::PeerIncompatible(_) => "incompatible",
+        rustls::Error::NoApplicationProtocol => "alpn",
+        rustls::Error::AlertReceived(_) => "refused_by_peer",
+        rustls::Error::InvalidCertificate(_) => "bad_certificate",
+        rustls::Error::InvalidMessage(_) => "not_tls",
+        _ => "protocol",
+    }
+}

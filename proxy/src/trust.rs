@@ -1,0 +1,110 @@
+//! Whose context tokens count: the mesh's issuer list in the token crate's terms, and the
+//! validation of signers' certificates against our own trust domain's bundle.
+//!
+//! Invariant: a signer's chain is validated by the same function as a peer's, and only in the
+//! bundle of our own trust domain.
+
+use std::sync::Arc;
+
+use countersign_certs_client::{TrustBundles, Usage, svid};
+use countersign_ctxtoken::{
+    ChainKey, ChainValidator, Constraints, Issuer, IssuerSet, KeyForms, KeySet,
+    Limits as TokenLimits, Origin, PathPattern, Presenter, Presenters, ScopePattern, SubPattern,
+    UnixTime, VerifyingKey,
+};
+use countersign_policy::Documents;
+use countersign_policy::doc::{IssuerKeys, TrustedIssuer};
+use countersign_workload_id::TrustDomain;
+use rustls::pki_types::CertificateDer;
+
+/// Validates certificates of token signers.
+pub struct Chains {
+    bundles: Arc<TrustBundles>,
+    domain: TrustDomain,
+}
+
+impl Chains {
+    /// A validator for one trust generation.
+    pub fn new(bundles: Arc<TrustBundles>, domain: TrustDomain) -> Chains {
+        Chains { bundles, domain }
+    }
+}
+
+impl ChainValidator for Chains {
+    fn validate(&self, chain_der: &[Vec<u8>], now: UnixTime) -> Result<ChainKey, String> {
+        let chain: Vec<_> =
+            chain_der.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let svid = svid::validate(&chain, &self.bundles, Usage::Signature, svid::unix_time(now.0))
+            .map_err(|error| error.to_string())?;
+        if svid.id.trust_domain() != &self.domain {
+            return Err(format!("{} is of another trust domain", svid.id));
+        }
+        let key = VerifyingKey::from_spki_der(&svid.spki).map_err(|error| error.to_string())?;
+        Ok(ChainKey { id: svid.id, key, not_after: UnixTime(svid.not_after) })
+    }
+}
+
+/// The issuer allow-list of the documents.
+///
+/// # Errors
+/// A sentence naming the entry that cannot be used.
+pub fn issuers(documents: &Documents) -> Result<IssuerSet, String> {
+    let convert = |issuer: &TrustedIssuer| {
+        let jwks = match &issuer.jwks {
+            Some(file) => {
+                let path = file.resolve();
+                let bytes =
+                    std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+                let keys = KeySet::from_jwks_json(&bytes)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                Some(keys)
+            }
+            None => None,
+        };
+        let keys = match issuer.keys {
+            IssuerKeys::X5c => KeyForms::X5c,
+            IssuerKeys::Jwks => KeyForms::Jwks,
+            IssuerKeys::Either => KeyForms::Either,
+        };
+        Ok(Issuer { id: issuer.id.clone(), keys, allow: constraints(issuer)?, jwks })
+    };
+    let issuers = documents.mesh.issuers.iter().map(convert).collect::<Result<Vec<_>, String>>()?;
+    IssuerSet::new(issuers).map_err(|error| error.to_string())
+}
+
+/// What an issuer may say.
+///
+/// # Errors
+/// A sentence naming the pattern that cannot be used.
+pub fn constraints(issuer: &TrustedIssuer) -> Result<Constraints, String> {
+    let unusable =
+        |error: &dyn std::fmt::Display| format!("context.issuers {}: {error}", issuer.id);
+    let origin = |text: &String| {
+        Origin::parse(text).ok_or_else(|| unusable(&format!("`{text}` is no origin")))
+    };
+    let sub = |text: &String| SubPattern::parse(text).map_err(|error| unusable(&error));
+    let scope = |text: &String| ScopePattern::parse(text).map_err(|error| unusable(&error));
+    Ok(Constraints {
+        origins: issuer.origins.iter().map(origin).collect::<Result<_, _>>()?,
+        subs: issuer.subjects.iter().map(sub).collect::<Result<_, _>>()?,
+        scopes: issuer.scopes.iter().map(scope).collect::<Result<_, _>>()?,
+        max_ttl_s: issuer.max_ttl_s.unwrap_or(TokenLimits::default().ttl_s_max),
+    })
+}
+
+/// Which peers may present tokens where.
+///
+/// # Errors
+/// A sentence naming the entry that cannot be used.
+pub fn presenters(documents: &Documents) -> Result<Presenters, String> {
+    let convert = |presenter: &countersign_policy::doc::Presenter| {
+        let to = PathPattern::parse(&presenter.to.text())
+            .map_err(|error| format!("context.presenters: {error}"))?;
+        Ok(Presenter { peer: presenter.peer.clone(), to })
+    };
+    if documents.mesh.presenters.is_empty() {
+        return Ok(Presenters::any());
+    }
+    let presenters = documents.mesh.presenters.iter().map(convert);
+    Ok(Presenters::only(presenters.collect::<Result<Vec<_>, String>>()?))
+}

@@ -1,0 +1,8 @@
+//! Connections towards apps and towards other sidecars.
+//!
+//! One [`pool::Pool`] per worker; nothing here is shared between workers. What is dialled comes
+//! from `outbound/discover` (mesh) or the proxy's configuration (the app), never from a request.
+
+pub mod connect;
+pub mod pool;
+pub mod transport;
