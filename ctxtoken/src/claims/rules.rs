@@ -5,7 +5,10 @@ use serde_json::Value;
 
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
-use super::{JsonMap, Justification, Origin, Rctx, Subject, Tctx, subject::SUBJECT_BYTES_MAX};
+use super::{
+    DeviceSource, IpSource, JsonMap, Justification, Origin, Rctx, Subject, Tctx,
+    subject::SUBJECT_BYTES_MAX,
+};
 use crate::{ClaimProblem, InvalidContext, json::INTEGER_MAX, jws};
 
 /// Short texts: names, IDs, methods.
@@ -112,11 +115,16 @@ fn check_surroundings(rctx: &Rctx) -> Checked {
     if let Some(ip) = rctx.req_ip {
         ensure(ip == ip.to_canonical(), "rctx.req_ip", ClaimProblem::BadValue)?;
     }
+    if let Some(IpSource::XForwardedFor(hops) | IpSource::Forwarded(hops)) = rctx.ip_src {
+        ensure(hops > 0, "rctx.ip_src", ClaimProblem::BadValue)?;
+    }
     if let Some(dev) = &rctx.dev {
         text("rctx.dev.id", &dev.id, REFERENCE_BYTES_MAX)?;
         opt_text("rctx.dev.tier", dev.tier.as_deref(), TEXT_BYTES_MAX)?;
         opt_time("rctx.dev.at", dev.at)?;
-        text("rctx.dev.src", &dev.src.to_string(), NAME_BYTES_MAX)?;
+        if let DeviceSource::Header(proxy) = &dev.src {
+            text("rctx.dev.src", proxy, NAME_BYTES_MAX)?;
+        }
     }
     if let Some(tls) = &rctx.tls {
         opt_text("rctx.tls.v", tls.v.as_deref(), TEXT_BYTES_MAX)?;
@@ -192,12 +200,13 @@ fn is_small(value: &Value, bytes_max: usize) -> bool {
     }
 }
 
-/// Only integers that every JSON reader keeps exactly, and decimals of ordinary size.
+/// Only integers that every JSON reader keeps exactly. A fraction is read differently by
+/// different readers, and a signed fact must not be.
 fn is_exact(number: &serde_json::Number) -> bool {
     match (number.as_u64(), number.as_i64()) {
         (Some(n), _) => n <= INTEGER_MAX,
         (None, Some(n)) => n.unsigned_abs() <= INTEGER_MAX,
-        (None, None) => number.as_f64().is_some_and(|n| n.abs() < 9.0e15),
+        (None, None) => false,
     }
 }
 

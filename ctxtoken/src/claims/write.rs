@@ -5,9 +5,7 @@ use std::fmt::Display;
 
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
-use super::{
-    Approval, Device, IngressWorkload, JsonMap, Justification, Rctx, Subject, Tctx, TlsFacts,
-};
+use super::{Approval, Device, IngressWorkload, JsonMap, Justification, Rctx, Tctx, TlsFacts};
 use crate::{NewContext, UnixTime, jws};
 
 /// What the minter adds to a [`NewContext`].
@@ -29,7 +27,7 @@ pub(crate) fn write(out: &mut Vec<u8>, envelope: &Envelope<'_>, context: &NewCon
     object.integer("exp", envelope.exp.0);
     object.plain("txn", envelope.txn);
     object.plain("jti", &jws::encode(envelope.jti));
-    write_subject(&mut object, &context.sub);
+    object.text("sub", &context.sub.to_string());
     object.words("scope", &context.scope);
     object.plain("req_wl", context.req_wl.as_str());
     object.nested("rctx", |out| write_rctx(out, &context.rctx));
@@ -44,10 +42,6 @@ pub(crate) fn write(out: &mut Vec<u8>, envelope: &Envelope<'_>, context: &NewCon
         });
     }
     object.close();
-}
-
-fn write_subject(object: &mut Object<'_>, sub: &Subject) {
-    object.text("sub", &sub.to_string());
 }
 
 fn write_rctx(out: &mut Vec<u8>, rctx: &Rctx) {
@@ -180,7 +174,7 @@ impl<'a> Object<'a> {
 
     fn text(&mut self, name: &str, value: &str) {
         self.name(name);
-        write_string(self.out, value);
+        write_json(self.out, value);
     }
 
     fn opt_text(&mut self, name: &str, value: Option<&str>) {
@@ -221,7 +215,7 @@ impl<'a> Object<'a> {
             if at > 0 {
                 self.out.push(b',');
             }
-            write_string(self.out, value.as_ref());
+            write_json(self.out, value.as_ref());
         }
         self.out.push(b']');
     }
@@ -252,13 +246,9 @@ impl<'a> Object<'a> {
     }
 }
 
-fn write_string(out: &mut Vec<u8>, text: &str) {
-    write_json(out, text);
-}
-
+/// JSON of a text or of a map, whose names are always texts.
 fn write_json(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
-    // Writing a string or a map with string keys into memory cannot fail; were it to, the token
-    // would be refused by the self-check of the minter's own JSON and by every verifier.
+    // INVARIANT: writing texts and maps of JSON values into memory cannot fail.
     let written = serde_json::to_writer(&mut *out, value);
     debug_assert!(written.is_ok(), "JSON into memory");
 }

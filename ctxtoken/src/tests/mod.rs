@@ -1,1 +1,14 @@
-//! Tests of this crate, one file per subject.
+//! Tests of this crate, one file per subject; `world` holds what they share.
+mod attacks;
+mod cache;
+mod claims;
+mod custody;
+mod errors;
+mod json;
+mod jwks;
+mod mint;
+mod patterns;
+mod replay;
+mod vectors;
+mod verify;
+mod world;

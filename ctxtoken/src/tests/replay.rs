@@ -1,0 +1,47 @@
+//! Replays what the fuzzer has kept through the parsers of peer bytes.
+use std::{fs, path::Path};
+
+use super::world::*;
+use crate::*;
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let files = fs::read_dir(folder).unwrap();
+    let inputs: Vec<_> = files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+    assert!(!inputs.is_empty(), "the corpus of {target} is missing");
+    inputs
+}
+
+#[test]
+fn token_corpus_replays() {
+    let world = World::new();
+    for input in corpus("token") {
+        let _ = verify(&input, &world.with());
+        let _ = Unverified::parse(&input, &world.limits);
+    }
+}
+
+#[test]
+fn claims_corpus_replays() {
+    let world = World::new();
+    for input in corpus("claims") {
+        let token = signed_bytes(world.kid_header().to_string().as_bytes(), &input, &world.gateway);
+        let _ = world.verify(&token);
+    }
+}
+
+#[test]
+fn header_corpus_replays() {
+    let world = World::new();
+    for input in corpus("header") {
+        let _ = verify(signed_bytes(&input, b"{}", &world.gateway).as_bytes(), &world.with());
+    }
+}
+
+#[test]
+fn jwks_corpus_replays() {
+    for input in corpus("jwks") {
+        let _ = KeySet::from_jwks_json(&input);
+        let _ = VerifyingKey::from_jwk(&input);
+    }
+}
