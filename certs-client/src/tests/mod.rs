@@ -1,1 +1,11 @@
-//! Tests of the crate.
+//! Tests of the crate, one file per part; `authority` is a CA that can be told to do wrong.
+
+mod attacks;
+mod authority;
+mod bundle;
+mod files;
+mod gate;
+mod key;
+mod renewal;
+mod svid;
+mod workload_api;
