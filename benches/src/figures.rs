@@ -2,6 +2,7 @@
 //! `summary.json` for tools. A ratio is ours divided by the peer's: below 1 is better for cost,
 //! latency and memory, above 1 for throughput.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -108,32 +109,32 @@ impl Figures {
         *slot = value;
     }
 
-    /// Drops the rounds in which the server alone, at `name`, was more than `tolerance` away from
-    /// its median: then the machine moved, not the proxies. Returns the rounds dropped; drops none
-    /// where that would leave less than half of them.
-    pub(crate) fn discard_unsteady(&mut self, name: &str, tolerance: f64) -> Unsteady {
-        let Some(steady) = self.figures.iter().find(|figure| figure.name == name) else {
-            return Unsteady::Dropped(Vec::new());
+    /// The rounds in which the server alone, at `name`, was more than `tolerance` away from its
+    /// median: then the machine moved, not the proxies.
+    pub(crate) fn unsteady(&self, name: &str, tolerance: f64) -> BTreeSet<usize> {
+        let Some(figure) = self.figures.iter().find(|figure| figure.name == name) else {
+            return BTreeSet::new();
         };
-        let Some(typical) = median(steady.rounds.iter().filter_map(|round| round.direct)) else {
-            return Unsteady::Dropped(Vec::new());
+        let Some(typical) = median(figure.rounds.iter().filter_map(|round| round.direct)) else {
+            return BTreeSet::new();
         };
-        let moved = |round: &Round| {
-            round.direct.is_some_and(|value| (value / typical - 1.0).abs() > tolerance)
-        };
-        let total = steady.rounds.len();
-        let bad: Vec<usize> = (0..total).filter(|at| moved(&steady.rounds[*at])).collect();
-        if bad.len() * 2 > total {
-            return Unsteady::TooMany(bad);
-        }
+        let rounds = figure.rounds.iter().enumerate();
+        rounds
+            .filter_map(|(at, round)| Some((at, round.direct?)))
+            .filter(|(_, direct)| (direct / typical - 1.0).abs() > tolerance)
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    /// Takes rounds out of every figure that has `total` of them.
+    pub(crate) fn drop_rounds(&mut self, dropped: &BTreeSet<usize>, total: usize) {
         for figure in self.figures.iter_mut().filter(|figure| figure.rounds.len() == total) {
             let mut at = 0;
             figure.rounds.retain(|_| {
                 at += 1;
-                !bad.contains(&(at - 1))
+                !dropped.contains(&(at - 1))
             });
         }
-        Unsteady::Dropped(bad)
     }
 
     /// Computes medians and ratios.
@@ -163,15 +164,6 @@ impl Figures {
         }
         table
     }
-}
-
-/// What became of rounds in which the machine was unsteady.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unsteady {
-    /// These do not count.
-    Dropped(Vec<usize>),
-    /// More than half were unsteady, so all of them count, and the result is doubtful.
-    TooMany(Vec<usize>),
 }
 
 fn cell(value: Option<f64>, digits: usize) -> String {
@@ -212,17 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn a_round_in_which_the_machine_moved_is_dropped() {
+    fn a_round_in_which_the_machine_moved_is_found_and_dropped() {
         let mut figures = three_rounds([10.0, 10.1, 12.0]);
-        assert_eq!(figures.discard_unsteady("x", 0.05), Unsteady::Dropped(vec![2]));
+        let unsteady = figures.unsteady("x", 0.05);
+        assert_eq!(unsteady, BTreeSet::from([2]));
+        figures.drop_rounds(&unsteady, 3);
         figures.summarise();
         assert_eq!(figures.figures[0].ratio, Some(0.375));
-    }
-
-    #[test]
-    fn a_machine_that_never_rests_is_said() {
-        let mut figures = three_rounds([10.0, 20.0, 30.0]);
-        assert_eq!(figures.discard_unsteady("x", 0.05), Unsteady::TooMany(vec![0, 2]));
-        assert_eq!(figures.figures[0].rounds.len(), 3);
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
     let ticks = stat_ticks(&stat).with_context(|| format!("{path} has an unknown form"))?;
-    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    Ok(from_ticks(ticks))
 }
 
 /// Fields 14 and 15 of `/proc/PID/stat`; the second field, a name in parentheses, may hold blanks.
@@ -50,6 +50,25 @@ fn stat_ticks(stat: &str) -> Option<u64> {
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some(user + system)
+}
+
+/// CPU time all processes together have used on all cores, without interrupts, which nobody owns.
+/// Time the hypervisor gave to others counts: it is missing all the same.
+pub(crate) fn cpu_time_of_all() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("could not read /proc/stat")?;
+    let ticks = all_ticks(&stat).context("/proc/stat has an unknown form")?;
+    Ok(from_ticks(ticks))
+}
+
+/// The first line: user, nice, system, idle, iowait, irq, softirq, steal.
+fn all_ticks(stat: &str) -> Option<u64> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let fields: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
+    [0, 1, 2, 7].iter().map(|at| fields.get(*at).copied()).sum()
+}
+
+fn from_ticks(ticks: u64) -> Duration {
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// Resident memory of a process in bytes.
@@ -82,5 +101,11 @@ mod tests {
         let stat = "17 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 42 58 0 0 20 0 1";
         assert_eq!(stat_ticks(stat), Some(100));
         assert_eq!(stat_ticks("17 a S"), None);
+    }
+
+    #[test]
+    fn idle_time_and_interrupts_are_nobodys() {
+        assert_eq!(all_ticks("cpu  1 2 4 800 1600 32 64 128 0 0\ncpu0 1"), Some(135));
+        assert_eq!(all_ticks("cpu  1 2"), None);
     }
 }

@@ -2,6 +2,7 @@
 //! every round with the pairs taking turns, and writes down what came out and under which
 //! conditions.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
-use crate::figures::{Figures, Side, Unsteady};
+use crate::figures::{Figures, Side};
 use crate::load::{self, Protocol, Target};
 use crate::machine::{self, Cores};
 use crate::pki::Pki;
@@ -21,6 +22,8 @@ use crate::tokens::TokenPool;
 
 /// A round counts only if the server alone was this close to its median.
 const STEADY: f64 = 0.05;
+/// ... and processes outside the run took less than this share of a core.
+const FOREIGN_MAX: f64 = 0.1;
 /// Above this share of their core, generator and server hold the proxies back.
 const LOAD_CORE_MAX: f64 = 0.9;
 /// Rest before idle memory is read.
@@ -83,6 +86,8 @@ struct Bench<'a> {
     pairs: Vec<(Variant, Pair)>,
     figures: Figures,
     load_core_max: f64,
+    /// Rounds in which something else ran on this machine.
+    disturbed: BTreeSet<usize>,
 }
 
 impl<'a> Bench<'a> {
@@ -106,7 +111,15 @@ impl<'a> Bench<'a> {
             }
         }
         let tokens = setting.tokens.clone();
-        Ok(Bench { plan, server, tokens, pairs, figures, load_core_max: 0.0 })
+        Ok(Bench {
+            plan,
+            server,
+            tokens,
+            pairs,
+            figures,
+            load_core_max: 0.0,
+            disturbed: BTreeSet::new(),
+        })
     }
 
     fn round(&mut self, round: usize) -> Result<()> {
@@ -134,7 +147,7 @@ impl<'a> Bench<'a> {
             protocol: case.protocol,
             tokens: Some(self.tokens.clone()),
         };
-        for (name, unit, value) in self.measure(case, &target, &[])? {
+        for (name, unit, value) in self.measure(round, case, &target, &[])? {
             let value = (!name.starts_with("cpu_")).then_some(value);
             self.figures.add(round, name, unit, Side::Direct, value);
         }
@@ -145,7 +158,7 @@ impl<'a> Bench<'a> {
         let pair = &self.pairs[at].1;
         let (target, pids, side) = (pair.target(case.protocol).clone(), pair.pids(), side(pair));
         let before = self.server.served();
-        let samples = self.measure(case, &target, &pids)?;
+        let samples = self.measure(round, case, &target, &pids)?;
         self.pairs[at].1.empty_audit()?;
         check_protocol(case.protocol, before, self.server.served())?;
         for (name, unit, value) in samples {
@@ -161,6 +174,7 @@ impl<'a> Bench<'a> {
     /// Measures one case and gives its figures: name, unit, value.
     fn measure(
         &mut self,
+        round: usize,
         case: &Case,
         target: &Target,
         pids: &[u32],
@@ -172,6 +186,9 @@ impl<'a> Bench<'a> {
                     load::closed(target, case.shape, plan.warm_up(), plan.closed_window(), pids)?;
                 if !pids.is_empty() {
                     self.load_core_max = self.load_core_max.max(result.load_core);
+                }
+                if result.foreign > FOREIGN_MAX {
+                    self.disturbed.insert(round);
                 }
                 Ok([
                     (format!("cpu_{name}"), "us", result.cpu_us),
@@ -190,9 +207,9 @@ impl<'a> Bench<'a> {
     }
 
     fn report(mut self, summary: &Path, setting: &Setting) -> Result<()> {
-        let unsteady = self.figures.discard_unsteady("throughput_h1_fresh_es256", STEADY);
+        let notes: Vec<String> =
+            self.drop_unsteady().into_iter().chain(self.load_core_note()).collect();
         self.figures.summarise();
-        let notes = self.notes(&unsteady);
         let mut document = serde_json::to_value(&self.figures)?;
         document["conditions"] = self.conditions(setting);
         document["notes"] = json!(notes);
@@ -207,30 +224,34 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn notes(&self, unsteady: &Unsteady) -> Vec<String> {
-        let mut notes = Vec::new();
-        match unsteady {
-            Unsteady::Dropped(rounds) if rounds.is_empty() => {}
-            Unsteady::Dropped(rounds) => notes.push(format!(
-                "{} of {} rounds were dropped: the server alone was more than 5 % off its median",
-                rounds.len(),
-                self.plan.rounds
-            )),
-            Unsteady::TooMany(rounds) => notes.push(format!(
-                "in {} of {} rounds the server alone was more than 5 % off its median; all count, \
-                 so read the spread",
-                rounds.len(),
-                self.plan.rounds
-            )),
+    /// Takes out the rounds that do not count and says which; keeps all of them if most are such.
+    fn drop_unsteady(&mut self) -> Option<String> {
+        let total = self.plan.rounds;
+        let mut bad = self.figures.unsteady("throughput_h1_fresh_es256", STEADY);
+        bad.extend(&self.disturbed);
+        if bad.is_empty() {
+            return None;
         }
-        if self.load_core_max > LOAD_CORE_MAX {
-            notes.push(format!(
+        let why = format!(
+            "{} of {total} rounds were disturbed: the server alone was more than 5 % off its \
+             median, or other processes took more than a tenth of a core",
+            bad.len()
+        );
+        if bad.len() * 2 > total {
+            return Some(format!("{why}; they count all the same, so these figures are doubtful"));
+        }
+        self.figures.drop_rounds(&bad, total);
+        Some(format!("{why}; they do not count"))
+    }
+
+    fn load_core_note(&self) -> Option<String> {
+        (self.load_core_max > LOAD_CORE_MAX).then(|| {
+            format!(
                 "generator and server were busy up to {:.0} % of their core: throughput may be \
                  theirs, CPU per request is not affected",
                 self.load_core_max * 100.0
-            ));
-        }
-        notes
+            )
+        })
     }
 
     fn conditions(&self, setting: &Setting) -> Value {

@@ -20,6 +20,8 @@ pub(crate) struct Closed {
     pub(crate) cpu_us: f64,
     /// How busy generator and server kept their core; near 1 the throughput is theirs.
     pub(crate) load_core: f64,
+    /// How much of a core processes took that have nothing to do with the run.
+    pub(crate) foreign: f64,
 }
 
 /// Drives `target` for `warm_up` and then `window`; only the window counts.
@@ -63,6 +65,7 @@ struct Reading {
     completed: u64,
     proxies: Duration,
     own: Duration,
+    all: Duration,
 }
 
 impl Reading {
@@ -72,16 +75,21 @@ impl Reading {
             proxies += machine::cpu_time(*pid)?;
         }
         let own = machine::cpu_time(std::process::id())?;
-        Ok(Reading { at: Instant::now(), completed: tally.completed.get(), proxies, own })
+        let all = machine::cpu_time_of_all()?;
+        Ok(Reading { at: Instant::now(), completed: tally.completed.get(), proxies, own, all })
     }
 
     fn since(&self, before: &Reading) -> Closed {
         let seconds = (self.at - before.at).as_secs_f64();
         let requests = (self.completed - before.completed).max(1) as f64;
+        let proxies = (self.proxies - before.proxies).as_secs_f64();
+        let own = (self.own - before.own).as_secs_f64();
+        let all = (self.all - before.all).as_secs_f64();
         Closed {
             throughput: requests / seconds,
-            cpu_us: (self.proxies - before.proxies).as_secs_f64() * 1e6 / requests,
-            load_core: (self.own - before.own).as_secs_f64() / seconds,
+            cpu_us: proxies * 1e6 / requests,
+            load_core: own / seconds,
+            foreign: ((all - proxies - own) / seconds).max(0.0),
         }
     }
 }

@@ -23,11 +23,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(address: SocketAddr) -> Result<Connection> {
+    /// Connects; every request will use `method`, without a body.
+    pub(super) async fn open(address: SocketAddr, method: &str) -> Result<Connection> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let request =
-            format!("GET {PATH} HTTP/1.1\r\nhost: {HOST}\r\naccept: */*\r\n").into_bytes();
+            format!("{method} {PATH} HTTP/1.1\r\nhost: {HOST}\r\naccept: */*\r\n").into_bytes();
         let fixed = request.len();
         Ok(Connection { stream, request, fixed, received: Vec::with_capacity(8 * 1024) })
     }

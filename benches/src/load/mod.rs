@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 
 pub(crate) use closed::closed;
 pub(crate) use open::open;
-pub(crate) use slot::probe;
+pub(crate) use slot::{probe, status};
 
 use crate::tokens::TokenPool;
 

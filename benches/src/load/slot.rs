@@ -44,7 +44,9 @@ pub(super) async fn connect(target: &Target, shape: Shape) -> Result<Vec<Slot>> 
     let mut slots = Vec::with_capacity(shape.connections * shape.streams);
     for _ in 0..shape.connections {
         match target.protocol {
-            Protocol::H1 => slots.push(Slot::H1(h1::Connection::open(target.address).await?)),
+            Protocol::H1 => {
+                slots.push(Slot::H1(h1::Connection::open(target.address, "GET").await?))
+            }
             Protocol::H2 => {
                 let connection = h2::Connection::open(target.address).await?;
                 slots.extend((0..shape.streams).map(|_| Slot::H2(connection.stream())));
@@ -60,5 +62,13 @@ pub(crate) fn probe(target: &Target) -> Result<()> {
         let mut slots = connect(target, Shape { connections: 1, streams: 1 }).await?;
         let Some(slot) = slots.first_mut() else { bail!("no connection") };
         slot.exchange(target.next_token()).await
+    })
+}
+
+/// The status of one HTTP/1.1 request, whatever it is.
+pub(crate) fn status(target: &Target, method: &str) -> Result<u16> {
+    LocalSet::new().block_on(&runtime()?, async {
+        let mut connection = h1::Connection::open(target.address, method).await?;
+        Ok(connection.exchange(target.next_token()).await?.status)
     })
 }

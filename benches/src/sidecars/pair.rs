@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::process::Proxy;
 use super::{Make, Variant, countersign, envoy};
-use crate::load::{Protocol, Target, probe};
+use crate::load::{Protocol, Target, probe, status};
 use crate::machine::{self, Cores};
 use crate::pki::Pki;
 use crate::tokens::TokenPool;
@@ -49,16 +49,18 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Starts both proxies and waits until a request of either protocol succeeds.
-    pub(crate) fn start(make: Make, context: Variant, setting: &Setting) -> Result<Pair> {
+    pub(crate) fn start(make: Make, variant: Variant, setting: &Setting) -> Result<Pair> {
         machine::pin_thread(setting.cores.proxies)?;
         let started = match make {
-            Make::Envoy => envoy::start(context, setting),
-            Make::Countersign => countersign::start(context, setting),
+            Make::Envoy => envoy::start(variant, setting),
+            Make::Countersign => countersign::start(variant, setting),
         };
         machine::pin_thread(setting.cores.load)?;
         let mut pair = started?;
         pair.wait_until_ready()
-            .with_context(|| format!("the {make:?} pair ({context:?}) is not ready"))?;
+            .with_context(|| format!("the {make:?} pair ({variant:?}) is not ready"))?;
+        pair.check_refusals()
+            .with_context(|| format!("the {make:?} pair ({variant:?}) does not do its job"))?;
         Ok(pair)
     }
 
@@ -89,6 +91,19 @@ impl Pair {
     pub(crate) fn empty_audit(&self) -> Result<()> {
         for path in self.audit.iter().filter(|path| path.exists()) {
             File::options().write(true).truncate(true).open(path)?;
+        }
+        Ok(())
+    }
+
+    /// A pair that lets everything through is not measured: no rule permits DELETE, and where the
+    /// client brings the token, there is no way in without one.
+    fn check_refusals(&self) -> Result<()> {
+        let refused = status(&self.h1, "DELETE")?;
+        ensure!(refused == 403, "DELETE, which no rule permits, was answered {refused}");
+        if self.h1.tokens.is_some() {
+            let bare = Target { tokens: None, ..self.h1.clone() };
+            let refused = status(&bare, "GET")?;
+            ensure!(refused == 401, "a request without token was answered {refused}");
         }
         Ok(())
     }
