@@ -61,3 +61,8 @@ pub use verify::{Unverified, Verified, VerifyWith, verify};
 
 #[cfg(test)]
 mod tests;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,109 @@
+//! Mints a token, verifies it as the first holder's sidecar would, and shows who may use it.
+//!
+//! ```text
+//! cargo run -p countersign-ctxtoken --example mint_and_verify
+//! cargo run -p countersign-ctxtoken --example mint_and_verify -- --export   # for other libraries
+//! ```
+
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::{
+    rand::{SecureRandom, SystemRandom},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use countersign_ctxtoken::{
+    ChainKey, ChainValidator, Constraints, Issuer, IssuerSet, KeyForms, KeyRef, KeySet, Limits,
+    LocalSigner, Minter, NewContext, Origin, Rctx, ScopePattern, SubPattern, Subject, Tctx,
+    TokenIds, UnixTime, UserName, VerifyWith, check_custody, txn_id, verify,
+};
+use countersign_workload_id::{TrustDomain, WorkloadId};
+
+/// This example names its key; a verifier of `x5c` tokens brings a real validator.
+struct NoChains;
+
+impl ChainValidator for NoChains {
+    fn validate(&self, _: &[Vec<u8>], _: UnixTime) -> Result<ChainKey, String> {
+        Err("this verifier knows no certificate authority".to_owned())
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let trust_domain: TrustDomain = "prod.example.com".parse()?;
+    let gateway = WorkloadId::new(&trust_domain, "edge", "gateway")?;
+    let orders = WorkloadId::new(&trust_domain, "shop", "orders")?;
+    let billing = WorkloadId::new(&trust_domain, "shop", "billing")?;
+    let limits = Limits::default();
+
+    // The gateway's key and what it may sign: the same entry stands in every verifier's list.
+    let random = SystemRandom::new();
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)?;
+    let signer = Arc::new(LocalSigner::from_pkcs8_der(pkcs8.as_ref())?);
+    let jwks = format!(r#"{{"keys":[{}]}}"#, signer.verifying_key().to_jwk());
+    let allow = Constraints {
+        origins: vec![Origin::User],
+        subs: vec![SubPattern::parse("user:*")?],
+        scopes: vec![ScopePattern::parse("orders.*")?],
+        max_ttl_s: 60,
+    };
+
+    // Mint: alice reads orders; the token is handed to `orders`.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let (mut rand, mut jti) = ([0; 10], [0; 16]);
+    random.fill(&mut rand)?;
+    random.fill(&mut jti)?;
+    let ids = TokenIds { txn: txn_id(u64::try_from(now.as_millis())?, rand), jti };
+    let now = UnixTime(now.as_secs());
+    let mut context = NewContext {
+        sub: Subject::User(UserName::new(None, "alice").ok_or("no user name")?),
+        scope: vec!["orders.read".to_owned()],
+        req_wl: gateway.clone(),
+        rctx: Rctx::new(Origin::User, orders.clone()),
+        tctx: Tctx { m: Some("GET".to_owned()), ..Tctx::default() },
+        act: None,
+    };
+    context.rctx.groups = Some(vec!["support".to_owned()]);
+    let key = KeyRef::Kid(signer.verifying_key().kid());
+    let minter = Minter::new(
+        gateway.clone(),
+        trust_domain.clone(),
+        allow.clone(),
+        key,
+        signer,
+        None,
+        &limits,
+    )?;
+    let token = minter.mint(&context, ids, now, 60)?;
+    if std::env::args().any(|arg| arg == "--export") {
+        println!(r#"{{"jwks":{jwks},"token":"{}"}}"#, token.expose());
+        return Ok(());
+    }
+    println!("minted    {token:?}, {} bytes", token.expose().len());
+
+    // Verify, as any sidecar of the domain.
+    let jwks = Some(KeySet::from_jwks_json(jwks.as_bytes())?);
+    let entry = Issuer { id: gateway.clone(), keys: KeyForms::Either, allow, jwks };
+    let issuers = IssuerSet::new(vec![entry])?;
+    let with = VerifyWith {
+        issuers: &issuers,
+        chains: &NoChains,
+        trust_domain: &trust_domain,
+        now,
+        skew_s: 30,
+        limits: &limits,
+    };
+    let verified = verify(token.expose().as_bytes(), &with)?;
+    println!("verified  {} for {:?}, txn {}", verified.sub, verified.scope, verified.txn);
+
+    // Custody: who presents it to whom.
+    for (peer, me) in [(&gateway, &orders), (&orders, &billing), (&billing, &orders)] {
+        match check_custody(&verified, peer, me) {
+            Ok(()) => println!("accepted  {} from {}", me.short(), peer.short()),
+            Err(refusal) => println!("refused   {}: {refusal}", refusal.reason()),
+        }
+    }
+    Ok(())
+}
