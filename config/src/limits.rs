@@ -287,14 +287,10 @@ macro_rules! limits {
 limits! {
     /// `CONNS_PER_SOURCE_MAX`
     conns_per_source_max: usize = CONNS_PER_SOURCE_MAX, Any, 1_000_000;
-    /// `HANDSHAKE_MS_MAX`
-    handshake_ms_max: u64 = HANDSHAKE_MS_MAX, Lower, HANDSHAKE_MS_MAX;
     /// `H1_HEAD_BYTES_MAX`
     h1_head_bytes_max: usize = H1_HEAD_BYTES_MAX, Any, 1_048_576;
     /// `H1_HEAD_MS_MAX`
     h1_head_ms_max: u64 = H1_HEAD_MS_MAX, Lower, H1_HEAD_MS_MAX;
-    /// `H1_IDLE_MS_MAX`
-    h1_idle_ms_max: u64 = H1_IDLE_MS_MAX, Lower, H1_IDLE_MS_MAX;
     /// `H2_STREAMS_MAX`
     h2_streams_max: u32 = H2_STREAMS_MAX, Any, 1_024;
     /// `H2_HEADER_LIST_BYTES_MAX`
@@ -305,22 +301,12 @@ limits! {
     request_ms_max: u64 = REQUEST_MS_MAX, Any, 3_600_000;
     /// `STREAM_AGE_S_MAX`; 0 is no bound.
     stream_age_s_max: u64 = STREAM_AGE_S_MAX, Any, 86_400;
-    /// `CONNECT_MESH_MS_MAX`
-    connect_mesh_ms_max: u64 = CONNECT_MESH_MS_MAX, Lower, CONNECT_MESH_MS_MAX;
-    /// `CONNECT_APP_MS_MAX`
-    connect_app_ms_max: u64 = CONNECT_APP_MS_MAX, Lower, CONNECT_APP_MS_MAX;
-    /// `APP_WAIT_MS_MAX`
-    app_wait_ms_max: u64 = APP_WAIT_MS_MAX, Lower, APP_WAIT_MS_MAX;
     /// `ENDPOINT_INFLIGHT_MAX`
     endpoint_inflight_max: usize = ENDPOINT_INFLIGHT_MAX, Any, 65_536;
     /// `INFLIGHT_MAX`
     inflight_max: usize = INFLIGHT_MAX, Any, 65_536;
-    /// `TCP_IDLE_MS_MAX`
-    tcp_idle_ms_max: u64 = TCP_IDLE_MS_MAX, Any, 604_800_000;
     /// `CONN_AGE_S_MAX`
     conn_age_s_max: u64 = CONN_AGE_S_MAX, Any, 86_400;
-    /// `DRAIN_DELAY_MS`
-    drain_delay_ms: u64 = DRAIN_DELAY_MS, Lower, DRAIN_DELAY_MS;
     /// `DRAIN_MS_MAX`
     drain_ms_max: u64 = DRAIN_MS_MAX, Lower, DRAIN_MS_MAX;
 }

@@ -306,7 +306,7 @@ impl Reader<'_, '_> {
                 self.error(key.span, format!("there is no bound `{}`", key.text), hint);
                 continue;
             };
-            let least = u64::from(bound.default != 0 && bound.name != "DRAIN_DELAY_MS");
+            let least = u64::from(bound.default != 0);
             let most = bound.ceiling;
             match (bound.change, read_number(value)) {
                 (Change::Fixed, _) => {
