@@ -7,6 +7,8 @@
 
 mod ca;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
