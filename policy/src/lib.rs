@@ -11,18 +11,29 @@
 
 #![forbid(unsafe_code)]
 
+pub mod case;
 mod compile;
 pub mod decision;
 pub mod diagnostic;
 pub mod doc;
+mod eval;
 mod explain;
 mod gateway;
 pub mod host;
+mod index;
 pub mod input;
+mod overlap;
 mod parse;
 pub mod path;
 pub mod pattern;
+#[cfg(test)]
+mod reference;
+mod sentence;
+mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod time;
+mod tri;
 pub mod yaml;
 
 pub use compile::{Compiled, compile};

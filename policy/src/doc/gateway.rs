@@ -77,22 +77,6 @@ pub struct MintRule {
     pub tctx: Vec<TctxKey>,
 }
 
-macro_rules! closed_names {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$doc])* $variant),+ }
-        impl $name {
-            /// Every name, in the order of the documentation.
-            pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
-            /// As written in documents.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-    };
-}
-
 closed_names! {
     /// Members of `rctx` a mint rule may emit.
     RctxKey {
@@ -134,5 +118,3 @@ closed_names! {
         Path = "p",
     }
 }
-
-pub(crate) use closed_names;

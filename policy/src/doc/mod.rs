@@ -3,6 +3,23 @@
 //! One file per kind. Only `parse` makes these from text; `check` has passed over every value
 //! that is found in a [`Documents`]. Nothing here is a serde type.
 
+/// An enum whose variants are the words of a closed set.
+macro_rules! closed_names {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$doc])* $variant),+ }
+        impl $name {
+            /// Every name, in the order of the documentation.
+            pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
+            /// As written in documents.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
 pub mod access;
 pub mod destination;
 pub mod gateway;

@@ -37,19 +37,28 @@ impl IdentityProvider {
     }
 }
 
-/// Signature algorithms of user tokens. `none` and HMAC do not exist in this type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are RFC 7518's own")]
-pub enum UserAlgorithm {
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    Ed25519,
+closed_names! {
+    /// Signature algorithms of user tokens. `none` and HMAC do not exist in this type.
+    UserAlgorithm {
+        /// RSASSA-PKCS1-v1_5, SHA-256.
+        RS256 = "RS256",
+        /// RSASSA-PKCS1-v1_5, SHA-384.
+        RS384 = "RS384",
+        /// RSASSA-PKCS1-v1_5, SHA-512.
+        RS512 = "RS512",
+        /// RSASSA-PSS, SHA-256.
+        PS256 = "PS256",
+        /// RSASSA-PSS, SHA-384.
+        PS384 = "PS384",
+        /// RSASSA-PSS, SHA-512.
+        PS512 = "PS512",
+        /// ECDSA, P-256.
+        ES256 = "ES256",
+        /// ECDSA, P-384.
+        ES384 = "ES384",
+        /// Ed25519; tokens call it `EdDSA` or `Ed25519`.
+        Ed25519 = "EdDSA",
+    }
 }
 
 /// Where the provider's keys come from.

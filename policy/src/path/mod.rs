@@ -6,6 +6,7 @@
 
 mod template;
 
+pub(crate) use template::canonical_pattern;
 pub use template::{PathTemplate, Segment, TemplateError};
 
 use std::fmt;

@@ -185,7 +185,7 @@ fn segment(part: &str, before: &[Segment]) -> Result<Segment, TemplateError> {
     }
     let name = part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    if !name.bytes().all(word) || !name.bytes().next().is_some_and(|b| !b.is_ascii_digit()) {
+    if !name.bytes().all(word) || name.bytes().next().is_none_or(|b| b.is_ascii_digit()) {
         return Err(TemplateError::Param(part.to_owned()));
     }
     if before.iter().any(|own| matches!(own, Segment::Param(other) if **other == *name)) {

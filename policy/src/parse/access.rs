@@ -1,0 +1,371 @@
+//! Reads `AccessPolicy`, and checks what one rule's parts demand of each other.
+
+use std::sync::Arc;
+
+use super::{atoms, known::Known, matchers, scalars};
+use crate::{
+    doc::{
+        AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, Match, Obligations,
+        PathPattern, Place, ProtocolMatch, Resource, Rule, access::OwnerFromPath,
+    },
+    path::{PathTemplate, Segment},
+    yaml::{Fields, Findings, Node, Span, read},
+};
+
+/// Most rules of one set of documents.
+pub(crate) const RULES_MAX: usize = 10_000;
+/// Most atoms of one set of documents.
+pub(crate) const ATOMS_MAX: usize = 16_384;
+/// How long a stream may live unless its rule says otherwise, seconds.
+const STREAM_AGE_S_DEFAULT: u64 = 3600;
+/// Longest message of a rule.
+const MESSAGE_BYTES_MAX: usize = 512;
+/// Most entries of `unless`.
+const UNLESS_MAX: usize = 64;
+
+pub(super) fn read(
+    node: &Node,
+    namespace: String,
+    name: String,
+    place: Place,
+    known: &Known,
+    findings: &mut Findings<'_>,
+) -> Option<AccessPolicy> {
+    let mut fields = Fields::of(node, "AccessPolicy", findings)?;
+    let selector =
+        fields.required("selector", findings).and_then(|node| scalars::selector(node, findings));
+    let direction = fields.required("direction", findings);
+    if let Some(node) = direction {
+        match node.text() {
+            Some("outbound") => {
+                findings.error("E013", node.span, "`direction: outbound` is not supported yet");
+            }
+            _ => {
+                read::one_of(node, &[("inbound", ())], findings);
+            }
+        }
+    }
+    let ports = read::filled_list(fields.optional("ports"), findings)
+        .iter()
+        .filter_map(|node| read::port(node, findings))
+        .collect();
+    if let Some(node) = fields.optional("mode") {
+        if node.text() == Some("audit") {
+            findings.error("E013", node.span, "`mode: audit` is not supported yet");
+        } else {
+            read::one_of(node, &[("enforce", ())], findings);
+        }
+    }
+    let resource_node = fields.optional("resource");
+    let resource = resource_node.and_then(|node| resource(node, findings));
+    let rules_node = fields.required("rules", findings);
+    fields.finish(findings);
+    let mut reader =
+        RuleReader { resource: resource.as_ref(), known, zone: None, names: Vec::new() };
+    let rules = read::filled_list(rules_node, findings)
+        .iter()
+        .filter_map(|node| reader.rule(node, findings))
+        .collect();
+    Some(AccessPolicy { namespace, name, place, selector: selector?, ports, resource, rules })
+}
+
+fn resource(node: &Node, findings: &mut Findings<'_>) -> Option<Resource> {
+    let mut fields = Fields::of(node, "resource", findings)?;
+    let kind = fields.required("type", findings);
+    let owner = fields.optional("owner").and_then(|node| owner(node, findings));
+    fields.not_yet("attributes", findings);
+    fields.finish(findings);
+    let kind = read::short_string(kind?, 64, findings)?;
+    Some(Resource { kind: kind.into(), owner })
+}
+
+fn owner(node: &Node, findings: &mut Findings<'_>) -> Option<OwnerFromPath> {
+    let mut fields = Fields::of(node, "owner", findings)?;
+    let from_path = fields.required("fromPath", findings);
+    fields.finish(findings);
+    let mut fields = Fields::of(from_path?, "fromPath", findings)?;
+    let template_node = fields.required("template", findings);
+    let param_node = fields.required("param", findings);
+    fields.finish(findings);
+    let template = scalars::template(template_node?, findings)?;
+    let node = param_node?;
+    let param = read::short_string(node, 64, findings)?;
+    if !template.has_param(&param) {
+        let names = template.segments().iter().filter_map(|segment| match segment {
+            Segment::Param(name) => Some(&**name),
+            Segment::Literal(_) => None,
+        });
+        let hint = crate::yaml::did_you_mean(&param, names);
+        let message = format!("template `{template}` has no `{{{param}}}`");
+        findings.error("E007", node.span, message).maybe_hint(hint);
+        return None;
+    }
+    Some(OwnerFromPath { template, param })
+}
+
+/// Reads the rules of one policy.
+struct RuleReader<'r> {
+    resource: Option<&'r Resource>,
+    known: &'r Known,
+    /// The first zone seen, for W113.
+    zone: Option<String>,
+    names: Vec<(String, Span)>,
+}
+
+impl RuleReader<'_> {
+    fn rule(&mut self, node: &Node, findings: &mut Findings<'_>) -> Option<Rule> {
+        let mut fields = Fields::of(node, "a rule", findings)?;
+        let name_node = fields.required("name", findings);
+        let effect_node = fields.required("effect", findings);
+        let match_node = fields.required("match", findings);
+        let require_node = fields.optional("require");
+        let unless_node = fields.optional("unless");
+        let context_node = fields.optional("context");
+        let obligations_node = fields.optional("obligations");
+        let message_node = fields.optional("message");
+        fields.not_yet("messageFor", findings);
+        fields.finish(findings);
+
+        let name = name_node.and_then(|node| self.name(node, findings));
+        let effects = [("allow", Effect::Allow), ("deny", Effect::Deny)];
+        let effect = effect_node.and_then(|node| read::one_of(node, &effects, findings));
+        let matcher = match_node.and_then(|node| matchers::rule_match(node, self.known, findings));
+        let require = match require_node {
+            Some(node) => atoms::read(node, self.known, findings),
+            None => Some(Vec::new()),
+        };
+        let unless = self.unless(unless_node, findings);
+        let context = context_node.map(|node| context(node, findings));
+        let obligations = obligations_node.map(|node| obligations(node, findings));
+        let message = message_node.and_then(|n| read::short_string(n, MESSAGE_BYTES_MAX, findings));
+
+        let rule = Rule {
+            name: name?,
+            place: findings.place(name_node?.span),
+            effect: effect?,
+            matcher: matcher?,
+            require: require?,
+            unless: unless?,
+            context: context.unwrap_or(ContextNeed::Required),
+            obligations: obligations.unwrap_or(Obligations {
+                audit: AuditLevel::Normal,
+                max_stream_age_s: STREAM_AGE_S_DEFAULT,
+            }),
+            message: message.map(Arc::from),
+        };
+        let nodes = RuleNodes { rule: node, unless: unless_node, context: context_node };
+        self.check(&rule, &nodes, findings);
+        Some(rule)
+    }
+
+    fn name(&mut self, node: &Node, findings: &mut Findings<'_>) -> Option<String> {
+        let name = scalars::dns_label(node, findings)?;
+        if let Some((_, first)) = self.names.iter().find(|(own, _)| *own == name) {
+            findings
+                .error(
+                    "E019",
+                    node.span,
+                    format!("there is already a rule `{name}` in this policy"),
+                )
+                .hint(format!("the first one is on line {}", first.line));
+        }
+        self.names.push((name.clone(), node.span));
+        Some(name)
+    }
+
+    fn unless(&self, node: Option<&Node>, findings: &mut Findings<'_>) -> Option<Vec<Vec<Atom>>> {
+        let items = read::filled_list(node, findings);
+        if let (Some(node), true) = (node, items.len() > UNLESS_MAX) {
+            findings.error("E017", node.span, format!("more than {UNLESS_MAX} entries"));
+        }
+        let sets: Vec<Option<Vec<Atom>>> =
+            items.iter().map(|item| atoms::read(item, self.known, findings)).collect();
+        sets.into_iter().collect()
+    }
+
+    /// What the parts of a rule demand of each other.
+    fn check(&mut self, rule: &Rule, nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
+        match rule.effect {
+            Effect::Allow => check_allow(rule, nodes, findings),
+            Effect::Deny => {
+                if let Some(node) = nodes.context {
+                    findings
+                        .error("E013", node.span, "`context` has no meaning in a deny rule")
+                        .hint("remove it");
+                }
+            }
+        }
+        let all = rule.require.iter().chain(rule.unless.iter().flatten());
+        for atom in all {
+            match atom {
+                Atom::User(user) if user.is_resource_owner => {
+                    self.check_owner(rule, nodes.rule, findings);
+                }
+                Atom::Time(time) => self.check_zone(&time.zone_name, nodes.rule, findings),
+                _ => {}
+            }
+        }
+        self.lint(rule, nodes.rule, findings);
+    }
+
+    /// `isResourceOwner` needs an owner, and paths that name one.
+    fn check_owner(&self, rule: &Rule, node: &Node, findings: &mut Findings<'_>) {
+        let Some(owner) = self.resource.and_then(|resource| resource.owner.as_ref()) else {
+            findings
+                .error("E007", node.span, "`isResourceOwner` needs `resource.owner` in this policy")
+                .hint("add `resource: {type: user, owner: {fromPath: {template: …, param: …}}}`");
+            return;
+        };
+        let effect = match rule.effect {
+            Effect::Allow => "the rule could never allow",
+            Effect::Deny => "the rule would deny every such request",
+        };
+        let unbound: Vec<String> = match &rule.matcher.protocol {
+            Some(ProtocolMatch::Http(http)) if !http.paths.is_empty() => {
+                let loose = http.paths.iter().filter(|path| !binds(path, owner));
+                loose.map(|path| path.route().to_string()).collect()
+            }
+            Some(ProtocolMatch::Grpc(grpc)) => vec![format!("/{}", grpc.service)],
+            Some(ProtocolMatch::Http(_)) | None => vec!["any path".to_owned()],
+        };
+        for path in unbound {
+            let message = format!(
+                "path `{path}` of rule `{}` has no `{{{}}}`, so `resource.owner` would be unknown and {effect}",
+                rule.name, owner.param
+            );
+            findings
+                .error("E007", node.span, message)
+                .hint(format!("use paths below `{}`", owner.template));
+        }
+    }
+
+    fn check_zone(&mut self, zone: &str, node: &Node, findings: &mut Findings<'_>) {
+        match &self.zone {
+            None => self.zone = Some(zone.to_owned()),
+            Some(first) if first != zone => {
+                let message = format!("this policy uses two time zones, `{first}` and `{zone}`");
+                findings.warn("W113", node.span, message);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn lint(&self, rule: &Rule, node: &Node, findings: &mut Findings<'_>) {
+        if rule.effect != Effect::Allow {
+            return;
+        }
+        let name = &rule.name;
+        let owned = self.resource.is_some_and(|resource| resource.owner.is_some());
+        let asks = rule.require.iter().any(|a| matches!(a, Atom::User(_) | Atom::UserAbsent));
+        let covers = |owner: &OwnerFromPath| match &rule.matcher.protocol {
+            Some(ProtocolMatch::Http(http)) => {
+                http.paths.is_empty() || http.paths.iter().any(|path| binds(path, owner))
+            }
+            Some(ProtocolMatch::Grpc(_)) | None => true,
+        };
+        let owner = self.resource.and_then(|resource| resource.owner.as_ref());
+        if owned && !asks && owner.is_some_and(covers) {
+            findings
+                .warn("W107", node.span, format!("rule `{name}` grants a user's data without asking for a user"))
+                .hint("resource.owner is set and there is no `user` atom: its callers may read any account");
+        }
+        match &rule.matcher.caller {
+            Some(CallerMatch::AnyInMesh) => {
+                let message = format!("rule `{name}` admits every workload of the mesh");
+                findings.warn("W110", node.span, message);
+            }
+            Some(CallerMatch::Unauthenticated) => {
+                let message = format!("rule `{name}` admits callers without a mesh identity");
+                findings.warn("W114", node.span, message);
+            }
+            Some(CallerMatch::AnyOf(_)) | None => {}
+        }
+        if rule.context == ContextNeed::None {
+            let message = format!("rule `{name}` hides the context: onward calls lose the user");
+            findings.warn("W109", node.span, message);
+        }
+    }
+}
+
+/// Where the parts of a rule are written.
+struct RuleNodes<'n> {
+    rule: &'n Node,
+    unless: Option<&'n Node>,
+    context: Option<&'n Node>,
+}
+
+fn check_allow(rule: &Rule, nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
+    if let Some(node) = nodes.unless {
+        findings
+            .error("E016", node.span, "`unless` is for deny rules")
+            .hint("an exception to an allow is a deny rule");
+    }
+    let Match { caller, .. } = &rule.matcher;
+    if caller.is_none() {
+        let span = nodes.rule.get("match").map_or(nodes.rule.span, |node| node.span);
+        findings
+            .error("E011", span, format!("allow rule `{}` does not say who may call", rule.name))
+            .hint("add `caller: {anyOf: [{namespace: …, serviceAccount: …}]}`");
+    }
+}
+
+/// Whether every path of a pattern names the owner at the same place as the owner's template.
+fn binds(pattern: &PathPattern, owner: &OwnerFromPath) -> bool {
+    let template: PathTemplate = match pattern {
+        PathPattern::Template(template) => template.clone(),
+        PathPattern::Exact(path) => match PathTemplate::parse(path) {
+            Ok(template) => template,
+            Err(_) => return false,
+        },
+        PathPattern::Prefix(path) => match PathTemplate::parse(&format!("{path}/**")) {
+            Ok(template) => template,
+            Err(_) => return false,
+        },
+    };
+    let wanted = owner.template.segments();
+    let given = template.segments();
+    let long_enough = match (owner.template.is_open(), template.is_open()) {
+        (true, _) => given.len() >= wanted.len(),
+        (false, false) => given.len() == wanted.len(),
+        (false, true) => false,
+    };
+    long_enough
+        && wanted.iter().zip(given).all(|pair| match pair {
+            (Segment::Literal(a), Segment::Literal(b)) => a == b,
+            (Segment::Param(_), Segment::Literal(text)) => !text.is_empty(),
+            (Segment::Param(a), Segment::Param(b)) => **a != *owner.param || a == b,
+            (Segment::Literal(_), Segment::Param(_)) => false,
+        })
+}
+
+fn context(node: &Node, findings: &mut Findings<'_>) -> ContextNeed {
+    let needs = [
+        ("required", ContextNeed::Required),
+        ("optional", ContextNeed::Optional),
+        ("none", ContextNeed::None),
+    ];
+    read::one_of(node, &needs, findings).unwrap_or(ContextNeed::Required)
+}
+
+fn obligations(node: &Node, findings: &mut Findings<'_>) -> Obligations {
+    let mut out = Obligations { audit: AuditLevel::Normal, max_stream_age_s: STREAM_AGE_S_DEFAULT };
+    let Some(mut fields) = Fields::of(node, "obligations", findings) else { return out };
+    let levels = [
+        ("full", AuditLevel::Full),
+        ("normal", AuditLevel::Normal),
+        ("counted", AuditLevel::Counted),
+    ];
+    if let Some(level) =
+        fields.optional("audit").and_then(|node| read::one_of(node, &levels, findings))
+    {
+        out.audit = level;
+    }
+    if let Some(age) =
+        fields.optional("maxStreamAge").and_then(|node| read::duration_s(node, findings))
+    {
+        out.max_stream_age_s = age;
+    }
+    fields.not_yet("notify", findings);
+    fields.finish(findings);
+    out
+}

@@ -1,0 +1,274 @@
+//! Reads `ContextPolicy`: what a gateway captures, demands and mints.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::{known::Known, matchers, scalars};
+use crate::{
+    doc::{
+        ClientAddress, ClientAddressFrom, ContextPolicy, HttpMatch, JustificationKind, MintRule,
+        RctxKey, TctxKey, WhenMissing,
+    },
+    overlap,
+    pattern::AnchoredPattern,
+    yaml::{Fields, Findings, Node, Span, Value, read},
+};
+
+/// Most proxies of ours before a gateway.
+const TRUSTED_HOPS_MAX: u64 = 16;
+/// Most mint rules of one gateway.
+const MINT_RULES_MAX: usize = 1000;
+
+pub(super) fn read(
+    node: &Node,
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> Option<ContextPolicy> {
+    let mut fields = Fields::of(node, "ContextPolicy", findings)?;
+    let selector =
+        fields.required("selector", findings).and_then(|node| scalars::selector(node, findings));
+    if let Some(node) = fields.required("role", findings) {
+        read::one_of(node, &[("gateway", ())], findings);
+    }
+    let client_address = match fields.optional("clientAddress") {
+        Some(node) => client_address(node, findings),
+        None => Some(ClientAddress {
+            trusted_hops: 0,
+            trusted_proxies: Vec::new(),
+            from: ClientAddressFrom::Peer,
+        }),
+    };
+    let user = fields.required("user", findings).and_then(|node| user(node, known, findings));
+    fields.not_yet("device", findings);
+    let justification = fields.optional("justification");
+    let justification_kinds =
+        justification.map(|node| justification_kinds(node, known, findings)).unwrap_or_default();
+    let mint = mint(fields.required("mint", findings), findings);
+    fields.finish(findings);
+    let (user_providers, when_missing) = user?;
+    Some(ContextPolicy {
+        selector: selector?,
+        client_address: client_address?,
+        user_providers,
+        when_missing,
+        justification_kinds,
+        mint,
+    })
+}
+
+fn client_address(node: &Node, findings: &mut Findings<'_>) -> Option<ClientAddress> {
+    let mut fields = Fields::of(node, "clientAddress", findings)?;
+    let hops_node = fields.optional("trustedHops");
+    let hops = hops_node.and_then(|node| read::integer(node, 0, TRUSTED_HOPS_MAX, findings));
+    let trusted_hops = usize::try_from(hops.unwrap_or(0)).unwrap_or(0);
+    let mut trusted_proxies: Vec<IpNet> = Vec::new();
+    for node in read::filled_list(fields.optional("trustedProxies"), findings) {
+        let Some(net) = scalars::cidr(node, findings) else { continue };
+        if net.prefix_len() == 0 {
+            findings
+                .error(
+                    "E009",
+                    node.span,
+                    format!("`{net}` would trust everybody to name the client"),
+                )
+                .hint("list the addresses of your own proxies");
+            continue;
+        }
+        trusted_proxies.push(net);
+    }
+    let sources = [
+        ("x-forwarded-for", ClientAddressFrom::XForwardedFor),
+        ("forwarded", ClientAddressFrom::Forwarded),
+        ("proxy-protocol", ClientAddressFrom::ProxyProtocol),
+        ("peer", ClientAddressFrom::Peer),
+    ];
+    let from =
+        fields.required("from", findings).and_then(|node| read::one_of(node, &sources, findings));
+    let span = fields.span();
+    fields.finish(findings);
+    let from = from?;
+    let by_header = matches!(from, ClientAddressFrom::XForwardedFor | ClientAddressFrom::Forwarded);
+    if by_header && (trusted_hops == 0 || trusted_proxies.is_empty()) {
+        findings
+            .error(
+                "E013",
+                span,
+                "a client address from a header needs `trustedHops` and `trustedProxies`",
+            )
+            .hint("say how many proxies of yours stand before this gateway, and their addresses");
+    }
+    Some(ClientAddress { trusted_hops, trusted_proxies, from })
+}
+
+fn user(
+    node: &Node,
+    known: &Known,
+    findings: &mut Findings<'_>,
+) -> Option<(Vec<String>, WhenMissing)> {
+    let mut fields = Fields::of(node, "user", findings)?;
+    let mut providers = Vec::new();
+    for node in read::filled_list(fields.required("providers", findings), findings) {
+        let Some(name) = read::string(node, findings) else { continue };
+        Known::check(node, &name, "IdentityProvider", &known.providers, |p| p.span, findings);
+        providers.push(name);
+    }
+    let modes = [("refuse", WhenMissing::Refuse), ("anonymous", WhenMissing::Anonymous)];
+    let when_missing = fields
+        .required("whenMissing", findings)
+        .and_then(|node| read::one_of(node, &modes, findings));
+    fields.finish(findings);
+    Some((providers, when_missing?))
+}
+
+fn justification_kinds(
+    node: &Node,
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> BTreeMap<String, JustificationKind> {
+    let mut out = BTreeMap::new();
+    let Some(mut fields) = Fields::of(node, "justification", findings) else { return out };
+    if let Some(node) = fields.required("header", findings) {
+        read::one_of(node, &[("Countersign-Justification", ())], findings);
+    }
+    let kinds = fields.required("kinds", findings);
+    fields.finish(findings);
+    let Some(Node { value: Value::Map(entries), .. }) = kinds else {
+        if let Some(other) = kinds {
+            findings.error("E013", other.span, "`kinds` must be a mapping of names to patterns");
+        }
+        return out;
+    };
+    for (key, value) in entries {
+        known.justification_kinds.insert(key.text.clone());
+        if let Some(kind) = justification_kind(value, findings) {
+            out.insert(key.text.clone(), kind);
+        }
+    }
+    out
+}
+
+fn justification_kind(node: &Node, findings: &mut Findings<'_>) -> Option<JustificationKind> {
+    let mut fields = Fields::of(node, "a kind of justification", findings)?;
+    let pattern = fields.required("pattern", findings);
+    fields.not_yet("validate", findings);
+    fields.finish(findings);
+    let node = pattern?;
+    let text = read::short_string(node, scalars::TEXT_BYTES_MAX, findings)?;
+    match AnchoredPattern::parse(&text) {
+        Ok(pattern) => Some(JustificationKind { pattern }),
+        Err(why) => {
+            findings.error("E014", node.span, format!("pattern `{text}`: {why}"));
+            None
+        }
+    }
+}
+
+fn mint(node: Option<&Node>, findings: &mut Findings<'_>) -> Vec<MintRule> {
+    let mut rules: Vec<(Span, MintRule)> = Vec::new();
+    let items = read::filled_list(node, findings);
+    if let (Some(node), true) = (node, items.len() > MINT_RULES_MAX) {
+        findings.error("E017", node.span, format!("more than {MINT_RULES_MAX} mint rules"));
+        return Vec::new();
+    }
+    for item in items {
+        let Some(rule) = mint_rule(item, findings) else { continue };
+        let clash = rules.iter().find(|(_, own)| overlap::requests(&own.matcher, &rule.matcher));
+        if let Some((first, _)) = clash {
+            let line = first.line;
+            findings
+                .error("E020", item.span, "a request could match this mint rule and an earlier one")
+                .hint(format!(
+                    "the earlier one is on line {line}; tell them apart by method, host or path"
+                ));
+        }
+        rules.push((item.span, rule));
+    }
+    rules.into_iter().map(|(_, rule)| rule).collect()
+}
+
+fn mint_rule(node: &Node, findings: &mut Findings<'_>) -> Option<MintRule> {
+    let mut fields = Fields::of(node, "a mint rule", findings)?;
+    let matcher = fields.required("match", findings).and_then(|node| matched(node, findings));
+    let scope = fields.required("scope", findings).map(|node| scope(node, findings));
+    let emit = fields.optional("emit").map(|node| emit(node, findings));
+    fields.finish(findings);
+    let (rctx, tctx) = emit.unwrap_or_default();
+    Some(MintRule { matcher: matcher?, scope: scope?, rctx, tctx })
+}
+
+/// `match: {http: {…}}` or `match: {any: true}`.
+fn matched(node: &Node, findings: &mut Findings<'_>) -> Option<HttpMatch> {
+    let mut fields = Fields::of(node, "match", findings)?;
+    let http = fields.optional("http");
+    let any = fields.optional("any");
+    let span = fields.span();
+    fields.finish(findings);
+    match (http, any) {
+        (Some(node), None) => {
+            let matcher = matchers::http(node, findings)?;
+            if !matcher.headers.is_empty() {
+                findings.error("E004", node.span, "a mint rule cannot match headers");
+            }
+            Some(matcher)
+        }
+        (None, Some(any)) => read::only_true(any, "any", findings).map(|()| HttpMatch::default()),
+        _ => {
+            findings
+                .error("E001", span, "a mint rule needs `http` or `any`, and not both")
+                .hint("match-all is spelled `{any: true}`");
+            None
+        }
+    }
+}
+
+/// One name, or a list of names.
+fn scope(node: &Node, findings: &mut Findings<'_>) -> Vec<String> {
+    let names = match &node.value {
+        Value::List(_) => read::strings(Some(node), 64, findings),
+        Value::Scalar { .. } | Value::Map(_) => {
+            read::short_string(node, 64, findings).into_iter().collect()
+        }
+    };
+    let token =
+        |name: &String| name.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+    if !names.iter().all(token) {
+        findings.error("E013", node.span, "a scope name has no spaces, quotes or backslashes");
+    }
+    if names.len() > 16 {
+        findings.error("E017", node.span, "a token carries at most 16 scope names");
+    }
+    names
+}
+
+fn emit(node: &Node, findings: &mut Findings<'_>) -> (Vec<RctxKey>, Vec<TctxKey>) {
+    let Some(mut fields) = Fields::of(node, "emit", findings) else { return Default::default() };
+    let rctx = keys(fields.optional("rctx"), RctxKey::ALL, &["dev"], findings);
+    let later = ["params", "deadline"];
+    let tctx = keys(fields.optional("tctx"), TctxKey::ALL, &later, findings);
+    fields.finish(findings);
+    (rctx, tctx)
+}
+
+fn keys<T: Copy + PartialEq>(
+    node: Option<&Node>,
+    known: &[(&'static str, T)],
+    later: &[&str],
+    findings: &mut Findings<'_>,
+) -> Vec<T> {
+    let mut out = Vec::new();
+    for item in read::list(node, findings) {
+        if item.text().is_some_and(|text| later.contains(&text)) {
+            findings.error("E013", item.span, format!("{} is not supported yet", item.describe()));
+            continue;
+        }
+        match read::one_of(item, known, findings) {
+            Some(key) if out.contains(&key) => {
+                findings.error("E019", item.span, format!("{} stands here twice", item.describe()));
+            }
+            Some(key) => out.push(key),
+            None => {}
+        }
+    }
+    out
+}

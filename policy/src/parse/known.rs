@@ -1,0 +1,68 @@
+//! What documents declared so far, so that references can be checked where they stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use countersign_workload_id::TrustDomain;
+use jiff::civil::Date;
+
+use crate::{
+    doc::{ClaimDeclaration, ClaimRole, ClaimType},
+    yaml::{Findings, Node, Span, suggest},
+};
+
+/// Declared names, with their places.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// `None` if the mesh's own is faulty: then IDs are not compared with it.
+    pub(crate) trust_domain: Option<TrustDomain>,
+    pub(crate) cidr_sets: BTreeMap<String, Span>,
+    pub(crate) calendars: BTreeMap<String, (Span, Vec<Date>)>,
+    pub(crate) providers: BTreeMap<String, KnownProvider>,
+    pub(crate) justification_kinds: BTreeSet<String>,
+    /// Prefix of `sub`, and the provider that took it.
+    pub(crate) prefixes: BTreeMap<String, String>,
+}
+
+/// What rules may ask of a provider's users.
+pub(crate) struct KnownProvider {
+    pub(crate) span: Span,
+    pub(crate) claims: BTreeMap<String, ClaimDeclaration>,
+}
+
+impl KnownProvider {
+    pub(crate) fn claim_for(&self, role: ClaimRole) -> Option<&ClaimDeclaration> {
+        self.claims.values().find(|claim| claim.role == Some(role))
+    }
+
+    pub(crate) fn claim_type(&self, name: &str) -> Option<ClaimType> {
+        self.claims.get(name).map(|claim| claim.kind)
+    }
+}
+
+impl Known {
+    /// Checks that a name was declared; the message tells the nearest one and its place.
+    pub(crate) fn check<T>(
+        node: &Node,
+        name: &str,
+        what: &str,
+        declared: &BTreeMap<String, T>,
+        place: impl Fn(&T) -> Span,
+        findings: &mut Findings<'_>,
+    ) -> bool {
+        if declared.contains_key(name) {
+            return true;
+        }
+        let near = suggest(name, declared.keys().map(String::as_str));
+        let hint = match near.and_then(|near| declared.get_key_value(near)) {
+            Some((near, entry)) => {
+                let place = findings.place(place(entry));
+                Some(format!("did you mean `{near}` ({}:{})?", place.file, place.line))
+            }
+            None if declared.is_empty() => Some(format!("no {what} is declared")),
+            None => None,
+        };
+        let message = format!("{what} `{name}` does not exist");
+        findings.error("E005", node.span, message).maybe_hint(hint);
+        false
+    }
+}

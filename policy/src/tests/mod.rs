@@ -1,0 +1,4 @@
+//! Tests across modules: documents in, decisions or diagnostics out.
+
+mod cases;
+mod property;
