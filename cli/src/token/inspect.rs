@@ -122,7 +122,7 @@ impl Report {
         let mut text = String::new();
         let title = match &self.not_a_context_token {
             None => "context token".to_owned(),
-            Some(problem) => format!("a JWT, but not a context token ({problem})"),
+            Some(problem) => format!("a JWT ({problem})"),
         };
         let _ = writeln!(text, "{title}; NOT VERIFIED");
         let _ = writeln!(text, "sha256   {}… ({} bytes)", self.sha256_prefix, self.bytes);

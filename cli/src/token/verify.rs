@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use countersign_certs_client::{Bundle, TrustBundles};
 use countersign_cli::output::{Output, print_json};
 use countersign_ctxtoken::{
@@ -24,11 +24,12 @@ const SKEW_S: u64 = 30;
 
 /// Arguments of `countersign token verify`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("keys").required(true).multiple(true).args(["bundle", "jwks"])))]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     input: Input,
     /// Authorities of the trust domain, for tokens that carry their certificates
-    #[arg(long, value_name = "PEM", required_unless_present = "jwks")]
+    #[arg(long, value_name = "PEM")]
     bundle: Option<PathBuf>,
     /// Key set of the issuer, for tokens that name their key
     #[arg(long, value_name = "FILE")]
