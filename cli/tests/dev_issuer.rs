@@ -110,15 +110,14 @@ async fn check(algorithm: Algorithm) {
     );
 
     // The next key was published before it signed, so nobody has to fetch anything.
-    let mut hours = Now::read().secs();
-    hours += 3_601;
-    let signing = issuer.advance(hours).unwrap();
+    let next_hour = Now::read().secs() + 3_601;
+    let signing = issuer.advance(next_hour).unwrap();
     assert!(signing.is_some(), "rotated");
     assert_eq!(gateway.identify(&token("alice").await).unwrap().account(), Some("alice"));
     assert_eq!(gateway.fetches(), 1);
 
     // The one after it is new to the gateway: refused at once, fetched in the background.
-    issuer.advance(hours + 3_601).unwrap();
+    issuer.advance(next_hour + 3_601).unwrap();
     let newer = token("alice").await;
     assert_eq!(gateway.identify(&newer).unwrap_err().reason(), "user_token_invalid");
     gateway.until_fetches(2).await;

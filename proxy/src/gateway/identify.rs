@@ -111,6 +111,13 @@ impl IdentifyError {
 pub struct EndUser {
     provider: Arc<Provider>,
     facts: UserFacts,
+    life: Life,
+}
+
+/// When a token may be used, in seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    begins_at: u64,
     expires_at: u64,
 }
 
@@ -173,7 +180,20 @@ impl EndUser {
 
     /// When the credential ends, in seconds since 1970.
     pub fn expires_at(&self) -> u64 {
-        self.expires_at
+        self.life.expires_at
+    }
+
+    /// Whether a token verified earlier, with this `verifier` and `keys`, still identifies this
+    /// user when it comes from `source` now.
+    pub(super) fn check_again(
+        &self,
+        source: &CredentialSource,
+        verifier: &UserVerifier,
+        now: Now,
+    ) -> Option<Result<(), IdentifyError>> {
+        let known = verifier.providers.iter().any(|provider| Arc::ptr_eq(provider, &self.provider));
+        let listed = self.provider.spec.from.contains(source);
+        (known && listed).then(|| self.life.check(now))
     }
 }
 
@@ -191,6 +211,7 @@ impl UserVerifier {
 
     /// Identifies the user of a request and, when the token names a key nobody knows, asks for
     /// the provider's keys to be fetched again. This request is refused at once either way.
+    /// [`UserCache::identify`](super::user_cache::UserCache::identify) does the same and remembers.
     ///
     /// # Errors
     /// See [`verify_bearer`].
@@ -200,7 +221,29 @@ impl UserVerifier {
         keys: &KeysSnapshot,
         now: Now,
     ) -> Result<Option<EndUser>, IdentifyError> {
-        let outcome = verify_bearer(headers, &self.providers, keys, now);
+        match self.credential(headers)? {
+            Some((token, source)) => self.verify(token, source, keys, now).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The one credential of a request and the place it came from.
+    pub(super) fn credential<'h>(
+        &self,
+        headers: &'h HeaderMap,
+    ) -> Result<Option<(&'h str, &CredentialSource)>, IdentifyError> {
+        credential(headers, &self.providers)
+    }
+
+    /// Verifies a credential; asks for new keys where that may help the next request.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        source: &CredentialSource,
+        keys: &KeysSnapshot,
+        now: Now,
+    ) -> Result<EndUser, IdentifyError> {
+        let outcome = verify_token(token, source, &self.providers, keys, now);
         if let Err(IdentifyError::KeyUnknown { provider }) = &outcome {
             keys.ask_for_new_keys(provider);
         }
@@ -283,10 +326,11 @@ fn verify_token(
     let provider = issuing_provider(&token.claims, source, providers)?;
     check_type(&token, &provider.spec)?;
     check_signature(&token, provider, keys, now)?;
-    let expires_at = check_times(&token.claims, now)?;
+    let life = Life::read(&token.claims)?;
+    life.check(now)?;
     check_audience(&token.claims, &provider.spec)?;
     let facts = user_claims::read(&token.claims, &provider.spec)?;
-    Ok(EndUser { provider: provider.clone(), facts, expires_at })
+    Ok(EndUser { provider: provider.clone(), facts, life })
 }
 
 /// The provider whose tokens carry this `iss` and come from this place. Where two documents share
@@ -343,27 +387,30 @@ fn check_signature(
     key.verify_sig(token.signed, &token.signature).map_err(|_| IdentifyError::SignatureInvalid)
 }
 
-/// Checks `exp`, `nbf` and `iat`; returns `exp`.
-fn check_times(claims: &Map<String, Value>, now: Now) -> Result<u64, IdentifyError> {
-    let now = now.secs();
-    let time = |name: &str| match claims.get(name) {
-        None => Ok(None),
-        Some(value) => match seconds(value) {
-            Some(time) => Ok(Some(time)),
-            None => Err(IdentifyError::ClaimInvalid { claim: name.to_owned() }),
-        },
-    };
-    let missing = || IdentifyError::ClaimInvalid { claim: "exp".to_owned() };
-    let expires_at = time("exp")?.ok_or_else(missing)?;
-    if expires_at.saturating_add(SKEW_S) <= now {
-        return Err(IdentifyError::Expired { by_secs: now.saturating_sub(expires_at) });
+impl Life {
+    /// Reads `exp`, which must be there, and the later of `nbf` and `iat`.
+    fn read(claims: &Map<String, Value>) -> Result<Life, IdentifyError> {
+        let invalid = |name: &str| IdentifyError::ClaimInvalid { claim: name.to_owned() };
+        let time = |name: &str| match claims.get(name) {
+            None => Ok(None),
+            Some(value) => seconds(value).map(Some).ok_or_else(|| invalid(name)),
+        };
+        let expires_at = time("exp")?.ok_or_else(|| invalid("exp"))?;
+        let begins_at = time("nbf")?.max(time("iat")?).unwrap_or_default();
+        Ok(Life { begins_at, expires_at })
     }
-    for begin in [time("nbf")?, time("iat")?].into_iter().flatten() {
-        if begin > now.saturating_add(SKEW_S) {
-            return Err(IdentifyError::NotYetValid { ahead_secs: begin.saturating_sub(now) });
+
+    fn check(self, now: Now) -> Result<(), IdentifyError> {
+        let now = now.secs();
+        if self.expires_at.saturating_add(SKEW_S) <= now {
+            return Err(IdentifyError::Expired { by_secs: now.saturating_sub(self.expires_at) });
         }
+        if self.begins_at > now.saturating_add(SKEW_S) {
+            let ahead_secs = self.begins_at.saturating_sub(now);
+            return Err(IdentifyError::NotYetValid { ahead_secs });
+        }
+        Ok(())
     }
-    Ok(expires_at)
 }
 
 /// `aud` is one text or a list of texts; one of them must be ours.

@@ -14,6 +14,7 @@ pub mod provider_keys;
 pub mod proxy_protocol;
 pub mod rules;
 mod strict_json;
+pub mod user_cache;
 mod user_claims;
 pub mod user_keys;
 mod user_token;

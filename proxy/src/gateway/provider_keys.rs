@@ -65,10 +65,10 @@ impl KeysSnapshot {
     }
 
     /// The keys of a provider, unless there are none or they are too old.
-    pub(super) fn current(&self, provider: &str, now: Now) -> Option<&UserKeySet> {
+    pub(super) fn current(&self, provider: &str, now: Now) -> Option<&Arc<UserKeySet>> {
         let held = self.providers.get(provider)?.held.as_ref()?;
         let fresh = held.stale_at.is_none_or(|stale_at| now.secs() < stale_at);
-        fresh.then_some(&*held.set)
+        fresh.then_some(&held.set)
     }
 
     /// Says that a token named a key this provider does not have. Never waits.
@@ -304,12 +304,18 @@ impl Shared {
     }
 
     /// Publishes fetched keys, unless the provider was replaced while they were on their way.
-    fn hold(&self, name: &str, fetched_for: &Arc<Refetch>, held: HeldKeys) {
-        self.change(|providers| match providers.get_mut(name) {
-            Some(entry) if Arc::ptr_eq(&entry.refetch, fetched_for) => {
-                entry.held = Some(held.clone());
+    /// Keys that did not change stay the same object, which is what caches compare.
+    fn hold(&self, name: &str, fetched_for: &Arc<Refetch>, fetched: HeldKeys) {
+        self.change(|providers| {
+            let entry = providers.get_mut(name);
+            let Some(entry) = entry.filter(|entry| Arc::ptr_eq(&entry.refetch, fetched_for)) else {
+                return;
+            };
+            let mut held = fetched.clone();
+            if let Some(old) = entry.held.as_ref().filter(|old| old.set.same_source(&held.set)) {
+                held.set = old.set.clone();
             }
-            _ => {}
+            entry.held = Some(held);
         });
     }
 

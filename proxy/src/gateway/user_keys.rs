@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
@@ -73,6 +74,8 @@ pub enum KeySetError {
 /// The usable keys of one provider.
 pub struct UserKeySet {
     keys: Vec<UserKey>,
+    /// SHA-256 of the document they were read from.
+    source_sha256: digest::Digest,
 }
 
 struct UserKey {
@@ -117,7 +120,8 @@ impl UserKeySet {
         if entries.len() > KEYS_MAX {
             return Err(KeySetError::TooMany);
         }
-        let mut set = UserKeySet { keys: Vec::new() };
+        let source_sha256 = digest::digest(&digest::SHA256, json);
+        let mut set = UserKeySet { keys: Vec::new(), source_sha256 };
         for entry in entries {
             let Value::Object(jwk) = entry else {
                 return Err(KeySetError::Malformed("an entry is not an object".into()));
@@ -125,6 +129,11 @@ impl UserKeySet {
             set.add(jwk, algorithms)?;
         }
         if set.keys.is_empty() { Err(KeySetError::Empty) } else { Ok(set) }
+    }
+
+    /// Whether both were read from the same bytes.
+    pub(super) fn same_source(&self, other: &UserKeySet) -> bool {
+        self.source_sha256.as_ref() == other.source_sha256.as_ref()
     }
 
     /// How many (key, algorithm) pairs are usable.

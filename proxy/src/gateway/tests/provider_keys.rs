@@ -260,6 +260,21 @@ fn a_provider_that_is_down_at_start_is_asked_again() {
     });
 }
 
+#[test]
+fn keys_that_did_not_change_stay_the_same_object() {
+    run(async {
+        let (signer, forged) = (Signer::es256("k1"), Signer::es256("forged"));
+        let fake = FakeProvider::start(&[&signer]).await;
+        let gateway = Gateway::of(fake.provider(discovery(0)));
+        gateway.ready().await;
+        let held = || gateway.reader.load().current("corp", Now::read()).unwrap().clone();
+        let before = held();
+        let _ = gateway.identify(&token(&fake, &forged), Now::read()).unwrap_err();
+        gateway.until("fetched again", |status| status.fetches_total == 2).await;
+        assert!(Arc::ptr_eq(&before, &held()));
+    });
+}
+
 /// Checks what the status says after the first fetch from a provider changed by `change`.
 fn check_error(change: impl FnOnce(&mut Answers), expected: Expect) {
     run(async {
