@@ -6,6 +6,7 @@
 //! rights can be any workload.
 
 mod ca;
+mod lenient;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,7 @@ use tonic::{Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-use super::ca::Issued;
+use super::{ca::Issued, lenient::Lenient};
 
 /// What a socket serves right now; `None` means the workload is not entitled to an identity.
 pub(super) type Current = Option<Arc<Offer>>;
@@ -118,7 +118,7 @@ fn spawn_connection(
     tokio::spawn(async move {
         let service = service_fn(move |request| answer(request, current.clone()));
         let connection = http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Lenient::new(stream)), service);
         tokio::select! {
             () = stop.cancelled() => {}
             _ = connection => {} // how a client ends its connection is its own affair

@@ -3,6 +3,9 @@
 //! The problems shown are those of the validation the proxy itself uses; with `--bundle` or a
 //! socket the chain is checked against its authorities too.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt::Write as _,
     io::Read as _,
