@@ -24,7 +24,7 @@ mod tests;
 
 use countersign_config::CorsPreflight;
 use countersign_policy::doc::{ContextPolicy, WhenMissing};
-use http::header::{AUTHORIZATION, HeaderValue, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 
@@ -62,6 +62,7 @@ async fn serve(
         return redirect(&head);
     }
     let client = client.map_err(|error| of_capture(&error))?;
+    check_length(conn, &parts)?;
     hygiene::set_forwarded(&mut parts.headers, client.ip, conn.scheme());
     journal.client(&client);
     let route = route(rules, &head)?;
@@ -69,20 +70,22 @@ async fn serve(
     let preflight = is_preflight(route, &parts);
     let user = if preflight { None } else { identify(conn, rules, &parts.headers, journal)? };
     parts.headers.remove(AUTHORIZATION);
-    let secured = encrypt::lease(conn.worker(), &route.destination, snap, journal).await?;
+    let rule = if preflight { None } else { Some(mint::rule(rules, &parts.method, &head)?) };
+    let version = parts.version;
+    let secured = encrypt::lease(conn.worker(), &route.destination, version, snap, journal).await?;
     let findings = Findings { client, user, justification };
-    let token = if preflight {
-        None
-    } else {
-        let to = secured.peer.id();
-        let rule = mint::rule(rules, &parts.method, &head)?;
-        let minted = mint::token(conn, rules, rule, &head, &parts.method, &findings, to, now);
-        conn.worker().metrics.context_minted(
-            minted.as_ref().map_or_else(|refused| refused.refusal.row().reason, |_| "ok"),
-        );
-        let minted = minted?;
-        journal.minted(&minted);
-        Some(minted.header()?)
+    let token = match rule {
+        None => None,
+        Some(rule) => {
+            let to = secured.peer.id();
+            let minted = mint::token(conn, rules, rule, &head, &parts.method, &findings, to, now);
+            conn.worker().metrics.context_minted(
+                minted.as_ref().map_or_else(|refused| refused.refusal.row().reason, |_| "ok"),
+            );
+            let minted = minted?;
+            journal.minted(&minted);
+            Some(minted.header()?)
+        }
     };
     crate::inbound::enrich::set_target(&mut parts, &head)?;
     let outgoing = Outgoing { parts, body, authority: head.authority, token, slot };
@@ -138,6 +141,19 @@ fn stated(
         Some(_) => KindMatch::Misfit,
     };
     capture::justification(&head.presented.justification, fits).map_err(|error| of_capture(&error))
+}
+
+/// A body that says it is too long is refused before any of it is read.
+fn check_length(conn: &Connection, parts: &request::Parts) -> Result<(), Refused> {
+    let limit = conn.worker().shared.config.limits.gateway_body_bytes_max();
+    let declared = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    match declared.and_then(|text| text.parse::<u64>().ok()) {
+        Some(length) if length > limit => {
+            let detail = format!("{length} bytes declared, the limit is {limit}");
+            Err(Refused::new(Refusal::BodyTooLarge, Stage::Accept, detail))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Plain HTTP is answered with the HTTPS address and nothing else.

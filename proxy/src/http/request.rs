@@ -77,7 +77,9 @@ impl Head {
         let host: Arc<str> = host.into();
         journal.host = Some(Arc::clone(&host));
         let target = target_of(&parts.uri, &parts.method);
-        let path = CanonicalPath::parse(target, snap.documents.mesh.paths).map_err(of_path)?;
+        let options = snap.documents.mesh.paths;
+        let path = CanonicalPath::from_target(parts.method.as_str(), target, &host, options)
+            .map_err(of_path)?;
         journal.path = Some(path.clone());
         let grpc = hygiene::is_grpc(&parts.headers);
         Ok(Head { authority, host, path, presented, hop, grpc })

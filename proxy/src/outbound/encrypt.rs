@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::Version;
+
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::outbound::discover::Destination;
@@ -40,6 +42,7 @@ pub struct Secured {
 pub async fn lease(
     worker: &Worker,
     destination: &Destination,
+    version: Version,
     snap: &Snapshot,
     journal: &mut Journal,
 ) -> Result<Secured, Refused> {
@@ -48,7 +51,7 @@ pub async fn lease(
         return Err(refused(Refusal::IdentityUnavailable, detail));
     };
     journal.callee(destination);
-    let alpn = transport::alpn(destination.preserve_http1);
+    let alpn = transport::alpn(destination.preserve_http1, version);
     let mut last = refused(Refusal::UpstreamUnreachable, "the destination has no endpoint");
     for addr in destination.endpoints().take(ENDPOINTS_TRIED_MAX) {
         if snap.destinations.loops(addr) {

@@ -37,7 +37,7 @@ async fn serve(
     refuse_unsupported(&parts, &clean.hop)?;
     let held = context::find(conn, &clean.presented, &parts, journal);
     let destination = discover::destination(conn, &clean.authority, snap, journal)?;
-    let secured = encrypt::lease(conn.worker(), &destination, snap, journal).await?;
+    let secured = encrypt::lease(conn.worker(), &destination, parts.version, snap, journal).await?;
     let token = held.map(|held| held.token.clone());
     let outgoing = Outgoing { parts, body, authority: clean.authority, token, slot };
     forward::to_callee(conn.worker(), secured, &destination, outgoing, journal).await
