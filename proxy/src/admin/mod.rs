@@ -14,7 +14,7 @@ pub mod server;
 mod tests;
 
 pub use explain::StageRefusal;
-pub use pages::{Pages, StatusParts};
+pub use pages::Served;
 pub use readiness::{Condition, Readiness};
 pub use ring::{Explain, Explained, WhyEntry, WhyRing};
-pub use server::AdminServer;
+pub use server::{Addresses, AdminServer, start};

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use countersign_ctxtoken::{RequestContext, Verified};
 use countersign_policy::RuleRef;
 use countersign_workload_id::WorkloadId;
 
@@ -222,8 +223,16 @@ pub struct ContextFields {
 /// Where the context fields of a record come from.
 #[derive(Clone, Debug)]
 pub enum AuditContext {
+    /// A verified token.
+    Verified(Arc<Verified<RequestContext>>),
     /// Collected by hand, e.g. at the gateway.
     Fields(Arc<ContextFields>),
+}
+
+impl From<Arc<Verified<RequestContext>>> for AuditContext {
+    fn from(context: Arc<Verified<RequestContext>>) -> AuditContext {
+        AuditContext::Verified(context)
+    }
 }
 
 impl From<ContextFields> for AuditContext {

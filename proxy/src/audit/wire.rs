@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use countersign_ctxtoken::{RequestContext, Subject, Verified};
 use countersign_workload_id::WorkloadId;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -51,7 +52,8 @@ pub(super) fn line<'a>(
 ) -> Wire<'a> {
     let full = detail == Detail::Full;
     let context = match &record.context {
-        Some(AuditContext::Fields(fields)) => context_of(fields, frame.personal, full),
+        Some(AuditContext::Verified(context)) => verified_of(context, frame.personal, full),
+        Some(AuditContext::Fields(fields)) => fields_of(fields, frame.personal, full),
         None => ContextWire::default(),
     };
     Wire {
@@ -210,7 +212,7 @@ struct UserWire<'a> {
 struct SourceWire<'a> {
     ip: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    via: Option<&'a str>,
+    via: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -222,7 +224,7 @@ struct DeviceWire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     managed: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    src: Option<&'a str>,
+    src: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -342,10 +344,10 @@ fn text(text: &Option<Text>) -> Option<&str> {
     text.as_ref().map(Text::as_str)
 }
 
-fn personal<'a>(personal: &Personal, class: &str, value: &'a Text) -> Cow<'a, str> {
+fn personal<'a>(personal: &Personal, class: &str, value: &'a str) -> Cow<'a, str> {
     match personal {
-        Personal::Clear => Cow::Borrowed(value.as_str()),
-        Personal::Pseudonyms(key) => Cow::Owned(key.pseudonym(class, value.as_str())),
+        Personal::Clear => Cow::Borrowed(value),
+        Personal::Pseudonyms(key) => Cow::Owned(key.pseudonym(class, value)),
     }
 }
 
@@ -377,7 +379,57 @@ fn callee_of(callee: &Callee) -> CalleeWire<'_> {
     CalleeWire { id, presented, host: host.as_str(), port: *port }
 }
 
-fn context_of<'a>(fields: &'a ContextFields, how: &Personal, full: bool) -> ContextWire<'a> {
+/// The context as the token carried it.
+fn verified_of<'a>(
+    context: &'a Verified<RequestContext>,
+    how: &Personal,
+    full: bool,
+) -> ContextWire<'a> {
+    let rctx = &context.rctx;
+    ContextWire {
+        origin: Some(rctx.origin.as_str()),
+        entry: Some(context.req_wl.as_str()),
+        txn: Some(&context.txn),
+        jti: Some(&context.jti),
+        tok: Some(hash_prefix(context.token_sha256())),
+        user: subject_of(context, how),
+        scope: if full { &context.scope } else { &[] },
+        src: rctx.req_ip.map(|ip| SourceWire {
+            ip: how.show("src", &ip.to_string()),
+            via: rctx.ip_src.map(|via| Cow::Owned(via.to_string())),
+        }),
+        dev: rctx.dev.as_ref().map(|device| DeviceWire {
+            id: Some(personal(how, "dev", &device.id)),
+            tier: device.tier.as_deref(),
+            managed: device.managed,
+            src: Some(Cow::Owned(device.src.to_string())),
+        }),
+        just: rctx.just.as_ref().filter(|_| full).map(|just| JustificationWire {
+            kind: &just.kind,
+            reference: &just.reference,
+            by: just.by.as_deref(),
+            checked: just.checked,
+        }),
+    }
+}
+
+/// The person a token speaks of; workloads stand in `entry` and `peer`.
+fn subject_of<'a>(context: &'a RequestContext, how: &Personal) -> Option<UserWire<'a>> {
+    let acct = context.rctx.acct.as_deref().map(|account| personal(how, "acct", account));
+    match &context.sub {
+        Subject::User(name) => Some(UserWire {
+            idp: context.rctx.idp.as_deref().or(name.provider()).unwrap_or_default(),
+            id: personal(how, "user", name.id()),
+            acct,
+        }),
+        Subject::Foreign { trust_domain, subject } => {
+            Some(UserWire { idp: trust_domain.as_str(), id: personal(how, "user", subject), acct })
+        }
+        Subject::Anonymous | Subject::Service(_) => None,
+    }
+}
+
+fn fields_of<'a>(fields: &'a ContextFields, how: &Personal, full: bool) -> ContextWire<'a> {
     ContextWire {
         origin: text(&fields.origin),
         entry: fields.entry.as_ref().map(WorkloadId::as_str),
@@ -395,21 +447,22 @@ fn context_of<'a>(fields: &'a ContextFields, how: &Personal, full: bool) -> Cont
 fn user_of<'a>(user: &'a UserFields, how: &Personal) -> UserWire<'a> {
     UserWire {
         idp: user.provider.as_str(),
-        id: personal(how, "user", &user.id),
-        acct: user.account.as_ref().map(|account| personal(how, "acct", account)),
+        id: personal(how, "user", user.id.as_str()),
+        acct: user.account.as_ref().map(|account| personal(how, "acct", account.as_str())),
     }
 }
 
 fn source_of<'a>(source: &'a SourceFields, how: &Personal) -> SourceWire<'a> {
-    SourceWire { ip: how.show("src", &source.ip.to_string()), via: text(&source.via) }
+    let via = text(&source.via).map(Cow::Borrowed);
+    SourceWire { ip: how.show("src", &source.ip.to_string()), via }
 }
 
 fn device_of<'a>(device: &'a DeviceFields, how: &Personal) -> DeviceWire<'a> {
     DeviceWire {
-        id: device.id.as_ref().map(|id| personal(how, "dev", id)),
+        id: device.id.as_ref().map(|id| personal(how, "dev", id.as_str())),
         tier: text(&device.tier),
         managed: device.managed,
-        src: text(&device.source),
+        src: text(&device.source).map(Cow::Borrowed),
     }
 }
 
@@ -426,7 +479,11 @@ fn request_of<'a>(request: &'a RequestFacts, how: &Personal, full: bool) -> Requ
         method: request.method.as_str().get(..32).unwrap_or(request.method.as_str()),
         host: full.then(|| request.host.as_str()),
         route: text(&request.route).filter(|_| full),
-        path: request.path.as_ref().filter(|_| full).map(|path| personal(how, "path", path)),
+        path: request
+            .path
+            .as_ref()
+            .filter(|_| full)
+            .map(|path| personal(how, "path", path.as_str())),
         port: request.port,
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use countersign_config::limits;
+use serde_json::{Value, json};
 
 use super::encode::Page;
 use super::names;
@@ -133,6 +134,19 @@ impl ProcessMetrics {
         {
             *state.rejected.entry(key).or_default() += 1;
         }
+    }
+
+    /// What the admin pages say about the process.
+    pub fn to_json(&self) -> Value {
+        let state = self.lock();
+        let documents: Value = state.snapshots.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        json!({
+            "lifecycle": state.lifecycle.text(),
+            "identity_expires": state.identity_expires,
+            "trust_domains": state.trust_confirmed.keys().collect::<Vec<_>>(),
+            "issuers": state.issuer_keys_loaded.keys().collect::<Vec<_>>(),
+            "snapshots": documents,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
