@@ -3,15 +3,19 @@
 //! This file is the table of commands and nothing else: one `mod` line, one variant and one match
 //! arm per command. Each command owns a file with its arguments and a `run` function.
 //! Exit codes: 0 = yes, 1 = the answer is no (bad token, bad certificate, problems found),
-//! 2 = the question could not be asked (usage, missing file, unreachable peer).
+//! 2 = the question could not be asked (usage, missing file, unreachable peer); `why` says 3 when
+//! it is the proxy that could not be reached.
 #![forbid(unsafe_code)]
 
 mod cert;
+mod check;
+mod completion;
 mod token;
+mod why;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use countersign_cli::dev;
 
 /// Identities, signed request context and policy for services: tools for people.
@@ -27,17 +31,26 @@ struct Cli {
 enum Command {
     /// Look at certificates and identity sockets
     Cert(cert::CertArgs),
+    /// Check documents and proxy configurations, offline
+    Check(check::CheckArgs),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
     /// Authority and issuer for laptops and tests; never for production
     Dev(dev::DevArgs),
     /// Look at tokens and check them
     Token(token::TokenArgs),
+    /// Say why a request was allowed or refused
+    Why(why::WhyArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Cert(args) => cert::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Completion(args) => completion::run(&args, Cli::command()),
         Command::Dev(args) => dev::run(args),
         Command::Token(args) => token::run(args),
+        Command::Why(args) => why::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("countersign: {error:#}");

@@ -4,6 +4,7 @@
 //! have. Used by the audit trail and by the admin pages.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -13,12 +14,12 @@ const PSEUDONYM_BYTES: usize = 16;
 
 /// The key of pseudonyms. Prints as `PseudonymKey(..)`.
 #[derive(Clone)]
-pub struct PseudonymKey(hmac::Key);
+pub struct PseudonymKey(Arc<hmac::Key>);
 
 impl PseudonymKey {
     /// A key from secret bytes. Random bytes give pseudonyms that end with the process.
     pub fn new(secret: &[u8]) -> PseudonymKey {
-        PseudonymKey(hmac::Key::new(hmac::HMAC_SHA256, secret))
+        PseudonymKey(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
     }
 
     /// The pseudonym of a value; `class` keeps equal values of different kinds apart.
