@@ -353,7 +353,7 @@ impl Journal {
 
     fn audit_context(&self) -> Option<AuditContext> {
         if let Some(verified) = &self.context {
-            let _ = verified;
+            return Some(AuditContext::Verified(Arc::clone(verified)));
         }
         let mut fields = self.fields.clone();
         if fields.txn.is_none() {

@@ -14,7 +14,7 @@ pub mod server;
 mod tests;
 
 pub use explain::StageRefusal;
-pub use pages::Served;
+pub use pages::{Pages, StatusParts};
 pub use readiness::{Condition, Readiness};
 pub use ring::{Explain, Explained, WhyEntry, WhyRing};
-pub use server::{Addresses, AdminServer, start};
+pub use server::AdminServer;

@@ -26,22 +26,32 @@ const DECISIONS_MAX: usize = 1_000;
 /// An event loop that has not turned for this long is stuck.
 const STUCK_MS_MAX: u64 = 10_000;
 
+/// Parts of the status that the composition root knows: identity, listeners, documents.
+pub type StatusParts = Box<dyn Fn() -> Value + Send + Sync>;
+
 /// What the pages are made from.
-#[derive(Clone, Debug)]
-pub struct Served {
-    /// The metrics.
-    pub metrics: Metrics,
+pub struct Pages {
+    /// Recent decisions.
+    pub ring: WhyRing,
     /// What is missing.
     pub readiness: Readiness,
-    /// Recent decisions.
-    pub why: WhyRing,
+    /// The metrics.
+    pub metrics: Metrics,
     /// How personal values are shown on the admin pages.
     pub personal: Personal,
+    /// What else the status shows, under `parts`.
+    pub status: StatusParts,
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pages(..)")
+    }
 }
 
 type Answer = Response<Full<Bytes>>;
 
-impl Served {
+impl Pages {
     /// Answers a request to the admin address.
     pub fn admin<B>(&self, request: &Request<B>, now: Now) -> Answer {
         if let Some(refusal) = wrong_method(request.method()) {
@@ -58,14 +68,14 @@ impl Served {
             "/api/v1/decisions" => self.decisions(query),
             "/api/v1/status" => json_answer(StatusCode::OK, &self.status_json(now)),
             path => match path.strip_prefix("/api/v1/why/") {
-                Some(id) => self.explain(id, query),
+                Some(id) => self.why(id, query),
                 None => problem(StatusCode::NOT_FOUND, "no such page"),
             },
         }
     }
 
     /// Answers a request to the metrics address.
-    pub fn scrape<B>(&self, request: &Request<B>, now: Now) -> Answer {
+    pub fn metrics<B>(&self, request: &Request<B>, now: Now) -> Answer {
         if let Some(refusal) = wrong_method(request.method()) {
             return refusal;
         }
@@ -112,6 +122,7 @@ impl Served {
             "started": timestamp(self.metrics.process().started()),
             "readiness": self.ready_json(now),
             "process": self.metrics.process().to_json(),
+            "parts": (self.status)(),
         })
     }
 
@@ -124,17 +135,17 @@ impl Served {
             Some("deny") => Some(Verdict::Deny),
             Some(_) => return problem(StatusCode::BAD_REQUEST, "verdict is allow or deny"),
         };
-        let entries = self.why.recent(verdict, limit);
+        let entries = self.ring.recent(verdict, limit);
         let entries: Vec<Value> = entries.iter().map(|entry| self.entry_json(entry)).collect();
         let body = json!({"schemaVersion": SCHEMA_VERSION, "decisions": entries});
         json_answer(StatusCode::OK, &body)
     }
 
-    fn explain(&self, id: &str, query: &str) -> Answer {
+    fn why(&self, id: &str, query: &str) -> Answer {
         let Ok(id) = id.parse::<DecisionId>() else {
             return problem(StatusCode::BAD_REQUEST, "that is not a decision id");
         };
-        let Some(entry) = self.why.find(id) else {
+        let Some(entry) = self.ring.find(id) else {
             let why = "this proxy does not remember that decision: it was made by another proxy, \
                        was permitted and not sampled, or is too old";
             return problem(StatusCode::NOT_FOUND, why);
@@ -154,7 +165,7 @@ impl Served {
     }
 
     fn index(&self, now: Now) -> Answer {
-        let entries = self.why.recent(None, DECISIONS_DEFAULT);
+        let entries = self.ring.recent(None, DECISIONS_DEFAULT);
         let rows = entries.iter().map(|entry| html::Row {
             id: entry.id.to_string(),
             time: timestamp(entry.at),

@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::pages::Served;
+use super::pages::Pages;
 use crate::clock::Now;
 
 /// How long one connection may stay.
@@ -33,63 +32,16 @@ enum Side {
     Metrics,
 }
 
-/// The addresses that are served, with the ports the system chose.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Addresses {
-    /// Of the admin pages.
-    pub admin: Option<SocketAddr>,
-    /// Of `/metrics`, `/ready` and `/live`.
-    pub metrics: Option<SocketAddr>,
-}
-
-/// Binds what is configured and serves it on the calling runtime until that ends. The error names
-/// the address.
-pub async fn start(
-    admin: Option<SocketAddr>,
-    metrics: Option<SocketAddr>,
-    served: Served,
-) -> io::Result<Addresses> {
-    let server = AdminServer::new(served);
-    let mut addresses = Addresses::default();
-    if let Some(address) = admin {
-        let listener = bind("admin", address).await?;
-        require_loopback(&listener)?;
-        addresses.admin = Some(listener.local_addr()?);
-        tokio::spawn(server.clone().serve_admin(listener, std::future::pending()));
-    }
-    if let Some(address) = metrics {
-        let listener = bind("metrics", address).await?;
-        addresses.metrics = Some(listener.local_addr()?);
-        tokio::spawn(server.serve_metrics(listener, std::future::pending()));
-    }
-    Ok(addresses)
-}
-
-async fn bind(purpose: &str, address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("{purpose}: cannot listen on {address}: {error}"))
-    })
-}
-
-fn require_loopback(listener: &TcpListener) -> io::Result<()> {
-    let address = listener.local_addr()?;
-    if address.ip().is_loopback() {
-        return Ok(());
-    }
-    let why = format!("admin: {address} is not a loopback address");
-    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
-}
-
 /// The server of both addresses. Clones share the connection limit.
 #[derive(Clone, Debug)]
 pub struct AdminServer {
-    pages: Arc<Served>,
+    pages: Arc<Pages>,
     slots: Arc<Semaphore>,
 }
 
 impl AdminServer {
     /// A server of these pages.
-    pub fn new(pages: Served) -> AdminServer {
+    pub fn new(pages: Pages) -> AdminServer {
         let slots = Arc::new(Semaphore::new(limits::ADMIN_CONNS_MAX));
         AdminServer { pages: Arc::new(pages), slots }
     }
@@ -100,7 +52,11 @@ impl AdminServer {
         listener: TcpListener,
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        require_loopback(&listener)?;
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() {
+            let why = format!("the admin address {address} is not a loopback address");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         self.serve(listener, Side::Admin, stop).await;
         Ok(())
     }
@@ -152,7 +108,7 @@ impl AdminServer {
             let now = Now::read();
             let answer = match side {
                 Side::Admin => pages.admin(&request, now),
-                Side::Metrics => pages.scrape(&request, now),
+                Side::Metrics => pages.metrics(&request, now),
             };
             std::future::ready(Ok::<_, Infallible>(answer))
         });

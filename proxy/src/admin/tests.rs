@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::audit::{DecisionId, Personal, PseudonymKey, Reason};
@@ -15,10 +15,14 @@ fn now() -> Now {
     Now::from_micros(1_795_000_000_000_000)
 }
 
-fn pages(personal: Personal) -> Served {
-    let metrics = Metrics::new(now());
-    metrics.process().snapshot("documents", "7c1e09a4ffff");
-    Served { metrics, readiness: Readiness::new(), why: WhyRing::new(), personal }
+fn pages(personal: Personal) -> Pages {
+    Pages {
+        ring: WhyRing::new(),
+        readiness: Readiness::new(),
+        metrics: Metrics::new(now()),
+        personal,
+        status: Box::new(|| json!({"identity": "spiffe://prod.example.com/ns/shop/sa/orders"})),
+    }
 }
 
 fn entry(number: u64, verdict: Verdict) -> WhyEntry {
@@ -87,7 +91,7 @@ fn attack_changes_something_through_the_admin_pages() {
         for target in ["/", "/api/v1/status", "/metrics", "/ready"] {
             let builder = Request::builder().method(method).uri(target);
             let request = builder.header("host", "localhost").body(()).unwrap();
-            for answer in [pages.admin(&request, now()), pages.scrape(&request, now())] {
+            for answer in [pages.admin(&request, now()), pages.metrics(&request, now())] {
                 assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
                 assert_eq!(answer.headers()["allow"], "GET, HEAD");
             }
@@ -112,7 +116,7 @@ fn why_explains_a_remembered_decision() {
     let pages = pages(Personal::Clear);
     let denied = entry(1, Verdict::Deny);
     let id = denied.id;
-    pages.why.push(denied);
+    pages.ring.push(denied);
     let answer = pages.admin(&get(&format!("/api/v1/why/{id}")), now());
     assert_eq!(answer.status(), StatusCode::OK);
     let found = body_json(answer);
@@ -133,7 +137,7 @@ fn lists_decisions_newest_first() {
     let pages = pages(Personal::Clear);
     for number in 0..6 {
         let verdict = if number % 2 == 0 { Verdict::Allow } else { Verdict::Deny };
-        pages.why.push(entry(number, verdict));
+        pages.ring.push(entry(number, verdict));
     }
     let all = body_json(pages.admin(&get("/api/v1/decisions?limit=4"), now()));
     let times: Vec<&str> =
@@ -149,7 +153,7 @@ fn lists_decisions_newest_first() {
 #[test]
 fn attack_puts_markup_into_the_page() {
     let pages = pages(Personal::Clear);
-    pages.why.push(entry(1, Verdict::Deny));
+    pages.ring.push(entry(1, Verdict::Deny));
     let page = body(pages.admin(&get("/"), now()));
     assert!(page.contains("/v1/users/&lt;alice&gt;") && !page.contains("<alice>"));
 }
@@ -159,7 +163,7 @@ fn paths_are_not_shown_to_readers_who_may_not_see_persons() {
     let pages = pages(Personal::Pseudonyms(PseudonymKey::new(b"key")));
     let denied = entry(1, Verdict::Deny);
     let id = denied.id;
-    pages.why.push(denied);
+    pages.ring.push(denied);
     for target in ["/", "/api/v1/decisions", &format!("/api/v1/why/{id}")] {
         let page = body(pages.admin(&get(target), now()));
         assert!(!page.contains("alice"), "{target}: {page}");
@@ -171,7 +175,7 @@ fn paths_are_not_shown_to_readers_who_may_not_see_persons() {
 fn ready_names_what_is_missing() {
     let pages = pages(Personal::Clear);
     pages.readiness.missing(Condition::Identity, "unix:/run/spire.sock: connection refused");
-    let answer = pages.scrape(&get("/ready"), now());
+    let answer = pages.metrics(&get("/ready"), now());
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     let ready = body_json(answer);
     assert_eq!(ready["missing"][0]["condition"], "identity");
@@ -179,13 +183,13 @@ fn ready_names_what_is_missing() {
     for condition in Condition::ALL {
         pages.readiness.met(*condition);
     }
-    assert_eq!(pages.scrape(&get("/ready"), now()).status(), StatusCode::OK);
+    assert_eq!(pages.metrics(&get("/ready"), now()).status(), StatusCode::OK);
     let worker = pages.metrics.worker(0);
     worker.beat(now());
     let later = Now::from_micros(now().micros() + 60_000_000);
     for target in ["/ready", "/live"] {
-        assert_eq!(pages.scrape(&get(target), now()).status(), StatusCode::OK);
-        let answer = pages.scrape(&get(target), later);
+        assert_eq!(pages.metrics(&get(target), now()).status(), StatusCode::OK);
+        let answer = pages.metrics(&get(target), later);
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "a worker is stuck");
     }
 }
@@ -260,7 +264,7 @@ async fn answers_over_a_socket_and_stops() {
     let (outcome, answer) = tokio::join!(serving, asking);
     outcome.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    assert!(answer.contains("7c1e09a4"));
+    assert!(answer.contains("spiffe://prod.example.com/ns/shop/sa/orders"));
 }
 
 #[tokio::test]
