@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use countersign_ctxtoken::Subject;
 use countersign_policy::doc::{CredentialSource, IdentityProvider};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
+pub use super::identify_error::IdentifyError;
 use super::provider_keys::{KeysSnapshot, Provider};
 use super::user_claims::{self, UserFacts, seconds};
 use super::user_keys::{self, Lookup};
@@ -18,92 +19,6 @@ use crate::clock::Now;
 
 /// How far the clock of a provider may differ from ours.
 const SKEW_S: u64 = 30;
-
-/// Why a user could not be identified.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum IdentifyError {
-    /// The provider's document does not permit the algorithm, or the key is for another one.
-    #[error("the signature algorithm of the user token is not permitted for its issuer")]
-    AlgorithmNotPermitted,
-    /// The token is meant for somebody else.
-    #[error("the user token is not addressed to this gateway (`aud`)")]
-    AudienceWrong,
-    /// A claim is missing, has another type than declared, or is too large.
-    #[error(
-        "claim `{claim}` of the user token is missing, of another type than declared, or too large"
-    )]
-    ClaimInvalid {
-        /// The name of the claim, from the provider document.
-        claim: String,
-    },
-    /// The token has ended.
-    #[error("the user token ended {by_secs} s ago; if it is new, a clock is off")]
-    Expired {
-        /// Seconds since `exp`.
-        by_secs: u64,
-    },
-    /// No provider of this gateway issues such tokens.
-    #[error("no configured identity provider has the issuer of the user token")]
-    IssuerUnknown,
-    /// The provider is known, but its keys could not be fetched or are too old.
-    #[error("no current keys of identity provider `{provider}`")]
-    KeysUnavailable {
-        /// The provider's name.
-        provider: Arc<str>,
-    },
-    /// The provider has no such key; its keys are fetched again in the background.
-    #[error("identity provider `{provider}` has no key with the id the user token names")]
-    KeyUnknown {
-        /// The provider's name.
-        provider: Arc<str>,
-    },
-    /// Not a bearer token, or not a JWT of an acceptable form.
-    #[error("{0}")]
-    Malformed(&'static str),
-    /// No user token was sent, and this gateway demands one.
-    #[error("no user token was sent")]
-    Missing,
-    /// The token begins in the future.
-    #[error("the user token begins {ahead_secs} s from now; its issuer's clock is ahead")]
-    NotYetValid {
-        /// Seconds until `nbf` or `iat`.
-        ahead_secs: u64,
-    },
-    /// The signature does not fit.
-    #[error("the signature of the user token is wrong")]
-    SignatureInvalid,
-    /// The token is of another kind (`typ`), such as an ID token where access tokens are asked for.
-    #[error("the user token is of a type its issuer's document does not list (`typ`)")]
-    TypeWrong,
-}
-
-impl IdentifyError {
-    /// The stable name of the refusal; also the metric label.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            IdentifyError::AlgorithmNotPermitted
-            | IdentifyError::AudienceWrong
-            | IdentifyError::IssuerUnknown
-            | IdentifyError::KeyUnknown { .. }
-            | IdentifyError::NotYetValid { .. }
-            | IdentifyError::SignatureInvalid
-            | IdentifyError::TypeWrong => "user_token_invalid",
-            IdentifyError::ClaimInvalid { .. } => "user_claim_invalid",
-            IdentifyError::Expired { .. } => "user_token_expired",
-            IdentifyError::KeysUnavailable { .. } => "user_keys_unavailable",
-            IdentifyError::Malformed(_) => "user_token_malformed",
-            IdentifyError::Missing => "user_token_missing",
-        }
-    }
-
-    /// 503 when the fault is ours to wait for, 401 otherwise.
-    pub fn status(&self) -> http::StatusCode {
-        match self {
-            IdentifyError::KeysUnavailable { .. } => http::StatusCode::SERVICE_UNAVAILABLE,
-            _ => http::StatusCode::UNAUTHORIZED,
-        }
-    }
-}
 
 /// A user proven by a verified token. Made only in this file.
 #[derive(Clone, Debug)]
@@ -227,6 +142,17 @@ impl UserVerifier {
         }
     }
 
+    /// Removes every user credential from a request that goes on: what identifies a user here
+    /// is nobody else's business. Other schemes in the same header stay.
+    pub fn remove_credentials(&self, headers: &mut HeaderMap) {
+        for source in self.providers.iter().flat_map(|provider| &provider.spec.from) {
+            let fields = headers.get_all(source.header.as_str());
+            if fields.iter().any(|field| source.scheme.is_none() || is_of_scheme(field, source)) {
+                headers.remove(source.header.as_str());
+            }
+        }
+    }
+
     /// The one credential of a request and the place it came from.
     pub(super) fn credential<'h>(
         &self,
@@ -313,6 +239,11 @@ fn credential_at<'h>(
         "" => Err(IdentifyError::Malformed("the credential is empty")),
         token => Ok(Some(token)),
     }
+}
+
+fn is_of_scheme(field: &HeaderValue, source: &CredentialSource) -> bool {
+    let scheme = field.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+    source.scheme.as_ref().is_some_and(|expected| scheme.eq_ignore_ascii_case(expected.as_bytes()))
 }
 
 fn verify_token(

@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod capture;
 pub mod identify;
+mod identify_error;
 mod key_schedule;
 pub mod mint;
 pub mod provider_fetch;

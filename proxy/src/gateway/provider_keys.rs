@@ -4,6 +4,7 @@
 //! own users; its last good keys stay in force until `max_stale`.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -100,9 +101,17 @@ pub struct ProviderStatus {
     pub failures_total: u64,
 }
 
+impl ProviderStatus {
+    fn was_attempted(&self) -> bool {
+        self.fetched_at.is_some() || self.last_error.is_some()
+    }
+}
+
 struct Shared {
     snapshot: ArcSwap<KeysSnapshot>,
     status: Mutex<BTreeMap<String, ProviderStatus>>,
+    /// Told after every attempt.
+    attempted: Notify,
 }
 
 struct Running {
@@ -140,7 +149,11 @@ pub struct ProviderKeys {
 impl ProviderKeys {
     /// Nothing configured yet.
     pub fn new(fetcher: Fetcher) -> ProviderKeys {
-        let shared = Shared { snapshot: ArcSwap::default(), status: Mutex::default() };
+        let shared = Shared {
+            snapshot: ArcSwap::default(),
+            status: Mutex::default(),
+            attempted: Notify::new(),
+        };
         let shared = Arc::new(shared);
         ProviderKeys { shared, fetcher, running: BTreeMap::new(), tasks: TaskTracker::new() }
     }
@@ -172,6 +185,23 @@ impl ProviderKeys {
                 self.start(provider);
             }
         }
+    }
+
+    /// Waits until every provider was asked once, whatever it answered, but no longer than `limit`:
+    /// so that the first users after a start do not meet a gateway without keys, and a provider
+    /// that is down does not keep the others waiting.
+    pub async fn first_attempts(&self, limit: Duration) {
+        let all_attempted = async {
+            loop {
+                let mut attempted = pin!(self.shared.attempted.notified());
+                attempted.as_mut().enable();
+                if self.reader().status().iter().all(ProviderStatus::was_attempted) {
+                    return;
+                }
+                attempted.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, all_attempted).await;
     }
 
     /// Ends every task and waits for it.
@@ -274,6 +304,7 @@ impl KeyTask {
             Err(error) => Err(error.to_string()),
         };
         self.shared.note(name, result, now, next);
+        self.shared.attempted.notify_waiters();
     }
 }
 

@@ -12,7 +12,7 @@ use super::issuer::{
     AUDIENCE, ISSUER, NOW_S, Signer, alice, b64, claim, key_set, named, now, provider, source,
 };
 use crate::clock::Now;
-use crate::gateway::identify::{EndUser, IdentifyError, verify_bearer};
+use crate::gateway::identify::{EndUser, IdentifyError, UserVerifier, verify_bearer};
 use crate::gateway::provider_keys::{KeysSnapshot, Provider};
 
 fn headers(value: &str) -> HeaderMap {
@@ -584,4 +584,19 @@ fn grants_come_from_the_token_or_else_from_the_document() {
     granting.spec.grants = Some(vec!["orders.read".into()]);
     let some = identify_by(granting, &signer, &silent, now()).unwrap().unwrap();
     assert_eq!(some.granted_scopes().unwrap(), ["orders.read"]);
+}
+
+#[test]
+fn credentials_do_not_go_on() {
+    let mut other = named("other", provider().spec);
+    other.spec.from = vec![source("x-assertion", None)];
+    let verifier = UserVerifier::new([Arc::new(provider()), Arc::new(other)]);
+    let mut all = headers("bearer abc");
+    all.insert("x-assertion", HeaderValue::from_static("abc"));
+    all.insert("x-other", HeaderValue::from_static("stays"));
+    verifier.remove_credentials(&mut all);
+    assert_eq!(all.keys().collect::<Vec<_>>(), ["x-other"]);
+    let mut basic = headers("Basic YTpi");
+    verifier.remove_credentials(&mut basic);
+    assert_eq!(basic.len(), 1, "not a user credential of ours");
 }

@@ -165,6 +165,7 @@ impl Gateway {
     }
 
     async fn ready(&self) {
+        self.tasks.first_attempts(Duration::from_secs(10)).await;
         self.until("keys fetched", |status| status.fetches_total > 0).await;
     }
 }
