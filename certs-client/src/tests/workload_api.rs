@@ -21,7 +21,7 @@ use tonic::{Code, Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-use super::authority::{Leaf, NOW, ORDERS, TestCa, clock, domain, id, until};
+use super::authority::{Leaf, NOW, ORDERS, TestCa, clock, domain, id, life, until};
 use crate::{
     CertSource, Certs, CertsHandle, NextTry, State, source,
     source::workload_api::{
@@ -390,6 +390,23 @@ async fn w9_a_message_with_an_empty_field_changes_nothing() {
         assert_eq!((status.state, status.generation), (State::Valid, 1), "{said}");
         holds(&handle, &first).await;
     }
+}
+
+#[tokio::test]
+async fn w9_after_a_discarded_message_the_state_is_asked_for_again() {
+    let ca = TestCa::new("demo.test");
+    let (first, second) = (ca.leaf(ORDERS, |_| {}), ca.leaf(ORDERS, |_| {}));
+    let early = ca.leaf(ORDERS, |params| life(params, NOW + 5, NOW + 3600));
+    let api = Running::new(
+        vec![
+            vec![Ok(svids(&[&first], &ca)), Ok(svids(&[&early], &ca))],
+            vec![Ok(svids(&[&second], &ca))],
+        ],
+        no_bundles(),
+    );
+    let handle = api.start(None);
+    let certs = holds(&handle, &second).await;
+    assert_eq!(certs.generation, 2);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use countersign_config::limits::TCP_KEEPALIVE_IDLE_S;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, metadata::MetadataValue, transport::Channel};
 use tonic_prost::ProstCodec;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::wire::{X509BundlesRequest, X509BundlesResponse, X509SvidRequest, X509SvidResponse};
 use super::publish::{Failed, Publisher};
@@ -70,9 +70,21 @@ enum Ended {
     Answer(tonic::Status),
     Closed,
     Connect(tonic::transport::Error),
-    /// A message was discarded while there is nothing else to use.
+    /// A message was discarded. Asking anew brings the complete state again, so what was wrong
+    /// for a moment only (a clock, a half-done change) is not missed until the next rotation.
     Discarded(GateError),
     TimedOut(&'static str),
+}
+
+impl Ended {
+    /// Whether this looks like an authority that went away and comes back.
+    fn is_a_restart(&self) -> bool {
+        match self {
+            Ended::Answer(_) => Verdict::of(self) == Verdict::BackOff,
+            Ended::Closed => true,
+            Ended::Connect(_) | Ended::Discarded(_) | Ended::TimedOut(_) => false,
+        }
+    }
 }
 
 /// What a failed stream means for what we hold and for what comes next.
@@ -128,8 +140,7 @@ impl Follow<'_> {
             if verdict == Verdict::Withdraw {
                 (call.withdraw)();
             }
-            let at_once =
-                delivered && verdict == Verdict::BackOff && opened.elapsed() >= STREAM_LIFE_MIN;
+            let at_once = delivered && ended.is_a_restart() && opened.elapsed() >= STREAM_LIFE_MIN;
             let (wait, next_try) = match verdict {
                 Verdict::Stop => (None, NextTry::Never),
                 Verdict::BackOff | Verdict::Withdraw => {
@@ -138,6 +149,7 @@ impl Follow<'_> {
                 }
             };
             if at_once {
+                info!(call = call.name, authority = self.authority, "stream ended, opened again");
                 continue;
             }
             self.report(call.name, &ended, next_try);
@@ -176,13 +188,8 @@ impl Follow<'_> {
             .map_err(|_| Ended::TimedOut("no first message"))?;
         loop {
             let complete = message.map_err(Ended::Answer)?.ok_or(Ended::Closed)?;
-            match (call.receive)(complete) {
-                Ok(()) => *delivered = true,
-                Err(error) if self.publisher.has_identity() => {
-                    self.report(call.name, &Ended::Discarded(error), NextTry::OnChange);
-                }
-                Err(error) => return Err(Ended::Discarded(error)),
-            }
+            (call.receive)(complete).map_err(Ended::Discarded)?;
+            *delivered = true;
             message = stream.message().await;
         }
     }
