@@ -16,9 +16,9 @@ use hyper::body::Incoming;
 
 use crate::admin::{Explain, StageRefusal, WhyEntry};
 use crate::audit::{
-    self, AuditContext, Callee, ContextFields, DecidedInput, DecisionId, JustificationFields,
-    Reason, Record, RecordKind, RequestFacts, ResponseFacts, SourceFields, Text, Timing,
-    UserFields,
+    self, AuditContext, AuditSlot, Callee, ContextFields, DecidedInput, DecisionId,
+    JustificationFields, Reason, Record, RecordKind, RequestFacts, ResponseFacts, SourceFields,
+    Text, Timing, UserFields,
 };
 use crate::clock::Now;
 use crate::gateway::capture::ClientAddress;
@@ -62,6 +62,7 @@ pub struct Journal {
     removed: [usize; 2],
     fields: ContextFields,
     recorded: bool,
+    room: Option<AuditSlot>,
     minted: bool,
 }
 
@@ -110,6 +111,7 @@ impl Journal {
             removed: [0; 2],
             fields: ContextFields::default(),
             recorded: false,
+            room: None,
             minted: false,
         }
     }
@@ -229,7 +231,8 @@ impl Journal {
             self.recorded = true;
             return Ok(());
         }
-        worker.audit.reserve().map(drop).map_err(unavailable)
+        self.room = Some(worker.audit.reserve().map_err(unavailable)?);
+        Ok(())
     }
 
     /// Closes the account: one record, its metrics, and the response for the caller.
@@ -282,7 +285,7 @@ impl Journal {
             && !self.recorded
         {
             let record = self.record(snap, kind, Some(status), None);
-            worker.audit.record(record);
+            self.keep(worker, record);
         }
         self.remember(worker, Verdict::Allow, Some(status), None);
     }
@@ -301,7 +304,8 @@ impl Journal {
             RecordKind::Refusal
         };
         if !self.recorded {
-            worker.audit.record(self.record(snap, kind, Some(row.http), Some(refused)));
+            let record = self.record(snap, kind, Some(row.http), Some(refused));
+            self.keep(worker, record);
         }
         tracing::info!(
             reason = %refused.reason(),
@@ -318,6 +322,14 @@ impl Journal {
             Some(Peer::None(_)) | None => Audience::Outside,
         };
         problem::response(refused.refusal, &self.text, self.protocol == Protocol::Grpc, audience)
+    }
+
+    /// Hands the record over, into the room that was promised if there was a promise.
+    fn keep(&mut self, worker: &Worker, record: Record) {
+        match self.room.take() {
+            Some(room) => room.record(record),
+            None => worker.audit.record(record),
+        }
     }
 
     fn record(
@@ -391,9 +403,10 @@ impl Journal {
         let explain: Arc<dyn Explain> = match (self.decided.take(), refused) {
             (Some(decided), _) => decided,
             (None, Some(refused)) => Arc::new(StageRefusal {
+                direction: self.direction,
                 stage: refused.stage.name(),
                 reason: refused.refusal.row().reason,
-                expected: Some(refused.refusal.row().when.to_owned()),
+                means: refused.refusal.row().when,
                 seen: Some(refused.detail.clone()),
             }),
             (None, None) => return,

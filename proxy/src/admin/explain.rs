@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::ring::{Explain, Explained};
 use crate::audit::{DecidedInput, Personal};
+use crate::telemetry::Direction;
 
 impl Explain for DecidedInput {
     fn explain(&self, personal: &Personal) -> Explained {
@@ -20,7 +21,8 @@ impl Explain for DecidedInput {
         match personal {
             Personal::Clear => explained,
             Personal::Pseudonyms(_) => {
-                let masks = masks(&self.input().as_input(), personal);
+                let owner = explanation.owner.as_deref();
+                let masks = masks(&self.input().as_input(), owner, personal);
                 let text = mask(&explained.text, &masks);
                 Explained { json: mask_json(explained.json, &masks), text }
             }
@@ -49,11 +51,14 @@ impl Explain for Arc<DecidedInput> {
 }
 
 /// What must not be shown, and what is shown instead; longest first.
-fn masks(input: &Input<'_>, personal: &Personal) -> Vec<(String, String)> {
+fn masks(input: &Input<'_>, owner: Option<&str>, personal: &Personal) -> Vec<(String, String)> {
     let mut masks = vec![(input.request.path.path().to_owned(), "[path]".to_owned())];
     let mut hide = |class: &str, value: &str| {
         masks.push((value.to_owned(), personal.show(class, value)));
     };
+    if let Some(owner) = owner {
+        hide("acct", owner);
+    }
     if let Some(ip) = input.peer_ip {
         hide("src", &ip.to_string());
     }
@@ -125,87 +130,166 @@ fn mask_json(value: Value, masks: &[(String, String)]) -> Value {
     }
 }
 
-/// A refusal before policy: which step refused, and what it expected and saw. Neither text may
-/// hold a token or a header value.
+/// A refusal by something other than a rule: which step of the direction's pipeline refused, and
+/// what it saw. No text may hold a token or a header value.
 #[derive(Clone, Debug)]
 pub struct StageRefusal {
+    /// The direction, which has the steps.
+    pub direction: Direction,
     /// The stage file that refused.
     pub stage: &'static str,
     /// The name in the refusal table.
     pub reason: &'static str,
-    /// What would have been accepted.
-    pub expected: Option<String>,
-    /// What came instead, e.g. `exp was 94 s ago by this clock`.
+    /// What the refusal table says about it.
+    pub means: &'static str,
+    /// What was seen, e.g. `exp was 94 s ago by this clock`.
     pub seen: Option<String>,
 }
 
-/// The steps an inbound request takes before policy, and the reasons each can refuse with.
-const STEPS: &[(&str, &[&str])] = &[
+/// A step and the reasons it can refuse with.
+type Step = (&'static str, &'static [&'static str]);
+
+const HTTP: Step = (
+    "accept: well-formed HTTP with one meaning",
+    &[
+        "overloaded",
+        "request_malformed",
+        "request_timeout",
+        "uri_too_long",
+        "host_invalid",
+        "path_not_canonical",
+        "connect_unsupported",
+        "upgrade_unsupported",
+    ],
+);
+const RESERVED: Step = ("context: reserved fields set aside", &["header_forbidden"]);
+const AUDIT: Step = ("decide: room for the audit record", &["audit_unavailable"]);
+const ENCRYPT: Step = (
+    "encrypt: mutual TLS with the identity that is expected",
+    &["identity_unavailable", "server_identity_unexpected", "upstream_unreachable"],
+);
+const FORWARD: Step = ("forward: the other side answers", &["upstream_failed", "upstream_timeout"]);
+
+/// From a sidecar to the app beside us.
+const INBOUND: &[Step] = &[
+    HTTP,
+    RESERVED,
     (
-        "head: well-formed HTTP with one meaning",
-        &["head_malformed", "head_too_large", "path_malformed", "host_malformed", "bad_request"],
-    ),
-    ("context: reserved fields set aside", &["header_forbidden"]),
-    (
-        "context: at most one token, of permitted size and characters",
+        "context: at most one token, of permitted size and form",
         &["token_duplicated", "token_too_large", "token_malformed", "rate_limited"],
     ),
-    ("context: a token where the route needs one", &["token_missing"]),
     (
-        "context: the key of the token is known and its issuer allowed",
+        "context: a known key of an allowed issuer",
         &["key_unknown", "keys_unavailable", "issuer_not_allowed"],
     ),
     ("context: signature", &["signature_invalid"]),
     (
-        "context: audience, times and claims",
+        "context: times, audience and claims",
         &["token_expired", "audience_wrong", "claim_invalid", "token_revoked"],
     ),
     ("context: what this issuer may say", &["constraint_violated"]),
     ("context: may this caller present a token", &["presenter_refused"]),
-    (
-        "context: custody, from the first holder to this caller",
-        &["hops_malformed", "hops_too_large", "hops_cert_unknown", "custody_broken"],
-    ),
-    ("context: token not used before", &["token_replayed"]),
+    ("context: custody, from the first holder to this caller", &["custody_broken"]),
+    ("decide: policy", &["peer_unauthenticated", "token_missing", "policy_denied"]),
+    AUDIT,
+    ("enrich: verified headers for the app", &["context_too_large"]),
+    ("forward: the app answers", &["app_not_listening", "app_failed", "app_timeout"]),
 ];
+
+/// From the app beside us to another workload.
+const OUTBOUND: &[Step] = &[
+    HTTP,
+    RESERVED,
+    ("discover: a Destination for this host", &["destination_unknown", "loop_detected"]),
+    AUDIT,
+    ("context: the context fits", &["context_too_large"]),
+    ENCRYPT,
+    FORWARD,
+];
+
+/// From outside the mesh.
+const GATEWAY: &[Step] = &[
+    HTTP,
+    RESERVED,
+    (
+        "capture: client address and justification",
+        &["client_address_invalid", "justification_invalid"],
+    ),
+    ("accept: a route, and a body of permitted size", &["route_unknown", "body_too_large"]),
+    (
+        "identify: the end user",
+        &[
+            "user_token_missing",
+            "user_token_malformed",
+            "user_token_invalid",
+            "user_token_expired",
+            "user_keys_unavailable",
+        ],
+    ),
+    (
+        "mint: a rule for this request, and a token that fits",
+        &["mint_rule_missing", "context_too_large"],
+    ),
+    AUDIT,
+    ENCRYPT,
+    FORWARD,
+];
+
+fn steps(direction: Direction) -> &'static [Step] {
+    match direction {
+        Direction::Inbound => INBOUND,
+        Direction::Outbound => OUTBOUND,
+        Direction::Gateway => GATEWAY,
+    }
+}
 
 impl Explain for StageRefusal {
     fn explain(&self, _personal: &Personal) -> Explained {
         let mut text = String::new();
-        let failing = STEPS.iter().position(|(_, reasons)| reasons.contains(&self.reason));
-        let passed = STEPS.iter().take(failing.unwrap_or(0)).map(|(step, _)| *step);
+        let steps = steps(self.direction);
+        let failing = steps.iter().position(|(_, reasons)| reasons.contains(&self.reason));
+        let passed: Vec<&str> =
+            steps.iter().take(failing.unwrap_or(0)).map(|(step, _)| *step).collect();
         // Writing to a String cannot fail, here and below.
-        for step in passed.clone() {
+        for step in &passed {
             _ = writeln!(text, "   passed   {step}");
         }
-        let failing = failing.and_then(|index| STEPS.get(index)).map(|(step, _)| *step);
+        let failing = failing.and_then(|index| steps.get(index)).map(|(step, _)| *step);
         _ = writeln!(text, "   REFUSED  {}", failing.unwrap_or(self.stage));
-        let seen = self.seen.as_deref().unwrap_or("no detail was kept");
-        _ = writeln!(text, "{}: {seen}", self.reason);
-        if let Some(expected) = &self.expected {
-            _ = writeln!(text, "expected: {expected}");
+        if let Some(seen) = &self.seen {
+            _ = writeln!(text, "seen: {seen}");
         }
-        _ = writeln!(text, "meaning: https://countersign.dev/e/{}", self.reason);
+        _ = writeln!(text, "{}: {}", self.reason, self.means);
         let json = json!({
             "stage": self.stage,
             "reason": self.reason,
+            "means": self.means,
             "step": failing,
-            "passed": passed.collect::<Vec<_>>(),
-            "expected": self.expected,
+            "passed": passed,
             "seen": self.seen,
         });
         Explained { json, text }
     }
 
     fn bytes(&self) -> usize {
-        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        256 + length(&self.expected) + length(&self.seen)
+        256 + self.seen.as_ref().map_or(0, String::len)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use countersign_policy::path::{CanonicalOptions, CanonicalPath};
+    use countersign_policy::{
+        Caller, ContextFacts, NoHeaders, Protocol, Request, Source, SourceFacts, UserFacts,
+        Workload, compile, load,
+    };
+
     use super::*;
+    use crate::audit::PseudonymKey;
+    use crate::refusal::Refusal;
+
+    const MESH: &str = include_str!("../../../policy/cases/day-one/mesh.yaml");
+    const ORDERS: &str = include_str!("../../../policy/cases/day-one/orders.yaml");
 
     #[test]
     fn masks_whole_words_only() {
@@ -218,22 +302,108 @@ mod tests {
     #[test]
     fn a_refusal_shows_the_steps_up_to_the_failing_one() {
         let refusal = StageRefusal {
+            direction: Direction::Inbound,
             stage: "context",
             reason: "signature_invalid",
-            expected: None,
+            means: "The token's signature does not verify.",
             seen: Some("signed by another key than k7".to_owned()),
         };
-        let explained = refusal.explain(&Personal::Clear);
         expect_test::expect![[r#"
-               passed   head: well-formed HTTP with one meaning
+               passed   accept: well-formed HTTP with one meaning
                passed   context: reserved fields set aside
-               passed   context: at most one token, of permitted size and characters
-               passed   context: a token where the route needs one
-               passed   context: the key of the token is known and its issuer allowed
+               passed   context: at most one token, of permitted size and form
+               passed   context: a known key of an allowed issuer
                REFUSED  context: signature
-            signature_invalid: signed by another key than k7
-            meaning: https://countersign.dev/e/signature_invalid
+            seen: signed by another key than k7
+            signature_invalid: The token's signature does not verify.
         "#]]
-        .assert_eq(&explained.text);
+        .assert_eq(&refusal.explain(&Personal::Clear).text);
+    }
+
+    #[test]
+    fn every_refusal_has_its_step() {
+        for refusal in Refusal::ALL {
+            let row = refusal.row();
+            for &direction in Direction::ALL {
+                let produced = row.by.split(", ").any(|by| by == "all" || by == direction.text());
+                let known =
+                    steps(direction).iter().any(|(_, reasons)| reasons.contains(&row.reason));
+                assert!(known || !produced, "{} of {}", row.reason, direction.text());
+            }
+        }
+    }
+
+    /// Mallory, who has account 7, asks for the orders of account 42.
+    fn foreign_orders() -> DecidedInput {
+        let sources = [
+            Source { name: "mesh.yaml", text: MESH },
+            Source { name: "orders.yaml", text: ORDERS },
+        ];
+        let labels = [("app".to_owned(), "orders".to_owned())].into();
+        let workload = Workload { namespace: "shop".to_owned(), labels };
+        let policy = Arc::new(compile(&load(&sources).unwrap(), &workload));
+        let gateway = "spiffe://prod.example.com/ns/edge/sa/gateway".parse().unwrap();
+        let path =
+            CanonicalPath::parse("/v1/users/42/orders", CanonicalOptions::default()).unwrap();
+        let user = UserFacts {
+            id: "mallory",
+            provider: Some("corp"),
+            account: Some("7"),
+            groups: None,
+            auth_time: None,
+            amr: &[],
+            acr: None,
+            claims: None,
+        };
+        let context = ContextFacts {
+            txn: "t1",
+            scope: &["orders.read".to_owned()],
+            origin: "user",
+            issued_at: 1_795_000_000,
+            expires_at: 1_795_000_060,
+            entry: &gateway,
+            user: Some(user),
+            source: Some(SourceFacts { ip: "198.51.100.7".parse().unwrap(), via: "peer" }),
+            device: None,
+            justification: None,
+            acting: false,
+        };
+        let input = Input {
+            now_ms: 1_795_000_000_000,
+            port: 8080,
+            caller: Caller::Mesh(&gateway),
+            peer_ip: None,
+            request: Request {
+                method: "GET",
+                host: "orders.shop",
+                path: &path,
+                protocol: Protocol::Http,
+                headers: &NoHeaders,
+            },
+            context: Some(context),
+        };
+        DecidedInput::new(policy.keep(&input), policy)
+    }
+
+    #[test]
+    fn a_denial_names_the_atoms_that_were_not_true() {
+        let decided = foreign_orders();
+        assert_eq!(decided.atoms_not_true(), [("require.user".to_owned(), "false")]);
+        let clear = Explain::explain(&decided, &Personal::Clear);
+        assert!(clear.text.contains("mallory") || clear.text.contains('7'), "{}", clear.text);
+    }
+
+    #[test]
+    fn attack_reads_persons_from_an_explanation() {
+        let key = PseudonymKey::new(b"key");
+        let account = key.pseudonym("acct", "7");
+        let shown = Explain::explain(&foreign_orders(), &Personal::Pseudonyms(key));
+        for output in [shown.text.clone(), shown.json.to_string()] {
+            for personal in ["mallory", "/v1/users/42", "198.51.100.7", "account 42", "`42`"] {
+                assert!(!output.contains(personal), "{personal} in {output}");
+            }
+            assert!(output.contains("require.user"), "{output}");
+        }
+        assert!(!shown.text.contains(" 7 ") || shown.text.contains(&account), "{}", shown.text);
     }
 }

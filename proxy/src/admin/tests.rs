@@ -43,9 +43,10 @@ fn entry(number: u64, verdict: Verdict) -> WhyEntry {
         path: Some("/v1/users/<alice>".to_owned()),
         txn: None,
         explain: Arc::new(StageRefusal {
+            direction: Direction::Inbound,
             stage: "context",
             reason: "token_expired",
-            expected: None,
+            means: "The token ended.",
             seen: Some("exp was 94 s ago by this clock".to_owned()),
         }),
     }
