@@ -262,6 +262,14 @@ pub fn not_after(certificate: &CertificateDer<'_>) -> Result<u64, SvidError> {
     Ok(u64::try_from(end).unwrap_or(0))
 }
 
+/// `SubjectPublicKeyInfo` of a certificate, DER.
+///
+/// # Errors
+/// [`SvidError::BadCertificate`].
+pub fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, SvidError> {
+    Ok(parse(1, certificate)?.public_key().raw.to_vec())
+}
+
 fn check_size(chain: &[CertificateDer<'_>]) -> Result<(), SvidError> {
     let bytes = chain.iter().map(|certificate| certificate.len()).sum();
     if chain.len() > PEER_CHAIN_CERTS_MAX || bytes > PEER_CHAIN_BYTES_MAX {

@@ -110,6 +110,11 @@ impl KeySet {
         self.keys.is_empty()
     }
 
+    /// Whether a key has this name.
+    pub fn has(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| key.kid == kid)
+    }
+
     /// Drops keys that say they belong to another issuer.
     pub(crate) fn keep_keys_of(&mut self, issuer: &WorkloadId) {
         self.keys.retain(|key| key.issuer.as_deref().is_none_or(|iss| iss == issuer.as_str()));

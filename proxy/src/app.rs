@@ -42,6 +42,10 @@ use crate::telemetry::process::Lifecycle;
 use crate::tls::edge::EdgeTls;
 use crate::worker::{self, Shared, Sockets, Worker};
 
+/// How long start-up waits for the first answers of identity providers; their users would
+/// otherwise be refused in the first moments.
+const FIRST_KEYS_WAIT: Duration = Duration::from_secs(2);
+
 /// How a run ended other than as asked.
 enum Failed {
     /// The configuration cannot be used: exit code 2.
@@ -128,6 +132,7 @@ async fn control(
     let mut provider_keys = ProviderKeys::new(Fetcher::new());
     if let Some(gateway) = &snapshot.gateway {
         provider_keys.set_providers(&gateway.providers);
+        provider_keys.first_attempts(FIRST_KEYS_WAIT).await;
     }
     let shared = Shared {
         config: Arc::clone(&config),

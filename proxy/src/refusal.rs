@@ -93,6 +93,7 @@ refusals! {
     UpstreamTimeout => "upstream_timeout", 504, 4, "timeout", "outbound, gateway", "The destination sent no response head in time.";
     UpstreamUnreachable => "upstream_unreachable", 503, 14, "unavailable", "outbound, gateway", "No endpoint of the destination could be connected to.";
     UriTooLong => "uri_too_long", 414, 8, "too_large", "all", "The request target is longer than the limit.";
+    UserClaimInvalid => "user_claim_invalid", 401, 16, "invalid_token", "gateway", "A declared claim of the end user's token is missing or of the wrong type.";
     UserKeysUnavailable => "user_keys_unavailable", 503, 14, "unavailable", "gateway", "The identity provider's keys are not loaded or too old.";
     UserTokenExpired => "user_token_expired", 401, 16, "expired_token", "gateway", "The end user's bearer token ended.";
     UserTokenInvalid => "user_token_invalid", 401, 16, "invalid_token", "gateway", "The end user's bearer token does not verify.";

@@ -50,17 +50,7 @@ impl ChainValidator for Chains {
 /// A sentence naming the entry that cannot be used.
 pub fn issuers(documents: &Documents) -> Result<IssuerSet, String> {
     let convert = |issuer: &TrustedIssuer| {
-        let jwks = match &issuer.jwks {
-            Some(file) => {
-                let path = file.resolve();
-                let bytes =
-                    std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-                let keys = KeySet::from_jwks_json(&bytes)
-                    .map_err(|error| format!("{}: {error}", path.display()))?;
-                Some(keys)
-            }
-            None => None,
-        };
+        let jwks = key_set(issuer)?;
         let keys = match issuer.keys {
             IssuerKeys::X5c => KeyForms::X5c,
             IssuerKeys::Jwks => KeyForms::Jwks,
@@ -70,6 +60,18 @@ pub fn issuers(documents: &Documents) -> Result<IssuerSet, String> {
     };
     let issuers = documents.mesh.issuers.iter().map(convert).collect::<Result<Vec<_>, String>>()?;
     IssuerSet::new(issuers).map_err(|error| error.to_string())
+}
+
+/// The issuer's key set, read from its file.
+///
+/// # Errors
+/// A sentence naming the file that cannot be used.
+pub fn key_set(issuer: &TrustedIssuer) -> Result<Option<KeySet>, String> {
+    let Some(file) = &issuer.jwks else { return Ok(None) };
+    let path = file.resolve();
+    let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let bytes = std::fs::read(&path).map_err(|error| unusable(&error))?;
+    KeySet::from_jwks_json(&bytes).map(Some).map_err(|error| unusable(&error))
 }
 
 /// What an issuer may say.

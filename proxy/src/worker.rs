@@ -20,6 +20,7 @@ use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
 use crate::failures::Failures;
 use crate::gateway::provider_keys::KeysReader;
+use crate::gateway::user_cache::UserCache;
 use crate::intercept::listen;
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
@@ -62,6 +63,8 @@ pub struct Worker {
     pub metrics: Rc<WorkerMetrics>,
     /// This worker's lane to the audit writer.
     pub audit: AuditSink,
+    /// Users whose tokens this worker has verified.
+    pub users: RefCell<UserCache>,
     /// Bad tokens per peer.
     pub failures: RefCell<Failures>,
     /// Tokens this worker has verified.
@@ -99,6 +102,7 @@ impl Worker {
         Worker {
             shared,
             audit,
+            users: RefCell::default(),
             failures: RefCell::default(),
             pool: Pool::default(),
             metrics,

@@ -5,6 +5,8 @@
 //! comes from the mint rule, and nothing a client wrote enters unless a rule lists it and it was
 //! captured by a verified path.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -30,7 +32,7 @@ pub struct Findings {
     /// The client's address and where it was read.
     pub client: ClientAddress,
     /// The end user; `None` where anonymous requests are let in.
-    pub user: Option<EndUser>,
+    pub user: Option<Arc<EndUser>>,
     /// The stated justification.
     pub justification: Option<StatedJustification>,
 }
@@ -110,8 +112,8 @@ pub fn token(
         }
     }
     let context = NewContext {
-        sub: subject(findings.user.as_ref()),
-        scope: scope(rule, findings.user.as_ref())?,
+        sub: subject(findings.user.as_deref()),
+        scope: scope(rule, findings.user.as_deref())?,
         req_wl: conn.identity_of(rules)?,
         rctx,
         tctx,
@@ -151,7 +153,7 @@ fn scope(rule: &MintRule, user: Option<&EndUser>) -> Result<Vec<String>, Refused
 }
 
 fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings, now: Now) {
-    let user = findings.user.as_ref();
+    let user = findings.user.as_deref();
     match key {
         RctxKey::ReqIp => {
             rctx.req_ip = Some(findings.client.ip);

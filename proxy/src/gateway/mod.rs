@@ -23,6 +23,8 @@ mod user_token;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use countersign_config::CorsPreflight;
 use countersign_policy::doc::{ContextPolicy, WhenMissing};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION};
@@ -70,6 +72,7 @@ async fn serve(
     let justification = stated(&rules.policy, &head)?;
     let preflight = is_preflight(route, &parts);
     let user = if preflight { None } else { identify(conn, rules, &parts.headers, journal)? };
+    rules.users.remove_credentials(&mut parts.headers);
     parts.headers.remove(AUTHORIZATION);
     let rule = if preflight { None } else { Some(mint::rule(rules, &parts.method, &head)?) };
     let version = parts.version;
@@ -113,11 +116,11 @@ fn identify(
     rules: &GatewayRules,
     headers: &HeaderMap,
     journal: &mut Journal,
-) -> Result<Option<EndUser>, Refused> {
+) -> Result<Option<Arc<EndUser>>, Refused> {
     let keys = conn.worker().shared.provider_keys.load();
-    let user = rules
-        .users
-        .identify(headers, &keys, journal.started)
+    let mut users = conn.worker().users.borrow_mut();
+    let user = users
+        .identify(&rules.users, headers, &keys, journal.started)
         .map_err(|error| of_identify(&error))?;
     match (&user, rules.policy.when_missing) {
         (None, WhenMissing::Refuse) => {
@@ -186,6 +189,7 @@ fn of_identify(error: &IdentifyError) -> Refused {
         "user_token_missing" => Refusal::UserTokenMissing,
         "user_token_malformed" => Refusal::UserTokenMalformed,
         "user_token_expired" => Refusal::UserTokenExpired,
+        "user_claim_invalid" => Refusal::UserClaimInvalid,
         "user_keys_unavailable" => Refusal::UserKeysUnavailable,
         _ => Refusal::UserTokenInvalid,
     };

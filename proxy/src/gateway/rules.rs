@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use countersign_certs_client::{Certs, Identity};
+use countersign_certs_client::{Certs, Identity, svid};
 use countersign_config::{CorsPreflight, ProxyConfig};
-use countersign_ctxtoken::{Algorithm, KeyRef, Minter, SignError, TokenSigner, UnixTime};
-use countersign_policy::doc::{ClientAddressFrom, ContextPolicy};
+use countersign_ctxtoken::{
+    Algorithm, KeyRef, Minter, SignError, TokenSigner, UnixTime, VerifyingKey,
+};
+use countersign_policy::doc::{ClientAddressFrom, ContextPolicy, IssuerKeys, TrustedIssuer};
 use countersign_policy::{Documents, Workload};
 
 use crate::gateway::capture::{AddressFrom, AddressRules};
@@ -154,18 +156,39 @@ fn minter(documents: &Documents, certs: &Certs) -> Result<Minter, String> {
             )
         })?;
     let constraints = crate::trust::constraints(issuer)?;
-    let chain = identity.chain_der.iter().map(|certificate| certificate.to_vec()).collect();
+    let key = match issuer.keys {
+        IssuerKeys::X5c | IssuerKeys::Either => {
+            KeyRef::X5c(identity.chain_der.iter().map(|certificate| certificate.to_vec()).collect())
+        }
+        IssuerKeys::Jwks => KeyRef::Kid(published_kid(issuer, identity)?),
+    };
     let signer: Arc<dyn TokenSigner> = Arc::new(IdentityKey(Arc::clone(identity)));
     Minter::new(
         identity.id.clone(),
         documents.mesh.trust_domain.clone(),
         constraints,
-        KeyRef::X5c(chain),
+        key,
         signer,
         Some(UnixTime(identity.not_after)),
         &crate::live::token_limits(),
     )
     .map_err(|error| error.to_string())
+}
+
+/// The name of our key in the issuer's key set; verifiers know no other keys of ours.
+fn published_kid(issuer: &TrustedIssuer, identity: &Identity) -> Result<String, String> {
+    let leaf = identity.chain_der.first().ok_or("the identity has no certificate")?;
+    let spki = svid::spki(leaf).map_err(|error| error.to_string())?;
+    let kid = VerifyingKey::from_spki_der(&spki).map_err(|error| error.to_string())?.kid();
+    let published = crate::trust::key_set(issuer)?;
+    if published.is_some_and(|keys| keys.has(&kid)) {
+        return Ok(kid);
+    }
+    Err(format!(
+        "`keys: jwks` of {}, but its key set does not hold the key of our certificate ({kid}); \
+         publish it there, or write `keys: either`",
+        issuer.id
+    ))
 }
 
 /// Signs tokens with the key of the identity in force.

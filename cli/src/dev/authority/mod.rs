@@ -54,9 +54,12 @@ pub struct AuthorityArgs {
     /// A workload to serve; repeat for more
     #[arg(long = "workload", value_name = "NAMESPACE/ACCOUNT", required = true)]
     workloads: Vec<String>,
-    /// Life of a certificate; a new one is pushed at half of it
+    /// Life of a certificate
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
+    /// Push a new certificate this often [default: half of --ttl]
+    #[arg(long, value_name = "DURATION", value_parser = parse_rotate)]
+    rotate: Option<Duration>,
     /// Write the trust bundle (PEM) to this file
     #[arg(long, value_name = "FILE")]
     write_bundle: Option<PathBuf>,
@@ -73,12 +76,15 @@ pub struct AuthorityConfig {
     pub workloads: Vec<WorkloadId>,
     /// Life of a leaf.
     pub ttl: Duration,
+    /// Time between two leaves of a workload.
+    pub rotate: Duration,
 }
 
 /// A running authority; dropping it stops it.
 pub struct Authority {
     ca: Arc<Ca>,
     ttl: Duration,
+    rotate: Duration,
     dir: PathBuf,
     workloads: BTreeMap<WorkloadId, watch::Sender<Current>>,
     stop: CancellationToken,
@@ -96,6 +102,7 @@ impl Authority {
         let mut authority = Authority {
             ca,
             ttl: config.ttl,
+            rotate: config.rotate,
             dir: config.dir,
             workloads: BTreeMap::new(),
             stop: CancellationToken::new(),
@@ -144,16 +151,15 @@ impl Authority {
         self.set(id, None)
     }
 
-    /// Pushes a new leaf to every workload at half the life of the last one and prints a line for
-    /// each; never returns while all is well.
+    /// Pushes a new leaf to every workload each rotation period and prints a line for each; never returns while all is well.
     ///
     /// # Errors
     /// When a leaf cannot be issued.
     pub async fn keep_rotating(&self) -> anyhow::Result<()> {
-        let mut half_life = tokio::time::interval(self.ttl / 2);
-        half_life.tick().await;
+        let mut period = tokio::time::interval(self.rotate);
+        period.tick().await;
         loop {
-            half_life.tick().await;
+            period.tick().await;
             for (id, current) in &self.workloads {
                 if current.borrow().is_some() {
                     let issued = &self.push(id)?.issued;
@@ -210,6 +216,9 @@ pub fn run(args: AuthorityArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: AuthorityArgs) -> anyhow::Result<ExitCode> {
+    if args.rotate.is_some_and(|rotate| rotate >= args.ttl) {
+        bail!("--rotate must be shorter than --ttl, or certificates end before the next one comes");
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let workloads = args
         .workloads
@@ -221,6 +230,7 @@ async fn serve(args: AuthorityArgs) -> anyhow::Result<ExitCode> {
         dir: std::path::absolute(&args.dir)?,
         workloads,
         ttl: args.ttl,
+        rotate: args.rotate.unwrap_or(args.ttl / 2),
     })
     .await?;
     if let Some(file) = &args.write_bundle {
@@ -247,7 +257,7 @@ fn announce(authority: &Authority) -> anyhow::Result<()> {
     println!(
         "trust domain {}; certificates live {ttl_s} s, new ones every {} s",
         authority.ca.trust_domain(),
-        ttl_s / 2
+        authority.rotate.as_secs()
     );
     for id in authority.workloads.keys() {
         println!("  {id}  unix://{}", authority.socket(id)?.display());
@@ -264,15 +274,28 @@ fn parse_workload(trust_domain: &TrustDomain, text: &str) -> anyhow::Result<Work
         .with_context(|| format!("--workload {text} does not make a SPIFFE ID"))
 }
 
-fn parse_ttl(text: &str) -> Result<Duration, String> {
-    let example = "write it like 90s, 2m or 1h";
+const DURATION_EXAMPLE: &str = "write it like 90s, 2m or 1h";
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration =
-        text.parse().map_err(|_| format!("not a duration; {example}"))?;
-    let ttl = Duration::try_from(span).map_err(|_| format!("negative; {example}"))?;
+        text.parse().map_err(|_| format!("not a duration; {DURATION_EXAMPLE}"))?;
+    Duration::try_from(span).map_err(|_| format!("negative; {DURATION_EXAMPLE}"))
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_duration(text)?;
     if !(TTL_S_MIN..=TTL_S_MAX).contains(&ttl.as_secs()) {
-        return Err(format!("out of range: {TTL_S_MIN}s to 24h; {example}"));
+        return Err(format!("out of range: {TTL_S_MIN}s to 24h; {DURATION_EXAMPLE}"));
     }
     Ok(ttl)
+}
+
+fn parse_rotate(text: &str) -> Result<Duration, String> {
+    let rotate = parse_duration(text)?;
+    if rotate < Duration::from_secs(1) {
+        return Err(format!("out of range: at least 1s; {DURATION_EXAMPLE}"));
+    }
+    Ok(rotate)
 }
 
 /// Makes the folder for the owner only; one that exists is taken as it is.

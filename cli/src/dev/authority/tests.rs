@@ -38,6 +38,7 @@ impl World {
             dir: folder.path().join("ids"),
             workloads: vec![orders.clone(), payments.clone()],
             ttl: Duration::from_secs(60),
+            rotate: Duration::from_secs(30),
         };
         let authority = Authority::start(config).await.unwrap();
         World { authority, folder, orders, payments }
@@ -150,6 +151,7 @@ async fn sockets_are_private_unique_and_removed() {
         dir: world.folder.path().join("ids"),
         workloads: vec![world.orders.clone()],
         ttl: Duration::from_secs(60),
+        rotate: Duration::from_secs(30),
     };
     let error = Authority::start(again.clone()).await.err().unwrap().to_string();
     assert!(error.contains("served by another authority"), "{error}");
