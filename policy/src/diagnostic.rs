@@ -73,14 +73,39 @@ impl fmt::Display for Diagnostic {
         let Self { code, file, line, column, message, .. } = self;
         writeln!(f, "{}[{code}]: {message}", self.severity.as_str())?;
         write!(f, "  --> {file}:{line}:{column}")?;
-        if !self.excerpt.is_empty() {
-            let gutter = line.to_string();
-            write!(f, "\n{gutter} | {}", self.excerpt)?;
+        let hint = self.hint.as_deref().unwrap_or_default();
+        if self.excerpt.trim().is_empty() {
+            return if hint.is_empty() { Ok(()) } else { write!(f, "\n  help: {hint}") };
         }
-        if let Some(hint) = &self.hint {
-            write!(f, "\n  help: {hint}")?;
-        }
-        Ok(())
+        let (shown, indent, carets) = self.window();
+        let gutter = line.to_string();
+        let blank = " ".repeat(gutter.len());
+        write!(f, "\n{gutter} | {shown}")?;
+        let space = if hint.is_empty() { "" } else { " " };
+        write!(f, "\n{blank} | {}{}{space}{hint}", " ".repeat(indent), "^".repeat(carets))
+    }
+}
+
+/// Longest excerpt, in characters.
+const EXCERPT_CHARS_MAX: usize = 120;
+/// Most carets: enough for a word, and for seeing that more is meant.
+const CARETS_MAX: usize = 60;
+
+impl Diagnostic {
+    /// The part of the line to show, where the carets begin in it, and how many there are.
+    fn window(&self) -> (String, usize, usize) {
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let line: Vec<char> = self.excerpt.trim_end().chars().map(plain).collect();
+        let column = usize::try_from(self.column).unwrap_or(1).saturating_sub(1).min(line.len());
+        let skip = if line.len() <= EXCERPT_CHARS_MAX { 0 } else { column.saturating_sub(40) };
+        let shown: String = line.iter().skip(skip).take(EXCERPT_CHARS_MAX).collect();
+        let covered = shown.chars().skip(column - skip).scan(0, |bytes, c| {
+            let inside = *bytes < self.span.len();
+            *bytes += c.len_utf8();
+            inside.then_some(c)
+        });
+        let carets = covered.count().clamp(1, CARETS_MAX);
+        (shown, column - skip, carets)
     }
 }
 

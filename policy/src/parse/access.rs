@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{atoms, known::Known, matchers, scalars};
 use crate::{
     doc::{
-        AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, Match, Obligations,
-        PathPattern, Place, ProtocolMatch, Resource, Rule, access::OwnerFromPath,
+        AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, Obligations, PathPattern,
+        Place, ProtocolMatch, Resource, Rule, access::OwnerFromPath,
     },
     path::{PathTemplate, Segment},
     yaml::{Fields, Findings, Node, Span, read},
@@ -60,8 +60,15 @@ pub(super) fn read(
     let resource = resource_node.and_then(|node| resource(node, findings));
     let rules_node = fields.required("rules", findings);
     fields.finish(findings);
-    let mut reader =
-        RuleReader { resource: resource.as_ref(), known, zone: None, names: Vec::new() };
+    let written = resource_node.is_some_and(|node| node.get("owner").is_some());
+    let understood = resource.as_ref().is_some_and(|resource| resource.owner.is_some());
+    let mut reader = RuleReader {
+        resource: resource.as_ref(),
+        known,
+        owner_faulty: written && !understood,
+        zone: None,
+        names: Vec::new(),
+    };
     let rules = read::filled_list(rules_node, findings)
         .iter()
         .filter_map(|node| reader.rule(node, findings))
@@ -107,6 +114,8 @@ fn owner(node: &Node, findings: &mut Findings<'_>) -> Option<OwnerFromPath> {
 struct RuleReader<'r> {
     resource: Option<&'r Resource>,
     known: &'r Known,
+    /// An owner is written, but was not understood: reported already.
+    owner_faulty: bool,
     /// The first zone seen, for W113.
     zone: Option<String>,
     names: Vec<(String, Span)>,
@@ -139,6 +148,17 @@ impl RuleReader<'_> {
         let obligations = obligations_node.map(|node| obligations(node, findings));
         let message = message_node.and_then(|n| read::short_string(n, MESSAGE_BYTES_MAX, findings));
 
+        let nodes = RuleNodes {
+            rule: node,
+            matcher: match_node,
+            unless: unless_node,
+            context: context_node,
+        };
+        match effect {
+            Some(Effect::Allow) => check_allow(&nodes, findings),
+            Some(Effect::Deny) => check_deny(&nodes, findings),
+            None => {}
+        }
         let rule = Rule {
             name: name?,
             place: findings.place(name_node?.span),
@@ -153,8 +173,7 @@ impl RuleReader<'_> {
             }),
             message: message.map(Arc::from),
         };
-        let nodes = RuleNodes { rule: node, unless: unless_node, context: context_node };
-        self.check(&rule, &nodes, findings);
+        self.check(&rule, node, findings);
         Some(rule)
     }
 
@@ -184,33 +203,26 @@ impl RuleReader<'_> {
     }
 
     /// What the parts of a rule demand of each other.
-    fn check(&mut self, rule: &Rule, nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
-        match rule.effect {
-            Effect::Allow => check_allow(rule, nodes, findings),
-            Effect::Deny => {
-                if let Some(node) = nodes.context {
-                    findings
-                        .error("E013", node.span, "`context` has no meaning in a deny rule")
-                        .hint("remove it");
-                }
-            }
-        }
+    fn check(&mut self, rule: &Rule, node: &Node, findings: &mut Findings<'_>) {
         let all = rule.require.iter().chain(rule.unless.iter().flatten());
         for atom in all {
             match atom {
                 Atom::User(user) if user.is_resource_owner => {
-                    self.check_owner(rule, nodes.rule, findings);
+                    self.check_owner(rule, node, findings);
                 }
-                Atom::Time(time) => self.check_zone(&time.zone_name, nodes.rule, findings),
+                Atom::Time(time) => self.check_zone(&time.zone_name, node, findings),
                 _ => {}
             }
         }
-        self.lint(rule, nodes.rule, findings);
+        self.lint(rule, node, findings);
     }
 
     /// `isResourceOwner` needs an owner, and paths that name one.
     fn check_owner(&self, rule: &Rule, node: &Node, findings: &mut Findings<'_>) {
         let Some(owner) = self.resource.and_then(|resource| resource.owner.as_ref()) else {
+            if self.owner_faulty {
+                return;
+            }
             findings
                 .error("E007", node.span, "`isResourceOwner` needs `resource.owner` in this policy")
                 .hint("add `resource: {type: user, owner: {fromPath: {template: …, param: …}}}`");
@@ -290,22 +302,31 @@ impl RuleReader<'_> {
 /// Where the parts of a rule are written.
 struct RuleNodes<'n> {
     rule: &'n Node,
+    matcher: Option<&'n Node>,
     unless: Option<&'n Node>,
     context: Option<&'n Node>,
 }
 
-fn check_allow(rule: &Rule, nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
+fn check_allow(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
     if let Some(node) = nodes.unless {
         findings
             .error("E016", node.span, "`unless` is for deny rules")
             .hint("an exception to an allow is a deny rule");
     }
-    let Match { caller, .. } = &rule.matcher;
-    if caller.is_none() {
-        let span = nodes.rule.get("match").map_or(nodes.rule.span, |node| node.span);
+    let Some(matcher) = nodes.matcher else { return };
+    if matcher.get("caller").is_none() {
+        let name = nodes.rule.get("name").and_then(Node::text).unwrap_or_default();
         findings
-            .error("E011", span, format!("allow rule `{}` does not say who may call", rule.name))
+            .error("E011", matcher.span, format!("allow rule `{name}` does not say who may call"))
             .hint("add `caller: {anyOf: [{namespace: …, serviceAccount: …}]}`");
+    }
+}
+
+fn check_deny(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
+    if let Some(node) = nodes.context {
+        findings
+            .error("E013", node.span, "`context` has no meaning in a deny rule")
+            .hint("remove it");
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn rule_match(node: &Node, known: &Known, findings: &mut Findings<'_>
     }
     let named = [caller_node, http_node, grpc_node].iter().flatten().count();
     if let Some(node) = any {
-        read::only_true(node, "any", findings)?;
+        read::only_true(node, "any", findings);
         if named > usize::from(caller_node.is_some()) {
             findings.error("E013", node.span, "`any` and a protocol exclude each other");
         }
@@ -54,14 +54,20 @@ pub(super) fn rule_match(node: &Node, known: &Known, findings: &mut Findings<'_>
             .error("E004", grpc.span, "`http` and `grpc` exclude each other")
             .hint("write two rules");
     }
-    let caller = match caller_node {
-        Some(node) => Some(caller(node, known, findings)?),
+    let caller = caller_node.map(|node| caller(node, known, findings));
+    let protocol = match (http_node, grpc_node) {
+        (Some(node), _) => Some(http(node, findings).map(ProtocolMatch::Http)),
+        (None, Some(node)) => Some(grpc(node, findings).map(ProtocolMatch::Grpc)),
+        (None, None) => None,
+    };
+    // What was written and not understood leaves no rule at all, never a wider one.
+    let caller = match caller {
+        Some(read) => Some(read?),
         None => None,
     };
-    let protocol = match (http_node, grpc_node) {
-        (Some(node), _) => Some(ProtocolMatch::Http(http(node, findings)?)),
-        (None, Some(node)) => Some(ProtocolMatch::Grpc(grpc(node, findings)?)),
-        (None, None) => None,
+    let protocol = match protocol {
+        Some(read) => Some(read?),
+        None => None,
     };
     Some(Match { caller, protocol })
 }
@@ -152,12 +158,11 @@ pub(super) fn http(node: &Node, findings: &mut Findings<'_>) -> Option<HttpMatch
             return None;
         }
     }
-    Some(HttpMatch {
-        methods: each(methods, method, findings)?,
-        hosts: each(hosts, scalars::host, findings)?,
-        paths: each(paths, path, findings)?,
-        headers: each(headers, header, findings)?,
-    })
+    let methods = each(methods, method, findings);
+    let hosts = each(hosts, scalars::host, findings);
+    let paths = each(paths, path, findings);
+    let headers = each(headers, header, findings);
+    Some(HttpMatch { methods: methods?, hosts: hosts?, paths: paths?, headers: headers? })
 }
 
 /// Reads every entry, so that each one's problem is reported. If one is faulty there is no list:

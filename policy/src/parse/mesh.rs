@@ -199,26 +199,27 @@ fn issuer(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Tru
             .error("E013", keys.map_or(span, |node| node.span), "this form of key needs a key set")
             .hint("add `jwks: {file: issuer.json}`, or write `keys: x5c`");
     }
-    let mut issuer = TrustedIssuer {
-        id: id?,
-        keys: form?,
-        jwks,
-        origins: Vec::new(),
-        subjects: Vec::new(),
-        scopes: Vec::new(),
-        max_ttl_s: None,
-    };
-    constraints(allow?, &mut issuer, findings);
-    Some(issuer)
+    let allow = allow.and_then(|node| constraints(node, findings));
+    let Constraints { origins, subjects, scopes, max_ttl_s } = allow?;
+    Some(TrustedIssuer { id: id?, keys: form?, jwks, origins, subjects, scopes, max_ttl_s })
 }
 
-fn constraints(node: &Node, issuer: &mut TrustedIssuer, findings: &mut Findings<'_>) {
-    let Some(mut fields) = Fields::of(node, "allow", findings) else { return };
-    for node in read::filled_list(fields.required("origin", findings), findings) {
-        issuer.origins.extend(read::one_of(node, ORIGINS, findings).map(str::to_owned));
-    }
+/// `allow` of an issuer.
+struct Constraints {
+    origins: Vec<String>,
+    subjects: Vec<String>,
+    scopes: Vec<String>,
+    max_ttl_s: Option<u64>,
+}
+
+fn constraints(node: &Node, findings: &mut Findings<'_>) -> Option<Constraints> {
+    let mut fields = Fields::of(node, "allow", findings)?;
+    let origins = read::filled_list(fields.required("origin", findings), findings)
+        .iter()
+        .filter_map(|node| read::one_of(node, ORIGINS, findings))
+        .map(str::to_owned)
+        .collect();
     let subjects = fields.required("sub", findings);
-    issuer.subjects = patterns(subjects, findings);
     for node in read::list(subjects, findings) {
         let text = node.text().unwrap_or_default();
         let known = ["user:", "svc:", "foreign:"].iter().any(|start| text.starts_with(start));
@@ -232,10 +233,12 @@ fn constraints(node: &Node, issuer: &mut TrustedIssuer, findings: &mut Findings<
                 .hint("write `user:*`, `svc:*`, `foreign:*` or `anon`");
         }
     }
-    issuer.scopes = patterns(fields.optional("scope"), findings);
-    issuer.max_ttl_s = fields.optional("maxTtl").and_then(|node| ttl(node, findings));
+    let subjects = patterns(subjects, findings);
+    let scopes = patterns(fields.optional("scope"), findings);
+    let max_ttl_s = fields.optional("maxTtl").and_then(|node| ttl(node, findings));
     fields.not_yet("impersonate", findings);
     fields.finish(findings);
+    Some(Constraints { origins, subjects, scopes, max_ttl_s })
 }
 
 /// Texts in which only a last `*` has a meaning.

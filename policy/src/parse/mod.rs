@@ -140,7 +140,7 @@ impl Collected {
         let full =
             if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
         findings
-            .error("E019", span, format!("there is already a {} `{full}`", kind_name(kind)))
+            .error("E019", span, format!("{} `{full}` exists already", kind_name(kind)))
             .hint(format!("the first one is at {}:{}", place.file, place.line));
     }
 

@@ -88,6 +88,9 @@ fn unique_prefix(
 ) {
     let key = prefix.unwrap_or_default().to_owned();
     if let Some(other) = known.prefixes.get(&key) {
+        if *other == envelope.name {
+            return;
+        }
         let message = match prefix {
             None => format!("this provider and `{other}` would both name users without a prefix"),
             Some(prefix) => format!("prefix `{prefix}` is already taken by provider `{other}`"),

@@ -1,0 +1,766 @@
+//! What people read when a document is wrong: the texts themselves, kept as snapshots.
+
+use expect_test::{Expect, expect};
+
+use crate::{Source, load};
+
+const MESH: &str = r#"apiVersion: countersign.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: default}
+spec:
+  trustDomain: prod.example.com
+  cidrSets: {office: ["198.51.100.0/24"]}
+  calendars: {us-holidays: ["2026-11-26"]}
+  identityProviders:
+    - name: corp
+      spec:
+        issuer: "https://login.example.com/"
+        audiences: ["https://api.example.com"]
+        algorithms: [RS256]
+        keys: {file: jwks.json}
+        claims: {sub: {type: string, as: id}, groups: {type: stringList, as: groups, keep: [ops]}}
+"#;
+
+/// Loads a mesh and one more text; prints what was found.
+fn check_with(mesh: &str, text: &str, expected: Expect) {
+    let sources = [Source { name: "mesh.yaml", text: mesh }, Source { name: "policy.yaml", text }];
+    let found = match load(&sources) {
+        Err(problems) => problems.to_string(),
+        Ok(documents) => {
+            let warnings = documents.warnings.iter().map(ToString::to_string);
+            format!("ok\n{}", warnings.collect::<Vec<_>>().join("\n"))
+        }
+    };
+    expected.assert_eq(&found);
+}
+
+/// An `AccessPolicy` in which `rule` is the body of its one rule.
+fn policy(head: &str, rule: &str) -> String {
+    format!(
+        "apiVersion: countersign.dev/v1alpha1\nkind: AccessPolicy\n\
+         metadata: {{name: p, namespace: shop}}\nspec:\n  selector: {{all: true}}\n  \
+         direction: inbound\n{head}  rules:\n  - name: r\n{rule}"
+    )
+}
+
+const CALLER: &str = "caller: {anyOf: [{namespace: edge, serviceAccount: gateway}]}";
+
+fn check(text: &str, expected: Expect) {
+    check_with(MESH, text, expected);
+}
+
+/// A rule that allows the gateway and has this as its last lines.
+fn check_rule(lines: &str, expected: Expect) {
+    let rule = format!("    effect: allow\n    match: {{{CALLER}}}\n{lines}");
+    check(&policy("", &rule), expected);
+}
+
+#[test]
+fn every_problem_of_every_document_in_one_run() {
+    let mesh = MESH.replace("trustDomain: prod", "trustDomian: prod");
+    let text = policy(
+        "  prots: [80]\n",
+        "    effect: alow\n    match: {http: {methods: [get], paths: [{prefix: /a//b}]}}\n    \
+         require: {user: {provider: crop}, time: {timeZone: EST, windows: [{days: [Mon-Fri], from: 17:00, to: \"25:00\"}]}}\n",
+    );
+    check_with(
+        &mesh,
+        &text,
+        expect![[r#"
+            error[E013]: MeshConfig needs `trustDomain`
+              --> mesh.yaml:5:3
+            5 |   trustDomian: prod.example.com
+              |   ^^^^^^^^^^^
+            error[E013]: unknown field `trustDomian` in MeshConfig
+              --> mesh.yaml:5:3
+            5 |   trustDomian: prod.example.com
+              |   ^^^^^^^^^^^ did you mean `trustDomain`?
+            error[E013]: unknown field `prots` in AccessPolicy
+              --> policy.yaml:7:3
+            7 |   prots: [80]
+              |   ^^^^^ did you mean `ports`?
+            error[E013]: unknown value `alow`
+              --> policy.yaml:10:13
+            10 |     effect: alow
+               |             ^^^^ did you mean `allow`?
+            error[E014]: `get` is not a method; methods are case-sensitive
+              --> policy.yaml:11:30
+            11 |     match: {http: {methods: [get], paths: [{prefix: /a//b}]}}
+               |                              ^^^ write `GET`
+            error[E014]: path `/a//b` is not canonical and could never match
+              --> policy.yaml:11:53
+            11 |     match: {http: {methods: [get], paths: [{prefix: /a//b}]}}
+               |                                                     ^^^^^
+            error[E005]: IdentityProvider `crop` does not exist
+              --> policy.yaml:12:32
+            12 |     require: {user: {provider: crop}, time: {timeZone: EST, windows: [{days: [Mon-Fri], from: 17:00, to: "25:00"}]}}
+               |                                ^^^^ did you mean `corp` (mesh.yaml:9)?
+            error[E006]: `EST` is not a time zone
+              --> policy.yaml:12:56
+            12 |     require: {user: {provider: crop}, time: {timeZone: EST, windows: [{days: [Mon-Fri], from: 17:00, to: "25:00"}]}}
+               |                                                        ^^^ write an IANA name, such as `America/New_York`, or `UTC`
+            error[E006]: `17:00` is not a text; YAML 1.1 readers turn it into 1020
+              --> policy.yaml:12:95
+            12 |     require: {user: {provider: crop}, time: {timeZone: EST, windows: [{days: [Mon-Fri], from: 17:00, to: "25:00"}]}}
+               |                                                                                               ^^^^^ write "17:00"
+            error[E006]: `25:00` is not a time of day
+              --> policy.yaml:12:106
+            12 |     require: {user: {provider: crop}, time: {timeZone: EST, windows: [{days: [Mon-Fri], from: 17:00, to: "25:00"}]}}
+               |                                                                                                          ^^^^^^^ write "HH:MM", from "00:00" to "23:59"; an end may be "24:00""#]],
+    );
+}
+
+#[test]
+fn references_are_checked_where_they_stand() {
+    check_rule(
+        "    require:\n      user: {provider: crop, anyGroup: [ops]}\n      \
+         source: {at: origin, cidrSets: [offcie]}\n      \
+         justification: {anyKind: [ticket]}\n      \
+         time: {timeZone: America/New_Yrok, exceptCalendars: [holidays], windows: [{days: [Mo], from: \"09:00\", to: \"10:00\"}]}\n",
+        expect![[r#"
+            error[E005]: IdentityProvider `crop` does not exist
+              --> policy.yaml:12:24
+            12 |       user: {provider: crop, anyGroup: [ops]}
+               |                        ^^^^ did you mean `corp` (mesh.yaml:9)?
+            error[E005]: cidrSet `offcie` does not exist
+              --> policy.yaml:13:39
+            13 |       source: {at: origin, cidrSets: [offcie]}
+               |                                       ^^^^^^ did you mean `office` (mesh.yaml:6)?
+            error[E005]: justification kind `ticket` is captured by no gateway
+              --> policy.yaml:14:33
+            14 |       justification: {anyKind: [ticket]}
+               |                                 ^^^^^^ declare it in `justification.kinds` of a ContextPolicy
+            error[E006]: `America/New_Yrok` is not a time zone
+              --> policy.yaml:15:24
+            15 |       time: {timeZone: America/New_Yrok, exceptCalendars: [holidays], windows: [{days: [Mo], from: "09:00", to: "10:00"}
+               |                        ^^^^^^^^^^^^^^^^ did you mean `America/New_York`?
+            error[E005]: calendar `holidays` does not exist
+              --> policy.yaml:15:60
+            15 | ne: America/New_Yrok, exceptCalendars: [holidays], windows: [{days: [Mo], from: "09:00", to: "10:00"}]}
+               |                                         ^^^^^^^^
+            error[E006]: `Mo` is not a day
+              --> policy.yaml:15:89
+            15 | alendars: [holidays], windows: [{days: [Mo], from: "09:00", to: "10:00"}]}
+               |                                         ^^ days are Mon, Tue, Wed, Thu, Fri, Sat, Sun, and ranges such as Mon-Fri"#]],
+    );
+    check_rule(
+        "    require:\n      user: {provider: corp, anyGroup: [opps], maxAuthAge: 1h, claims: {tenant: {anyOf: [a]}}}\n",
+        expect![[r#"
+            error[E005]: group `opps` is not kept by the provider
+              --> policy.yaml:12:41
+            12 |       user: {provider: corp, anyGroup: [opps], maxAuthAge: 1h, claims: {tenant: {anyOf: [a]}}}
+               |                                         ^^^^ did you mean `ops`?
+            error[E005]: the identity provider declares no claim `as: authTime`
+              --> policy.yaml:12:60
+            12 |       user: {provider: corp, anyGroup: [opps], maxAuthAge: 1h, claims: {tenant: {anyOf: [a]}}}
+               |                                                            ^^ declare it at mesh.yaml:9, or this could never be known
+            error[E002]: the identity provider declares no claim `tenant`
+              --> policy.yaml:12:73
+            12 |       user: {provider: corp, anyGroup: [opps], maxAuthAge: 1h, claims: {tenant: {anyOf: [a]}}}
+               |                                                                         ^^^^^^"#]],
+    );
+}
+
+#[test]
+fn attack_exploits_unknown_field() {
+    check_rule(
+        "    reqiure: {user: {provider: corp}}\n",
+        expect![[r#"
+        error[E013]: unknown field `reqiure` in a rule
+          --> policy.yaml:11:5
+        11 |     reqiure: {user: {provider: corp}}
+           |     ^^^^^^^ did you mean `require`?"#]],
+    );
+    check_rule(
+        "    require: {user: {provider: corp, idss: [ann]}}\n",
+        expect![[r#"
+        error[E013]: unknown field `idss` in user
+          --> policy.yaml:11:38
+        11 |     require: {user: {provider: corp, idss: [ann]}}
+           |                                      ^^^^ did you mean `ids`?"#]],
+    );
+}
+
+#[test]
+fn attack_feeds_older_proxy_newer_field() {
+    check_rule(
+        "    require: {when: [\"user.id == 'a'\"], device: {managed: true}}\n    obligations: {notify: ops}\n",
+        expect![[r#"
+            error[E013]: `when` is not supported yet
+              --> policy.yaml:11:15
+            11 |     require: {when: ["user.id == 'a'"], device: {managed: true}}
+               |               ^^^^ remove it; it would have no effect
+            error[E013]: `device` is not supported yet
+              --> policy.yaml:11:41
+            11 |     require: {when: ["user.id == 'a'"], device: {managed: true}}
+               |                                         ^^^^^^ remove it; it would have no effect
+            error[E013]: `notify` is not supported yet
+              --> policy.yaml:12:19
+            12 |     obligations: {notify: ops}
+               |                   ^^^^^^ remove it; it would have no effect"#]],
+    );
+    check(
+        &policy("  mode: audit\n", "    effect: deny\n    match: {any: true}\n")
+            .replace("direction: inbound", "direction: outbound"),
+        expect![[r#"
+            error[E013]: `direction: outbound` is not supported yet
+              --> policy.yaml:6:14
+            6 |   direction: outbound
+              |              ^^^^^^^^
+            error[E013]: `mode: audit` is not supported yet
+              --> policy.yaml:7:9
+            7 |   mode: audit
+              |         ^^^^^"#]],
+    );
+    check(
+        "apiVersion: countersign.dev/v1alpha1\nkind: Revocation\nmetadata: {name: x}\nspec: {}\n",
+        expect![[r#"
+            error[E013]: kind `Revocation` is not supported yet
+              --> policy.yaml:2:7
+            2 | kind: Revocation
+              |       ^^^^^^^^^^"#]],
+    );
+    check(
+        "apiVersion: countersign.dev/v2\nkind: AcessPolicy\nmetadata: {name: x}\nspec: {}\n",
+        expect![[r#"
+            error[E013]: unknown value `countersign.dev/v2`
+              --> policy.yaml:1:13
+            1 | apiVersion: countersign.dev/v2
+              |             ^^^^^^^^^^^^^^^^^^ only `countersign.dev/v1alpha1` is accepted
+            error[E013]: unknown kind `AcessPolicy`
+              --> policy.yaml:2:7
+            2 | kind: AcessPolicy
+              |       ^^^^^^^^^^^ did you mean `AccessPolicy`?"#]],
+    );
+}
+
+#[test]
+fn yaml_that_reads_in_two_ways_is_refused() {
+    check_rule(
+        "    require: &a {user: {provider: corp}}\n    message: yes\n    message: two\n    context: !!str none\n",
+        expect![[r#"
+            warning[W109]: rule `r` hides the context: onward calls lose the user
+              --> policy.yaml:8:5
+            8 |   - name: r
+              |     ^^^^^^^
+            error[E013]: anchors are not accepted; write the value again
+              --> policy.yaml:11:17
+            11 |     require: &a {user: {provider: corp}}
+               |                 ^
+            error[E013]: `yes` is not a text: YAML readers take it for something else
+              --> policy.yaml:12:14
+            12 |     message: yes
+               |              ^^^ write "yes"
+            error[E019]: `message` stands here twice
+              --> policy.yaml:13:5
+            13 |     message: two
+               |     ^^^^^^^ the first one is on line 12; remove one of them
+            error[E013]: YAML tags are not accepted
+              --> policy.yaml:14:20
+            14 |     context: !!str none
+               |                    ^^^^"#]],
+    );
+    check_rule(
+        "    require: {user: {provider: corp, ids: [on, 12, 0x1f, 2026-01-01, ~]}}\n",
+        expect![[r#"
+            error[E013]: `on` is not a text: YAML readers take it for something else
+              --> policy.yaml:11:44
+            11 |     require: {user: {provider: corp, ids: [on, 12, 0x1f, 2026-01-01, ~]}}
+               |                                            ^^ write "on"
+            error[E013]: `12` is not a text: YAML readers take it for something else
+              --> policy.yaml:11:48
+            11 |     require: {user: {provider: corp, ids: [on, 12, 0x1f, 2026-01-01, ~]}}
+               |                                                ^^ write "12"
+            error[E013]: `0x1f` is not a text: YAML readers take it for something else
+              --> policy.yaml:11:52
+            11 |     require: {user: {provider: corp, ids: [on, 12, 0x1f, 2026-01-01, ~]}}
+               |                                                    ^^^^ write "0x1f"
+            error[E013]: `2026-01-01` is not a text: YAML readers take it for something else
+              --> policy.yaml:11:58
+            11 |     require: {user: {provider: corp, ids: [on, 12, 0x1f, 2026-01-01, ~]}}
+               |                                                          ^^^^^^^^^^ write "2026-01-01"
+            error[E013]: `~` is not a text: YAML readers take it for something else
+              --> policy.yaml:11:70
+            11 |     require: {user: {provider: corp, ids: [on, 12, 0x1f, 2026-01-01, ~]}}
+               |                                                                      ^ write "~""#]],
+    );
+    check_rule(
+        "    require: {user: {absent: yes}}\n",
+        expect![[r#"
+        error[E013]: `true` or `false` was expected, not `yes`
+          --> policy.yaml:11:30
+        11 |     require: {user: {absent: yes}}
+           |                              ^^^ write `true`"#]],
+    );
+    check(
+        "a: &x {b: 1}\nc: {<<: *x}\n",
+        expect![[r#"
+        error[E013]: a document needs `apiVersion`
+          --> policy.yaml:1:1
+        1 | a: &x {b: 1}
+          | ^
+        error[E013]: a document needs `kind`
+          --> policy.yaml:1:1
+        1 | a: &x {b: 1}
+          | ^
+        error[E013]: a document needs `metadata`
+          --> policy.yaml:1:1
+        1 | a: &x {b: 1}
+          | ^
+        error[E013]: a document needs `spec`
+          --> policy.yaml:1:1
+        1 | a: &x {b: 1}
+          | ^
+        error[E013]: unknown field `a` in a document
+          --> policy.yaml:1:1
+        1 | a: &x {b: 1}
+          | ^ it has `apiVersion`, `kind`, `metadata` and `spec`
+        error[E013]: anchors are not accepted; write the value again
+          --> policy.yaml:1:7
+        1 | a: &x {b: 1}
+          |       ^
+        error[E013]: unknown field `c` in a document
+          --> policy.yaml:2:1
+        2 | c: {<<: *x}
+          | ^ it has `apiVersion`, `kind`, `metadata` and `spec`
+        error[E013]: merge keys are not accepted; write the fields again
+          --> policy.yaml:2:5
+        2 | c: {<<: *x}
+          |     ^^
+        error[E013]: aliases are not accepted; write the value again
+          --> policy.yaml:2:9
+        2 | c: {<<: *x}
+          |         ^^"#]],
+    );
+    check(
+        "a: [1, 2\nb: 3\n",
+        expect![[r#"
+        error[E000]: this is not YAML: illegal placement of ':' indicator
+          --> policy.yaml:2:2
+        2 | b: 3
+          |  ^"#]],
+    );
+}
+
+#[test]
+fn nothing_matches_by_being_empty() {
+    check(
+        &policy("", "    effect: deny\n    match: {}\n"),
+        expect![[r#"
+        error[E001]: an empty match would say nothing
+          --> policy.yaml:10:12
+        10 |     match: {}
+           |            ^^ match-all is spelled `{any: true}`"#]],
+    );
+    check(
+        &policy("", "    effect: deny\n    match: {http: {}}\n    require: {}\n    unless: []\n")
+            .replace("{all: true}", "{}"),
+        expect![[r#"
+            error[E001]: an empty selector would say nothing
+              --> policy.yaml:5:13
+            5 |   selector: {}
+              |             ^^ write `{all: true}` to select every workload
+            error[E001]: an empty `http` would say nothing
+              --> policy.yaml:10:19
+            10 |     match: {http: {}}
+               |                   ^^ name methods, hosts, paths or headers, or leave `http` out
+            error[E001]: an empty set of atoms would always hold
+              --> policy.yaml:11:14
+            11 |     require: {}
+               |              ^^ name a condition, or leave the field out
+            error[E001]: an empty list matches nothing
+              --> policy.yaml:12:13
+            12 |     unless: []
+               |             ^^ name at least one entry, or leave the field out"#]],
+    );
+    check(
+        &policy("", "    effect: allow\n    match: {any: true}\n"),
+        expect![[r#"
+        error[E011]: allow rule `r` does not say who may call
+          --> policy.yaml:10:12
+        10 |     match: {any: true}
+           |            ^^^^^^^^^^^ add `caller: {anyOf: [{namespace: …, serviceAccount: …}]}`"#]],
+    );
+    check_rule(
+        "    require: {token: {}, source: {at: origin}}\n",
+        expect![[r#"
+        error[E001]: `token` needs `scopes`, `maxAge` or `origins`
+          --> policy.yaml:11:22
+        11 |     require: {token: {}, source: {at: origin}}
+           |                      ^^
+        error[E001]: `source` needs `cidrSets` or `sources`
+          --> policy.yaml:11:34
+        11 |     require: {token: {}, source: {at: origin}}
+           |                                  ^^^^^^^^^^^^"#]],
+    );
+}
+
+#[test]
+fn owners_need_paths_that_name_them() {
+    let rule = format!(
+        "    effect: allow\n    match: {{{CALLER}, http: {{paths: [{{exact: /v1/health}}, {{template: \"/v1/users/{{user}}/x\"}}]}}}}\n    \
+         require: {{user: {{provider: corp, isResourceOwner: true}}}}\n"
+    );
+    let head = "  resource: {type: user, owner: {fromPath: {template: \"/v1/users/{user}/**\", param: user}}}\n";
+    check(
+        &policy(head, &rule),
+        expect![[r#"
+        error[E007]: path `/v1/health` of rule `r` has no `{user}`, so `resource.owner` would be unknown and the rule could never allow
+          --> policy.yaml:9:5
+        9 |   - name: r
+          |     ^^^^^^^ use paths below `/v1/users/{user}/**`
+        error[E012]: the identity provider declares no claim `as: accountId`
+          --> policy.yaml:12:55
+        12 |     require: {user: {provider: corp, isResourceOwner: true}}
+           |                                                       ^^^^ declare it at mesh.yaml:9, or this could never be known"#]],
+    );
+    check(
+        &policy("", &rule),
+        expect![[r#"
+        error[E007]: `isResourceOwner` needs `resource.owner` in this policy
+          --> policy.yaml:8:5
+        8 |   - name: r
+          |     ^^^^^^^ add `resource: {type: user, owner: {fromPath: {template: …, param: …}}}`
+        error[E012]: the identity provider declares no claim `as: accountId`
+          --> policy.yaml:11:55
+        11 |     require: {user: {provider: corp, isResourceOwner: true}}
+           |                                                       ^^^^ declare it at mesh.yaml:9, or this could never be known"#]],
+    );
+    check(
+        &policy(&head.replace("param: user", "param: usr"), &rule),
+        expect![[r#"
+            error[E007]: template `/v1/users/{user}/**` has no `{usr}`
+              --> policy.yaml:7:85
+            7 |   resource: {type: user, owner: {fromPath: {template: "/v1/users/{user}/**", param: usr}}}
+              |                                                                                     ^^^ did you mean `user`?
+            error[E012]: the identity provider declares no claim `as: accountId`
+              --> policy.yaml:12:55
+            12 |     require: {user: {provider: corp, isResourceOwner: true}}
+               |                                                       ^^^^ declare it at mesh.yaml:9, or this could never be known"#]],
+    );
+    let silent =
+        rule.replace("require: {user: {provider: corp, isResourceOwner: true}}", "context: none");
+    check(
+        &policy(head, &silent),
+        expect![[r#"
+        ok
+        warning[W107]: rule `r` grants a user's data without asking for a user
+          --> policy.yaml:9:5
+        9 |   - name: r
+          |     ^^^^^^^ resource.owner is set and there is no `user` atom: its callers may read any account
+        warning[W109]: rule `r` hides the context: onward calls lose the user
+          --> policy.yaml:9:5
+        9 |   - name: r
+          |     ^^^^^^^"#]],
+    );
+}
+
+#[test]
+fn matchers_are_canonical_and_never_reserved() {
+    let rule = format!(
+        "    effect: allow\n    match: {{{CALLER}, http: {{methods: [post], hosts: [Orders.Shop:80], headers: [{{name: Txn_Token, anyOf: [x]}}],\n      \
+         paths: [{{exact: /%61}}, {{prefix: /a/}}, {{template: \"/a/x{{b}}\"}}, {{exact: \"/a/{{b}}\"}}, {{exact: /a, prefix: /b}}]}}}}\n    unless: [{{user: {{absent: true}}}}]\n"
+    );
+    check(
+        &policy("", &rule),
+        expect![[r#"
+            error[E014]: `post` is not a method; methods are case-sensitive
+              --> policy.yaml:10:93
+            10 | ceAccount: gateway}]}, http: {methods: [post], hosts: [Orders.Shop:80], headers: [{name: Txn_Token, anyOf: [x]}],
+               |                                         ^^^^ write `POST`
+            error[E014]: `Orders.Shop:80` is not a canonical host
+              --> policy.yaml:10:108
+            10 | way}]}, http: {methods: [post], hosts: [Orders.Shop:80], headers: [{name: Txn_Token, anyOf: [x]}],
+               |                                         ^^^^^^^^^^^^^^ write `orders.shop`
+            error[E010]: header `Txn_Token` cannot be matched
+              --> policy.yaml:10:142
+            10 | sts: [Orders.Shop:80], headers: [{name: Txn_Token, anyOf: [x]}],
+               |                                         ^^^^^^^^^ what it proves is available as facts about the user and the token
+            error[E014]: path `/%61` is not canonical and could never match
+              --> policy.yaml:11:23
+            11 |       paths: [{exact: /%61}, {prefix: /a/}, {template: "/a/x{b}"}, {exact: "/a/{b}"}, {exact: /a, prefix: /b}]}}
+               |                       ^^^^ write `/a`
+            error[E014]: prefix `/a/` ends with `/`
+              --> policy.yaml:11:39
+            11 |       paths: [{exact: /%61}, {prefix: /a/}, {template: "/a/x{b}"}, {exact: "/a/{b}"}, {exact: /a, prefix: /b}]}}
+               |                                       ^^^ write `/a`: it also covers everything below
+            error[E014]: path template `/a/x{b}`: `x{b}` is not a parameter; write a whole segment such as `{user}`
+              --> policy.yaml:11:56
+            11 |       paths: [{exact: /%61}, {prefix: /a/}, {template: "/a/x{b}"}, {exact: "/a/{b}"}, {exact: /a, prefix: /b}]}}
+               |                                                        ^^^^^^^^^
+            error[E014]: `/a/{b}` is compared as it stands
+              --> policy.yaml:11:76
+            11 |       paths: [{exact: /%61}, {prefix: /a/}, {template: "/a/x{b}"}, {exact: "/a/{b}"}, {exact: /a, prefix: /b}]}}
+               |                                                                            ^^^^^^^^ `{name}` and `**` have a meaning in `template` only
+            error[E013]: a path is one of `exact`, `prefix` and `template`
+              --> policy.yaml:11:87
+            11 |       paths: [{exact: /%61}, {prefix: /a/}, {template: "/a/x{b}"}, {exact: "/a/{b}"}, {exact: /a, prefix: /b}]}}
+               |                                                                                       ^^^^^^^^^^^^^^^^^^^^^^^
+            error[E016]: `unless` is for deny rules
+              --> policy.yaml:12:13
+            12 |     unless: [{user: {absent: true}}]
+               |             ^^^^^^^^^^^^^^^^^^^^^^^^ an exception to an allow is a deny rule"#]],
+    );
+    let both = format!(
+        "    effect: allow\n    match: {{{CALLER}, http: {{methods: [GET]}}, grpc: {{service: Users}}}}\n"
+    );
+    check(
+        &policy("", &both),
+        expect![[r#"
+        error[E004]: `http` and `grpc` exclude each other
+          --> policy.yaml:10:106
+        10 | teway}]}, http: {methods: [GET]}, grpc: {service: Users}}
+           |                                         ^^^^^^^^^^^^^^^^ write two rules"#]],
+    );
+}
+
+#[test]
+fn gateways_trust_nobody_by_accident() {
+    let gateway = r#"apiVersion: countersign.dev/v1alpha1
+kind: ContextPolicy
+metadata: {name: edge, namespace: edge}
+spec:
+  selector: {all: true}
+  role: gateway
+  clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
+  user: {providers: [corp, crop], whenMissing: allow}
+  justification: {header: X-Why, kinds: {ticket: {pattern: "T-[0-9", validate: tickets}}}
+  mint:
+    - {match: {http: {paths: [{template: "/v1/{a}/b"}]}}, scope: a}
+    - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
+"#;
+    check(
+        gateway,
+        expect![[r#"
+            error[E013]: a client address from a header needs `trustedHops` and `trustedProxies`
+              --> policy.yaml:7:18
+            7 |   clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
+              |                  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ say how many proxies of yours stand before this gateway, and their addresses
+            error[E009]: `0.0.0.0/0` would trust everybody to name the client
+              --> policy.yaml:7:52
+            7 |   clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
+              |                                                    ^^^^^^^^^^^ list the addresses of your own proxies
+            error[E013]: `10.0.0.1/8` has bits set beyond its prefix
+              --> policy.yaml:7:65
+            7 |   clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
+              |                                                                 ^^^^^^^^^^^^ write `10.0.0.0/8`
+            error[E013]: `10.0.0.1` is not an address range
+              --> policy.yaml:7:79
+            7 |   clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
+              |                                                                               ^^^^^^^^ write `10.0.0.1/32`
+            error[E005]: IdentityProvider `crop` does not exist
+              --> policy.yaml:8:28
+            8 |   user: {providers: [corp, crop], whenMissing: allow}
+              |                            ^^^^ did you mean `corp` (mesh.yaml:9)?
+            error[E013]: unknown value `allow`
+              --> policy.yaml:8:48
+            8 |   user: {providers: [corp, crop], whenMissing: allow}
+              |                                                ^^^^^ choose one of `refuse` and `anonymous`
+            error[E013]: unknown value `X-Why`
+              --> policy.yaml:9:27
+            9 |   justification: {header: X-Why, kinds: {ticket: {pattern: "T-[0-9", validate: tickets}}}
+              |                           ^^^^^ only `Countersign-Justification` is accepted
+            error[E014]: pattern `T-[0-9`: unclosed character class
+              --> policy.yaml:9:60
+            9 |   justification: {header: X-Why, kinds: {ticket: {pattern: "T-[0-9", validate: tickets}}}
+              |                                                            ^^^^^^^^
+            error[E013]: `validate` is not supported yet
+              --> policy.yaml:9:70
+            9 |   justification: {header: X-Why, kinds: {ticket: {pattern: "T-[0-9", validate: tickets}}}
+              |                                                                      ^^^^^^^^ remove it; it would have no effect
+            error[E020]: a request could match this mint rule and an earlier one
+              --> policy.yaml:12:7
+            12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
+               |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ the earlier one is on line 11; tell them apart by method, host or path
+            error[E013]: `dev` is not supported yet
+              --> policy.yaml:12:97
+            12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
+               |                                                                                                 ^^^
+            error[E019]: `acct` stands here twice
+              --> policy.yaml:12:102
+            12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
+               |                                                                                                      ^^^^
+            error[E013]: unknown value `atc`
+              --> policy.yaml:12:108
+            12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
+               |                                                                                                            ^^^ choose one of `req_ip`, `idp`, `client_id`, `acr`, `auth_time`, `authn`, `amr`, `acct`, `groups`, `claims`, `tls` and `just`"#]],
+    );
+}
+
+#[test]
+fn providers_and_meshes_that_would_accept_anything_are_refused() {
+    let provider = r#"apiVersion: countersign.dev/v1alpha1
+kind: IdentityProvider
+metadata: {name: second}
+spec:
+  issuer: "http://login.example.com/"
+  audiences: []
+  algorithms: [none, HS256, RS265]
+  keys: {discovery: {allowedHosts: [login.example.com], refresh: 15}}
+  from: [{header: Countersign-User}]
+  claims: {uid: {type: strng, as: accountId}}
+"#;
+    check(
+        provider,
+        expect![[r#"
+        error[E019]: this provider and `second` would both name users without a prefix
+          --> mesh.yaml:9:13
+        9 |     - name: corp
+          |             ^^^^ add `subjectPrefix: corp`
+        error[E013]: issuer `http://login.example.com/` is not an https URL
+          --> policy.yaml:5:11
+        5 |   issuer: "http://login.example.com/"
+          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^ plain http is accepted for 127.0.0.1 and localhost only
+        error[E008]: without an audience, tokens meant for others would be accepted
+          --> policy.yaml:6:14
+        6 |   audiences: []
+          |              ^^ name the audience your API has at the identity provider
+        error[E008]: algorithm `none` is never accepted
+          --> policy.yaml:7:16
+        7 |   algorithms: [none, HS256, RS265]
+          |                ^^^^ anybody who can verify such a token could also make one
+        error[E008]: algorithm `HS256` is never accepted
+          --> policy.yaml:7:22
+        7 |   algorithms: [none, HS256, RS265]
+          |                      ^^^^^ anybody who can verify such a token could also make one
+        error[E008]: unknown algorithm `RS265`
+          --> policy.yaml:7:29
+        7 |   algorithms: [none, HS256, RS265]
+          |                             ^^^^^ did you mean `RS256`?
+        error[E013]: a duration was expected, not `15`
+          --> policy.yaml:8:66
+        8 |   keys: {discovery: {allowedHosts: [login.example.com], refresh: 15}}
+          |                                                                  ^^ write a number and a unit: `60s`, `15m`, `12h`, `7d`
+        error[E010]: `countersign-user` is reserved and removed before credentials are read
+          --> policy.yaml:9:19
+        9 |   from: [{header: Countersign-User}]
+          |                   ^^^^^^^^^^^^^^^^
+        error[E013]: unknown value `strng`
+          --> policy.yaml:10:24
+        10 |   claims: {uid: {type: strng, as: accountId}}
+           |                        ^^^^^ did you mean `string`?"#]],
+    );
+    let mesh = MESH.replace(
+        "  cidrSets:",
+        "  rollout: []\n  defaults: {inbound: allow}\n  outbound: {unknown: pass}\n  context: {ttl: 1h, custody: off, issuers: [{id: \"spiffe://prod.example.com/ns/edge/sa/*\", keys: x5c, allow: {origin: [user], sub: [\"*\"]}}, {id: \"spiffe://other/ns/edge/sa/g\", keys: jwks, allow: {origin: [], sub: [\"user:*\"]}}]}\n  cidrSets:",
+    );
+    check_with(
+        &mesh,
+        "",
+        expect![[r#"
+            error[E013]: `rollout` is not supported yet
+              --> mesh.yaml:6:3
+            6 |   rollout: []
+              |   ^^^^^^^ remove it; it would have no effect
+            error[E013]: unknown value `allow`
+              --> mesh.yaml:7:23
+            7 |   defaults: {inbound: allow}
+              |                       ^^^^^ only `deny` is accepted
+            error[E013]: `unknown: pass` is not supported yet
+              --> mesh.yaml:8:23
+            8 |   outbound: {unknown: pass}
+              |                       ^^^^
+            error[E013]: a context token lives at most 300s, not 3600s
+              --> mesh.yaml:9:18
+            9 |   context: {ttl: 1h, custody: off, issuers: [{id: "spiffe://prod.example.com/ns/edge/sa/*", keys: x5c, allow: {origin: [
+              |                  ^^
+            warning[W115]: custody is off: a context token works for whoever holds it
+              --> mesh.yaml:9:31
+            9 |   context: {ttl: 1h, custody: off, issuers: [{id: "spiffe://prod.example.com/ns/edge/sa/*", keys: x5c, allow: {origin: [
+              |                               ^^^ use it for interop only, and for as short a time as possible
+            error[E013]: `spiffe://prod.example.com/ns/edge/sa/*` is not a SPIFFE ID: a path segment holds a character outside `a-z A-Z 0-9 . _ -` (nothing is percent-decoded)
+              --> mesh.yaml:9:51
+            9 |  {ttl: 1h, custody: off, issuers: [{id: "spiffe://prod.example.com/ns/edge/sa/*", keys: x5c, allow: {origin: [user], sub
+              |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ name each identity; patterns are not accepted here
+            error[E013]: `*` is not a pattern of subjects
+              --> mesh.yaml:9:134
+            9 | eys: x5c, allow: {origin: [user], sub: ["*"]}}, {id: "spiffe://other/ns/edge/sa/g", keys: jwks, allow: {origin: [], sub:
+              |                                         ^^^ write `user:*`, `svc:*`, `foreign:*` or `anon`
+            error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
+              --> mesh.yaml:9:147
+            9 | ow: {origin: [user], sub: ["*"]}}, {id: "spiffe://other/ns/edge/sa/g", keys: jwks, allow: {origin: [], sub: ["user:*"]}}
+              |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            error[E013]: this form of key needs a key set
+              --> mesh.yaml:9:184
+            9 | d: "spiffe://other/ns/edge/sa/g", keys: jwks, allow: {origin: [], sub: ["user:*"]}}]}
+              |                                         ^^^^ add `jwks: {file: issuer.json}`, or write `keys: x5c`
+            error[E001]: an empty list matches nothing
+              --> mesh.yaml:9:206
+            9 | edge/sa/g", keys: jwks, allow: {origin: [], sub: ["user:*"]}}]}
+              |                                         ^^ name at least one entry, or leave the field out"#]],
+    );
+}
+
+#[test]
+fn names_are_unique() {
+    let rule = "    effect: deny\n    match: {any: true}\n  - name: r\n    effect: deny\n    match: {any: true}\n    context: none\n";
+    let text = format!(
+        "{}---\n{}",
+        policy("", rule),
+        policy("", "    effect: deny\n    match: {any: true}\n")
+    );
+    check(
+        &text,
+        expect![[r#"
+            error[E019]: there is already a rule `r` in this policy
+              --> policy.yaml:11:11
+            11 |   - name: r
+               |           ^ the first one is on line 8
+            error[E013]: `context` has no meaning in a deny rule
+              --> policy.yaml:14:14
+            14 |     context: none
+               |              ^^^^ remove it
+            error[E019]: AccessPolicy `shop/p` exists already
+              --> policy.yaml:18:18
+            18 | metadata: {name: p, namespace: shop}
+               |                  ^ the first one is at policy.yaml:3"#]],
+    );
+    let provider = "apiVersion: countersign.dev/v1alpha1\nkind: IdentityProvider\nmetadata: {name: corp}\nspec: {issuer: \"https://a\", audiences: [a], algorithms: [ES256], keys: {file: k}, claims: {sub: {type: string, as: id}}}\n";
+    check(
+        provider,
+        expect![[r#"
+            error[E019]: IdentityProvider `corp` exists already
+              --> mesh.yaml:9:13
+            9 |     - name: corp
+              |             ^^^^ the first one is at policy.yaml:3"#]],
+    );
+}
+
+#[test]
+fn warnings_do_not_reject() {
+    let rule = "    effect: allow\n    match: {caller: {anyInMesh: true}}\n  - name: s\n    effect: allow\n    match: {caller: {unauthenticated: true}}\n    context: optional\n  - name: t\n    effect: allow\n    match: {caller: {anyOf: [{namespace: shop, serviceAccount: default}]}}\n";
+    check(
+        &policy("", rule),
+        expect![[r#"
+        ok
+        warning[W110]: rule `r` admits every workload of the mesh
+          --> policy.yaml:8:5
+        8 |   - name: r
+          |     ^^^^^^^
+        warning[W114]: rule `s` admits callers without a mesh identity
+          --> policy.yaml:11:5
+        11 |   - name: s
+           |     ^^^^^^^
+        warning[W111]: every workload without an account of its own is `default`
+          --> policy.yaml:17:64
+        17 |     match: {caller: {anyOf: [{namespace: shop, serviceAccount: default}]}}
+           |                                                                ^^^^^^^ give this workload its own service account"#]],
+    );
+}
+
+#[test]
+fn a_mesh_is_needed_and_a_process_file_is_not_one() {
+    let sources = [Source {
+        name: "proxy.yaml",
+        text: "apiVersion: countersign.dev/v1alpha1\nkind: ProxyConfig\nmetadata: {name: x}\nspec: {}\n",
+    }];
+    expect![[r#"
+        error[E005]: there is no MeshConfig among the documents
+          --> proxy.yaml:1:1
+        1 | apiVersion: countersign.dev/v1alpha1
+          | ^ add one (kind: MeshConfig, metadata: {name: default})
+        error[E013]: ProxyConfig configures one process and is no document of the mesh
+          --> proxy.yaml:2:7
+        2 | kind: ProxyConfig
+          |       ^^^^^^^^^^^ give it to the proxy with --config, and keep it out of the document folders"#]].assert_eq(&load(&sources).unwrap_err().to_string());
+}
