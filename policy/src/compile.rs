@@ -448,3 +448,21 @@ impl CompiledRule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_atom_has_a_place_of_its_own() {
+        let mut memo = Memo([0; SMALL_WORDS]);
+        let value = |id: usize| [Tri::False, Tri::Unknown, Tri::True][id % 3];
+        for id in 0..SMALL_WORDS * 32 {
+            assert_eq!(memo.get(id, || value(id)), value(id));
+        }
+        for id in 0..SMALL_WORDS * 32 {
+            assert_eq!(memo.get(id, || panic!("{id} was evaluated twice")), value(id));
+        }
+        assert_eq!(memo.get(SMALL_WORDS * 32, || Tri::True), Tri::True);
+    }
+}

@@ -1,6 +1,6 @@
 //! Reads `AccessPolicy`, and checks what one rule's parts demand of each other.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{atoms, known::Known, matchers, scalars};
 use crate::{
@@ -67,7 +67,7 @@ pub(super) fn read(
         known,
         owner_faulty: written && !understood,
         zone: None,
-        names: Vec::new(),
+        names: BTreeMap::new(),
     };
     let rules = read::filled_list(rules_node, findings)
         .iter()
@@ -118,7 +118,7 @@ struct RuleReader<'r> {
     owner_faulty: bool,
     /// The first zone seen, for W113.
     zone: Option<String>,
-    names: Vec<(String, Span)>,
+    names: BTreeMap<String, Span>,
 }
 
 impl RuleReader<'_> {
@@ -179,7 +179,7 @@ impl RuleReader<'_> {
 
     fn name(&mut self, node: &Node, findings: &mut Findings<'_>) -> Option<String> {
         let name = scalars::dns_label(node, findings)?;
-        if let Some((_, first)) = self.names.iter().find(|(own, _)| *own == name) {
+        if let Some(first) = self.names.get(&name) {
             findings
                 .error(
                     "E019",
@@ -188,7 +188,7 @@ impl RuleReader<'_> {
                 )
                 .hint(format!("the first one is on line {}", first.line));
         }
-        self.names.push((name.clone(), node.span));
+        self.names.entry(name.clone()).or_insert(node.span);
         Some(name)
     }
 

@@ -1,5 +1,7 @@
 //! What people read when a document is wrong: the texts themselves, kept as snapshots.
 
+#![expect(clippy::too_many_lines, reason = "a snapshot is as long as what people read")]
+
 use expect_test::{Expect, expect};
 
 use crate::{Source, load};

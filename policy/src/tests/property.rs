@@ -57,6 +57,27 @@ const ATOMS: &[&str] = &[
     "justification: {anyKind: [ticket], checked: true, maxAge: 1h}",
     "token: {scopes: {anyOf: [read, write]}, maxAge: 2m}",
     "token: {origins: [batch]}",
+    // Many distinct atoms, so that the memo is more than one word.
+    "token: {maxAge: 20s}",
+    "token: {maxAge: 34s}",
+    "token: {maxAge: 48s}",
+    "token: {maxAge: 62s}",
+    "token: {maxAge: 76s}",
+    "token: {maxAge: 90s}",
+    "token: {maxAge: 104s}",
+    "token: {maxAge: 118s}",
+    "token: {maxAge: 132s}",
+    "token: {maxAge: 146s}",
+    "token: {maxAge: 160s}",
+    "token: {maxAge: 174s}",
+    "token: {maxAge: 188s}",
+    "token: {maxAge: 202s}",
+    "token: {maxAge: 216s}",
+    "token: {maxAge: 230s}",
+    "token: {maxAge: 244s}",
+    "token: {maxAge: 258s}",
+    "token: {maxAge: 272s}",
+    "token: {maxAge: 286s}",
 ];
 
 const CALLERS: &[&str] = &[
@@ -96,7 +117,7 @@ struct RuleSpec {
 }
 
 fn rule() -> impl Strategy<Value = RuleSpec> {
-    let atoms = || vec(select(ATOMS), 0..3);
+    let atoms = || vec(select(ATOMS), 0..4);
     (
         0..3usize,
         any::<bool>(),
@@ -357,7 +378,7 @@ proptest! {
 
     #[test]
     fn compiled_and_reference_agree(
-        rules in vec(rule(), 1..12),
+        rules in vec(rule(), 1..32),
         requests in vec(request(), 1..12),
     ) {
         let documents = loaded(&rules);

@@ -14,6 +14,8 @@ pub use fields::Fields;
 pub use findings::{Findings, Span};
 pub use suggest::{did_you_mean, suggest};
 
+use std::collections::HashMap;
+
 use serde_saphyr::granit_parser::{self, Event, Parser, ScalarStyle};
 
 /// Most nodes of one source.
@@ -148,7 +150,7 @@ struct Builder<'f, 's> {
 /// A collection that has not ended.
 enum Open {
     List { span: Span, items: Vec<Node> },
-    Map { span: Span, entries: Vec<(Key, Node)>, key: Option<Key> },
+    Map { span: Span, entries: Vec<(Key, Node)>, key: Option<Key>, lines: HashMap<String, u32> },
 }
 
 impl Builder<'_, '_> {
@@ -177,7 +179,12 @@ impl Builder<'_, '_> {
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse(anchor, tag.is_some(), span);
-                self.open.push(Open::Map { span, entries: Vec::new(), key: None });
+                self.open.push(Open::Map {
+                    span,
+                    entries: Vec::new(),
+                    key: None,
+                    lines: HashMap::new(),
+                });
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
@@ -218,20 +225,18 @@ impl Builder<'_, '_> {
         match self.open.last_mut() {
             None => self.done.push(node),
             Some(Open::List { items, .. }) => items.push(node),
-            Some(Open::Map { entries, key, .. }) => match key.take() {
+            Some(Open::Map { entries, key, lines, .. }) => match key.take() {
                 Some(key) => {
                     if key.text == "<<" {
                         let message = "merge keys are not accepted; write the fields again";
                         self.findings.error("E013", key.span, message);
-                    } else if let Some((first, _)) =
-                        entries.iter().find(|(k, _)| k.text == key.text)
-                    {
-                        let line = first.span.line;
+                    } else if let Some(line) = lines.get(&key.text) {
                         let message = format!("`{}` stands here twice", shortened(&key.text));
                         self.findings
                             .error("E019", key.span, message)
                             .hint(format!("the first one is on line {line}; remove one of them"));
                     } else {
+                        lines.insert(key.text.clone(), key.span.line);
                         entries.push((key, node));
                     }
                 }
