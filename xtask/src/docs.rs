@@ -13,6 +13,7 @@ struct Page {
 
 /// Every generated page.
 const PAGES: &[Page] = &[
+    Page { path: "docs/day-one.md", make: || Ok(countersign_config::reference::day_one()) },
     Page { path: "docs/config.md", make: || Ok(countersign_config::reference::config()) },
     Page { path: "docs/environment.md", make: || Ok(countersign_config::reference::environment()) },
     Page { path: "docs/conformance.md", make: conformance::page },
