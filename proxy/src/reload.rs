@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use countersign_certs_client::{Certs, State, Status};
-use countersign_config::{ProxyConfig, document_files, load_documents};
+use countersign_config::{ProxyConfig, document_files};
 use countersign_policy::Documents;
+use countersign_policy::doc::FileRef;
 
 use crate::admin::{Condition, Readiness};
 use crate::audit::{AuditSink, Record, Text};
@@ -78,17 +79,14 @@ impl Reload {
 
     /// Reads the documents again if a file changed, or if asked to.
     pub fn documents(&mut self, config: &ProxyConfig, asked: bool) {
-        let files = document_files(&config.documents).unwrap_or_default();
+        let mut files = document_files(&config.documents).unwrap_or_default();
+        files.extend(self.key_files());
         let seen: Vec<_> = files.into_iter().map(|file| (file.clone(), stamp(&file))).collect();
         if seen == self.seen && !asked {
             return;
         }
-        let first = self.seen.is_empty();
         self.seen = seen;
-        if first && !asked {
-            return;
-        }
-        match load_documents(&config.documents) {
+        match config.reload_documents() {
             Ok(documents) => self.take_over(Arc::new(documents)),
             Err(problems) => {
                 self.rejected(&problems.to_string());
@@ -96,13 +94,20 @@ impl Reload {
         }
     }
 
+    /// Key sets that documents refer to; their change counts like a document's.
+    fn key_files(&self) -> Vec<PathBuf> {
+        let issuers = self.documents.mesh.issuers.iter();
+        issuers.filter_map(|issuer| issuer.jwks.as_ref()).map(FileRef::resolve).collect()
+    }
+
     fn take_over(&mut self, documents: Arc<Documents>) {
         let (old, new) = (self.documents.sha256_hex(), documents.sha256_hex());
-        if old == new {
-            return;
-        }
         let certs = Arc::clone(&self.certs);
         if !self.publish(&documents, &certs) {
+            return;
+        }
+        self.readiness.met(Condition::Policy);
+        if old == new {
             return;
         }
         for warning in &documents.warnings {
@@ -112,7 +117,6 @@ impl Reload {
         let (old, new) = (Text::from(short(&old).to_owned()), Text::from(short(&new).to_owned()));
         let record = Record::control(Now::read(), "documents".into(), Some(old), Some(new));
         self.audit.record(record);
-        self.readiness.met(Condition::Policy);
         self.documents = documents;
         self.gateway_changed = true;
         self.report();
