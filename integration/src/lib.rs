@@ -1,1 +1,34 @@
-//! Harness of the end-to-end tests.
+//! Harness of the end-to-end tests: the built programs as processes, and everything around them.
+//!
+//! A test makes a [`Lab`]: a folder, a certificate authority and documents. It starts proxies and
+//! [`App`]s in it and talks to them through [`client`]s, as curl, as an app or as a hostile peer.
+//! [`World`] is the ready-made mesh of the demo: authority, issuer, gateway and two services.
+//!
+//! Invariant: a process never outlives the test run, and whatever a test waits for is a condition
+//! with a deadline, never a fixed time.
+
+pub mod app;
+pub mod client;
+pub mod documents;
+pub mod lab;
+pub mod openssl;
+pub mod outcome;
+pub mod pki;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod proxy;
+pub mod tls;
+pub mod token;
+pub mod wait;
+pub mod world;
+
+pub use app::{App, Seen};
+pub use client::{Conn, Reply};
+pub use documents::Mesh;
+pub use lab::Lab;
+pub use pki::{Authority, Leaf};
+pub use process::Process;
+pub use proxy::Proxy;
+pub use token::Tokens;
+pub use world::World;

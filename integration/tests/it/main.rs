@@ -1,1 +1,6 @@
-//! End-to-end tests.
+//! End-to-end tests: the built programs as processes, real sockets, real certificates.
+//!
+//! One binary; a module per feature, `attacks` for what attackers do. `attack_*` names are those
+//! of the threat model. The programs must have been built: `make test SUITE=foundation`.
+
+mod foundation;

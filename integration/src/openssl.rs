@@ -1,0 +1,105 @@
+//! Certificates made by the `openssl` program: a second implementation, with its own encodings.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::pki::Leaf;
+use crate::process;
+
+/// An authority kept in files.
+pub struct Openssl {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Openssl {
+    /// A new authority for a trust domain, its certificate in `bundle.pem`.
+    ///
+    /// # Panics
+    /// When openssl fails.
+    pub fn new(program: PathBuf, folder: &Path, domain: &str) -> Openssl {
+        let own = Openssl { program, folder: folder.to_owned() };
+        own.key("ca");
+        let san = format!("subjectAltName=URI:spiffe://{domain}");
+        own.run(&[
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            "ca.key",
+            "-out",
+            "bundle.pem",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=openssl",
+            "-addext",
+            &san,
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+        ]);
+        own
+    }
+
+    /// A leaf with these extension lines, such as `subjectAltName=URI:…`. `days` may be negative.
+    ///
+    /// # Panics
+    /// When openssl fails.
+    pub fn leaf(&self, name: &str, extensions: &[&str], days: i32) -> Leaf {
+        self.key(name);
+        let file = |ending: &str| format!("{name}.{ending}");
+        fs::write(self.folder.join(file("ext")), extensions.join("\n") + "\n").unwrap();
+        self.run(&["req", "-new", "-key", &file("key"), "-out", &file("csr"), "-subj", "/"]);
+        self.run(&[
+            "x509",
+            "-req",
+            "-in",
+            &file("csr"),
+            "-CA",
+            "bundle.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-out",
+            &file("pem"),
+            "-days",
+            &days.to_string(),
+            "-extfile",
+            &file("ext"),
+        ]);
+        let read = |ending: &str| fs::read_to_string(self.folder.join(file(ending))).unwrap();
+        let (chain_pem, key_pem) = (read("pem"), read("key"));
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).unwrap();
+        Leaf {
+            chain: vec![CertificateDer::from_pem_slice(chain_pem.as_bytes()).unwrap()],
+            key: key.secret_der().to_vec(),
+            chain_pem,
+            key_pem,
+            not_after: 0,
+        }
+    }
+
+    fn key(&self, name: &str) {
+        let out = format!("{name}.key");
+        self.run(&[
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+            &out,
+        ]);
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let done =
+            process::run(Command::new(&self.program).args(arguments).current_dir(&self.folder));
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "openssl {arguments:?}: {told}");
+    }
+}

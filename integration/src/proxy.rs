@@ -1,0 +1,324 @@
+//! One `countersign-proxy`: how it is configured, and what it says of itself while it runs.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::client::{self, Call, Reply};
+use crate::process::Process;
+use crate::{documents, ports, programs, wait};
+
+/// A proxy to be started.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    name: String,
+    folder: PathBuf,
+    config: Value,
+    log: String,
+    inbound: Option<SocketAddr>,
+    outbound: Option<SocketAddr>,
+    gateway: Option<SocketAddr>,
+}
+
+impl Spec {
+    /// A workload of a namespace with its identity source; no listener yet.
+    pub fn new(folder: &Path, namespace: &str, account: &str, source: Value) -> Spec {
+        let name = format!("{namespace}.{account}");
+        let audit = folder.join(format!("{name}.audit"));
+        let config = json!({
+            "identity": {"source": source},
+            "namespace": namespace,
+            "labels": {"app": account},
+            "listeners": {},
+            "documents": {"files": []},
+            "admin": {"address": ports::free()},
+            "metrics": {"address": ports::free()},
+            "workers": 1,
+            "audit": {"sink": {"file": audit}},
+        });
+        Spec {
+            name,
+            folder: folder.to_owned(),
+            config,
+            log: "info".to_owned(),
+            inbound: None,
+            outbound: None,
+            gateway: None,
+        }
+    }
+
+    /// Listens for other sidecars, in front of `app`.
+    #[must_use]
+    pub fn inbound(self, app: SocketAddr) -> Spec {
+        self.inbound_at(ports::free(), app)
+    }
+
+    /// Listens for other sidecars at an address that others know already.
+    #[must_use]
+    pub fn inbound_at(mut self, address: SocketAddr, app: SocketAddr) -> Spec {
+        self.config["listeners"]["inbound"] = json!([{"address": address}]);
+        self.config["app"] = json!([{"port": address.port(), "address": app}]);
+        self.inbound = Some(address);
+        self
+    }
+
+    /// Listens for its app.
+    #[must_use]
+    pub fn outbound(self) -> Spec {
+        self.outbound_at(ports::free())
+    }
+
+    /// Listens for its app at an address that the app knows already.
+    #[must_use]
+    pub fn outbound_at(mut self, address: SocketAddr) -> Spec {
+        self.config["listeners"]["outbound"] = json!([{"address": address}]);
+        self.outbound = Some(address);
+        self
+    }
+
+    /// Listens for the public; everything goes to one destination.
+    #[must_use]
+    pub fn gateway(mut self, destination: &str) -> Spec {
+        let address = ports::free();
+        self.config["listeners"]["gateway"] = json!([{"address": address}]);
+        self.config["gateway"] =
+            json!({"routes": [{"host": "api.example.com", "destination": destination}]});
+        self.gateway = Some(address);
+        self
+    }
+
+    /// Reads these documents.
+    #[must_use]
+    pub fn documents(mut self, files: &[&Path]) -> Spec {
+        self.config["documents"]["files"] = json!(files);
+        self
+    }
+
+    /// Changes one of the bounds.
+    #[must_use]
+    pub fn limit(mut self, name: &str, value: u64) -> Spec {
+        self.config["limits"][name] = json!(value);
+        self
+    }
+
+    /// Runs with another log level than `info`.
+    #[must_use]
+    pub fn log(mut self, level: &str) -> Spec {
+        level.clone_into(&mut self.log);
+        self
+    }
+
+    /// Changes the `spec` of the configuration.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Spec {
+        change(&mut self.config);
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or does not become ready.
+    pub async fn start(self) -> Proxy {
+        let proxy = self.launch();
+        proxy.until_ready().await;
+        proxy
+    }
+
+    /// Starts it and does not wait.
+    ///
+    /// # Panics
+    /// When the configuration cannot be written.
+    pub fn launch(self) -> Proxy {
+        let file = self.write();
+        let mut command = Command::new(programs::proxy());
+        command.arg("--config").arg(&file).current_dir(&self.folder);
+        command.env("COUNTERSIGN_LOG", &self.log).env("COUNTERSIGN_LOG_FORMAT", "json");
+        let process = Process::start(&self.name, command, &self.folder);
+        let address = |field: &str| {
+            let text = self.config[field]["address"].as_str();
+            text.and_then(|text| text.parse().ok()).unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
+        };
+        Proxy {
+            process,
+            file,
+            audit: self.folder.join(format!("{}.audit", self.name)),
+            inbound: self.inbound,
+            outbound: self.outbound,
+            gateway: self.gateway,
+            admin: address("admin"),
+            metrics: address("metrics"),
+        }
+    }
+
+    /// Writes the configuration and gives the file's path.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self) -> PathBuf {
+        let file = self.folder.join(format!("{}.yaml", self.name));
+        let document = documents::document("ProxyConfig", &self.name, None, self.config.clone());
+        fs::write(&file, format!("{document:#}")).unwrap();
+        file
+    }
+}
+
+/// A running proxy.
+pub struct Proxy {
+    /// The process.
+    pub process: Process,
+    /// Its configuration file.
+    pub file: PathBuf,
+    audit: PathBuf,
+    inbound: Option<SocketAddr>,
+    outbound: Option<SocketAddr>,
+    gateway: Option<SocketAddr>,
+    admin: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Proxy {
+    /// Where other sidecars call.
+    ///
+    /// # Panics
+    /// When it has no inbound listener.
+    pub fn inbound(&self) -> SocketAddr {
+        self.inbound.expect("this proxy has no inbound listener")
+    }
+
+    /// Where its app calls out.
+    ///
+    /// # Panics
+    /// When it has no outbound listener.
+    pub fn outbound(&self) -> SocketAddr {
+        self.outbound.expect("this proxy has no outbound listener")
+    }
+
+    /// Where the public calls.
+    ///
+    /// # Panics
+    /// When it has no gateway listener.
+    pub fn gateway(&self) -> SocketAddr {
+        self.gateway.expect("this proxy has no gateway listener")
+    }
+
+    /// Waits until `/ready` says yes.
+    ///
+    /// # Panics
+    /// When the process ends instead.
+    pub async fn until_ready(&self) {
+        wait::until("readiness", || async {
+            if let Some(status) = self.process.exit_status() {
+                panic!("the proxy ended with {status}\n{}", self.process.tail());
+            }
+            let answer = self.ready().await;
+            answer.filter(|(status, _)| *status == 200).map(|_| ())
+        })
+        .await;
+    }
+
+    /// What `/ready` answers; `None` while nobody listens.
+    pub async fn ready(&self) -> Option<(u16, Value)> {
+        let reply = ask(self.metrics, "/ready").await?;
+        Some((reply.status, reply.json()))
+    }
+
+    /// The metrics page.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn metrics(&self) -> String {
+        ask(self.metrics, "/metrics").await.expect("no metrics page").text()
+    }
+
+    /// The sum of all samples of a metric whose labels contain all of `labels`, such as
+    /// `reason="token_expired"`.
+    ///
+    /// # Panics
+    /// When there is no metrics page.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let page = self.metrics().await;
+        let samples = page.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (own, own_labels) = series.split_once('{').unwrap_or((series, ""));
+            let fits = own == name && labels.iter().all(|label| own_labels.contains(label));
+            fits.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        samples.sum()
+    }
+
+    /// Waits until a metric has at least this value.
+    ///
+    /// # Panics
+    /// When it never does.
+    pub async fn metric_reaches(&self, name: &str, labels: &[&str], least: f64) {
+        let what = format!("{name}{labels:?} >= {least}");
+        wait::until(&what, || async { (self.metric(name, labels).await >= least).then_some(()) })
+            .await;
+    }
+
+    /// Every audit record so far. A line that is still being written is left out.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.audit).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The records about requests: decisions, refusals, issues.
+    pub fn decisions(&self) -> Vec<Value> {
+        let about =
+            |record: &Value| ["decision", "refusal", "issue"].contains(&text(&record["kind"]));
+        self.audit().into_iter().filter(about).collect()
+    }
+
+    /// The one record of a decision.
+    ///
+    /// # Panics
+    /// When it never comes, or there are two.
+    pub async fn record(&self, id: &str) -> Value {
+        let mine = || {
+            let all = self.audit();
+            all.into_iter().filter(|record| record["id"] == id).collect::<Vec<_>>()
+        };
+        wait::until_true(&format!("the audit record of {id}"), || !mine().is_empty()).await;
+        let mut records = mine();
+        assert_eq!(records.len(), 1, "one decision, one record: {records:?}");
+        records.remove(0)
+    }
+
+    /// A page of the admin address.
+    ///
+    /// # Panics
+    /// When nobody listens there.
+    pub async fn admin(&self, target: &str) -> Reply {
+        ask(self.admin, target).await.expect("no admin page")
+    }
+
+    /// The admin address, for `countersign why`.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Everything it logged.
+    pub fn log(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Asks it to read its documents again: SIGHUP.
+    pub fn reload(&self) {
+        self.process.signal(Signal::HUP);
+    }
+}
+
+/// One GET; `None` if nobody answers.
+async fn ask(address: SocketAddr, target: &str) -> Option<Reply> {
+    let mut conn = client::Conn::h1(address).await.ok()?;
+    conn.send(Call::get(&address.to_string(), target)).await.ok()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
