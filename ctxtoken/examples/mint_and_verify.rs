@@ -5,11 +5,7 @@
 //! cargo run -p countersign-ctxtoken --example mint_and_verify -- --export   # for other libraries
 //! ```
 
-use std::{
-    error::Error,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{error::Error, sync::Arc};
 
 use aws_lc_rs::{
     rand::{SecureRandom, SystemRandom},
@@ -51,12 +47,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
 
     // Mint: alice reads orders; the token is handed to `orders`.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    // Time and randomness are the caller's; a program that serves takes them from its clock.
+    let now = UnixTime(1_795_194_000);
     let (mut rand, mut jti) = ([0; 10], [0; 16]);
     random.fill(&mut rand)?;
     random.fill(&mut jti)?;
-    let ids = TokenIds { txn: txn_id(u64::try_from(now.as_millis())?, rand), jti };
-    let now = UnixTime(now.as_secs());
+    let ids = TokenIds { txn: txn_id(now.0 * 1000, rand), jti };
     let mut context = NewContext {
         sub: Subject::User(UserName::new(None, "alice").ok_or("no user name")?),
         scope: vec!["orders.read".to_owned()],
