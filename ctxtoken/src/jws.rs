@@ -45,13 +45,8 @@ pub(crate) fn split<'a>(token: &'a [u8], limits: &Limits) -> Result<Parts<'a>, V
     if token.len() > limit {
         return Err(VerifyError::TokenTooLarge { bytes: token.len(), limit });
     }
-    if token.contains(&b',') {
-        return Err(VerifyError::TokenDuplicated);
-    }
-    if !token.iter().all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')) {
-        return Err(malformed("a character outside base64url and dots"));
-    }
-    let mut parts = token.split(|&b| b == b'.');
+    let text = check_characters(token)?;
+    let mut parts = text.split('.').map(str::as_bytes);
     let (Some(header), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -63,6 +58,25 @@ pub(crate) fn split<'a>(token: &'a [u8], limits: &Limits) -> Result<Parts<'a>, V
     let signed = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
     Ok(Parts { header, payload, signature, signed })
 }
+
+/// Only base64url and dots. Without an early exit, so that the compiler checks many bytes at once:
+/// every request with a token passes here.
+fn check_characters(token: &[u8]) -> Result<&str, VerifyError> {
+    let in_alphabet = |b: u8| {
+        (b | 0x20).wrapping_sub(b'a') < 26
+            || b.wrapping_sub(b'0') < 10
+            || matches!(b, b'_' | b'-' | b'.')
+    };
+    if token.iter().fold(true, |sound, &b| sound & in_alphabet(b)) {
+        return str::from_utf8(token).map_err(|_| malformed(FOREIGN_CHARACTER));
+    }
+    if token.contains(&b',') {
+        return Err(VerifyError::TokenDuplicated);
+    }
+    Err(malformed(FOREIGN_CHARACTER))
+}
+
+const FOREIGN_CHARACTER: &str = "a character outside base64url and dots";
 
 /// Strict base64url; `None` for padding, trailing bits or another alphabet.
 pub(crate) fn decode(part: &[u8]) -> Option<Vec<u8>> {
