@@ -104,104 +104,154 @@ async fn control(
 ) -> Result<(), Failed> {
     let broken = |error: std::io::Error| Failed::Broken(error.to_string());
     let mut ends = Ends::new().map_err(broken)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(broken)?;
     let readiness = Readiness::new();
     let why = WhyRing::new();
     metrics.process().lifecycle(Lifecycle::Starting);
-    serve_admin(
-        &config,
-        Pages {
-            ring: why.clone(),
-            readiness: readiness.clone(),
-            metrics: metrics.clone(),
-            personal: Personal::Clear,
-            status: Box::new(|| serde_json::json!({"mode": "explicit"})),
-        },
-    )
-    .await?;
-
+    let pages = Pages {
+        ring: why.clone(),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        personal: Personal::Clear,
+        status: Box::new(|| serde_json::json!({"mode": "explicit"})),
+    };
+    serve_admin(&config, pages).await?;
     let certs = certs_source(&config)?;
     let Some(first) = first_identity(&certs, &readiness, &mut ends).await else { return Ok(()) };
-    let mut builder = Builder::new(Arc::clone(&config));
-    let snapshot =
-        builder.build(&documents, &first).map_err(|error| Failed::Invalid(error.to_string()))?;
-    readiness.met(Condition::Policy);
-    let self_id = first.identity.as_ref().map(|me| me.id.clone());
-    let self_id = self_id.ok_or_else(|| Failed::Broken("the identity vanished".to_owned()))?;
-    let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics)?;
-    let mut provider_keys = ProviderKeys::new(Fetcher::new());
-    if let Some(gateway) = &snapshot.gateway {
-        provider_keys.set_providers(&gateway.providers);
-        provider_keys.first_attempts(FIRST_KEYS_WAIT).await;
-    }
-    let shared = Shared {
-        config: Arc::clone(&config),
-        live: Arc::new(Live::new(snapshot)),
-        propagation: Propagation {
-            handle: config.propagation.contains(&Configured::Handle),
-            traceparent: config.propagation.contains(&Configured::Traceparent),
-        },
-        contexts: Arc::new(ContextIndex::default()),
-        audit: audit.clone(),
-        why,
-        provider_keys: provider_keys.reader(),
-        tag: tag(&self_id),
-        conns_per_worker_max: conns_per_worker(&config),
-        drain: CancellationToken::new(),
-    };
-    let edges = edge_listeners(&config)?;
-    let workers = start_workers(&shared, &metrics, &edges)?;
-    readiness.met(Condition::Listeners);
-    announce(&config, &self_id, &documents, workers.len());
-    let mut reload = Reload::new(
-        Arc::clone(&shared.live),
-        builder,
-        documents,
-        first,
-        readiness.clone(),
-        metrics.clone(),
-        audit.clone(),
-    );
-    let mut status = certs.status();
-    let mut updates = certs.certs();
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            () = ends.terminate() => break,
-            () = shared.drain.cancelled() => break,
-            _ = hangup.recv() => reload.documents(&config, true),
-            Ok(()) = updates.changed() => {
-                let certs = Arc::clone(&updates.borrow_and_update());
-                reload.certs(certs);
-            }
-            Ok(()) = status.changed() => reload.identity_status(&status.borrow_and_update()),
-            _ = tick.tick() => {
-                reload.documents(&config, false);
-                refresh_edges(&edges);
-                shared.contexts.sweep(Now::read());
-                reload.provider_status(&shared.provider_keys.status());
-            }
-        }
-        if let Some(gateway) = reload.take_gateway_change() {
-            provider_keys.set_providers(&gateway.providers);
-        }
-    }
-    readiness.leaving("draining");
-    metrics.process().lifecycle(Lifecycle::Draining);
-    tracing::info!("draining");
-    shared.drain.cancel();
-    tokio::task::spawn_blocking(move || join(workers)).await.unwrap_or_default();
-    metrics.process().lifecycle(Lifecycle::Stopping);
-    provider_keys.stop().await;
-    audit.record(Record::control(
-        Now::read(),
-        "lifecycle".into(),
-        Some("draining".into()),
-        Some("stopped".into()),
-    ));
-    audit_writer.stop();
-    tracing::info!("stopped");
+    let started = Started { config, documents, metrics, readiness, why, certs };
+    let mut running = started.bring_up(first).await?;
+    running.until_end(&mut ends).await?;
+    running.shut_down().await;
     Ok(())
+}
+
+/// What exists once there is an identity.
+struct Started {
+    config: Arc<ProxyConfig>,
+    documents: Arc<Documents>,
+    metrics: Metrics,
+    readiness: Readiness,
+    why: WhyRing,
+    certs: CertsHandle,
+}
+
+/// A proxy that serves.
+struct Running {
+    shared: Shared,
+    metrics: Metrics,
+    readiness: Readiness,
+    certs: CertsHandle,
+    reload: Reload,
+    provider_keys: ProviderKeys,
+    edges: Edges,
+    workers: Vec<JoinHandle<()>>,
+    audit_writer: AuditWriter,
+}
+
+impl Started {
+    /// Policy, audit and keys; ports last.
+    async fn bring_up(self, first: Arc<Certs>) -> Result<Running, Failed> {
+        let Started { config, documents, metrics, readiness, why, certs } = self;
+        let mut builder = Builder::new(Arc::clone(&config));
+        let snapshot = builder
+            .build(&documents, &first)
+            .map_err(|error| Failed::Invalid(error.to_string()))?;
+        readiness.met(Condition::Policy);
+        let self_id = first.identity.as_ref().map(|me| me.id.clone());
+        let self_id = self_id.ok_or_else(|| Failed::Broken("the identity vanished".to_owned()))?;
+        let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics)?;
+        let mut provider_keys = ProviderKeys::new(Fetcher::new());
+        if let Some(gateway) = &snapshot.gateway {
+            provider_keys.set_providers(&gateway.providers);
+            provider_keys.first_attempts(FIRST_KEYS_WAIT).await;
+        }
+        let shared = Shared {
+            live: Arc::new(Live::new(snapshot)),
+            propagation: Propagation {
+                handle: config.propagation.contains(&Configured::Handle),
+                traceparent: config.propagation.contains(&Configured::Traceparent),
+            },
+            contexts: Arc::new(ContextIndex::default()),
+            audit: audit.clone(),
+            why,
+            provider_keys: provider_keys.reader(),
+            tag: tag(&self_id),
+            conns_per_worker_max: conns_per_worker(&config),
+            drain: CancellationToken::new(),
+            config,
+        };
+        let edges = edge_listeners(&shared.config)?;
+        let workers = start_workers(&shared, &metrics, &edges)?;
+        readiness.met(Condition::Listeners);
+        announce(&shared.config, &self_id, &documents, workers.len());
+        let live = Arc::clone(&shared.live);
+        let state = (documents, first);
+        let reload = Reload::new(live, builder, state, readiness.clone(), metrics.clone(), audit);
+        Ok(Running {
+            shared,
+            metrics,
+            readiness,
+            certs,
+            reload,
+            provider_keys,
+            edges,
+            workers,
+            audit_writer,
+        })
+    }
+}
+
+impl Running {
+    /// Watches everything that can change until something ends the process.
+    async fn until_end(&mut self, ends: &mut Ends) -> Result<(), Failed> {
+        let hangup = signal(SignalKind::hangup());
+        let mut hangup = hangup.map_err(|error| Failed::Broken(error.to_string()))?;
+        let mut status = self.certs.status();
+        let mut updates = self.certs.certs();
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = ends.terminate() => return Ok(()),
+                () = self.shared.drain.cancelled() => return Ok(()),
+                _ = hangup.recv() => self.reload.documents(&self.shared.config, true),
+                Ok(()) = updates.changed() => {
+                    let certs = Arc::clone(&updates.borrow_and_update());
+                    self.reload.certs(certs);
+                }
+                Ok(()) = status.changed() => {
+                    self.reload.identity_status(&status.borrow_and_update());
+                }
+                _ = tick.tick() => self.look_around(),
+            }
+            if let Some(gateway) = self.reload.take_gateway_change() {
+                self.provider_keys.set_providers(&gateway.providers);
+            }
+        }
+    }
+
+    /// Once a second: files, key ages, contexts whose grace is over.
+    fn look_around(&mut self) {
+        self.reload.documents(&self.shared.config, false);
+        self.reload.provider_status(&self.shared.provider_keys.status());
+        refresh_edges(&self.edges);
+        self.shared.contexts.sweep(Now::read());
+    }
+
+    /// Start-up reversed: ports first, audit last.
+    async fn shut_down(self) {
+        let process = self.metrics.process();
+        self.readiness.leaving("draining");
+        process.lifecycle(Lifecycle::Draining);
+        tracing::info!("draining");
+        self.shared.drain.cancel();
+        let workers = self.workers;
+        tokio::task::spawn_blocking(move || join(workers)).await.unwrap_or_default();
+        process.lifecycle(Lifecycle::Stopping);
+        self.provider_keys.stop().await;
+        let (old, new) = (Some("draining".into()), Some("stopped".into()));
+        self.shared.audit.record(Record::control(Now::read(), "lifecycle".into(), old, new));
+        self.audit_writer.stop();
+        tracing::info!("stopped");
+    }
 }
 
 fn join(workers: Vec<JoinHandle<()>>) {

@@ -269,7 +269,8 @@ impl Journal {
             HeadError::TargetTooLong => Refusal::UriTooLong,
             _ => Refusal::RequestMalformed,
         };
-        let refused = Refused::new(refusal, Stage::Accept, error.to_string()).sub(error.reason());
+        let refused =
+            Refused::new(refusal, Stage::Accept, error.to_string()).with_sub(error.reason());
         let _ = self.refused(worker, snap, &refused);
     }
 

@@ -177,7 +177,7 @@ impl Refused {
 
     /// Adds the sub-reason.
     #[must_use]
-    pub fn sub(mut self, sub: &'static str) -> Refused {
+    pub fn with_sub(mut self, sub: &'static str) -> Refused {
         self.sub = Some(sub);
         self
     }

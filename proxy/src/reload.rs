@@ -39,8 +39,7 @@ impl Reload {
     pub fn new(
         live: Arc<Live>,
         builder: Builder,
-        documents: Arc<Documents>,
-        certs: Arc<Certs>,
+        (documents, certs): (Arc<Documents>, Arc<Certs>),
         readiness: Readiness,
         metrics: Metrics,
         audit: AuditSink,

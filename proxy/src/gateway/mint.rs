@@ -52,6 +52,21 @@ pub fn rule<'r>(
     })
 }
 
+/// What a token is asked for.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The mint rule of the request.
+    pub rule: &'a MintRule,
+    /// Its method.
+    pub method: &'a Method,
+    /// Its head.
+    pub head: &'a Head,
+    /// What the gateway found out.
+    pub findings: &'a Findings,
+    /// The identity the callee proved: the token's first holder.
+    pub to: &'a WorkloadId,
+}
+
 /// A made token and what the record says of it.
 pub struct Minted {
     /// The token.
@@ -80,20 +95,17 @@ impl Minted {
     }
 }
 
-/// Makes the token for `to`.
+/// Makes the token for the callee.
 ///
 /// # Errors
 /// `identity_unavailable` without a signer, `context_too_large`, `constraint_violated`.
 pub fn token(
     conn: &Connection,
     rules: &GatewayRules,
-    rule: &MintRule,
-    head: &Head,
-    method: &Method,
-    findings: &Findings,
-    to: &WorkloadId,
+    asked: Asked<'_>,
     now: Now,
 ) -> Result<Minted, Refused> {
+    let Asked { rule, method, head, findings, to } = asked;
     let Some(minter) = &rules.minter else {
         let why = rules.no_minter.clone().unwrap_or_default();
         return Err(Refused::new(Refusal::IdentityUnavailable, Stage::Mint, why));
@@ -147,7 +159,7 @@ fn scope(rule: &MintRule, user: Option<&EndUser>) -> Result<Vec<String>, Refused
     let scope: Vec<_> = rule.scope.iter().filter(|name| granted.contains(name)).cloned().collect();
     if scope.is_empty() {
         let detail = "the user's token grants none of the rule's scopes";
-        return Err(Refused::new(Refusal::MintRuleMissing, Stage::Mint, detail).sub("scope"));
+        return Err(Refused::new(Refusal::MintRuleMissing, Stage::Mint, detail).with_sub("scope"));
     }
     Ok(scope)
 }

@@ -34,7 +34,7 @@ use hyper::body::Incoming;
 use crate::gateway::accept::Connection;
 use crate::gateway::capture::{CaptureError, KindMatch};
 use crate::gateway::identify::{EndUser, IdentifyError};
-use crate::gateway::mint::Findings;
+use crate::gateway::mint::{Asked, Findings};
 use crate::gateway::rules::{GatewayRules, Route};
 use crate::http::body::ProxyBody;
 use crate::http::hygiene;
@@ -81,8 +81,9 @@ async fn serve(
     let token = match rule {
         None => None,
         Some(rule) => {
-            let to = secured.peer.id();
-            let minted = mint::token(conn, rules, rule, &head, &parts.method, &findings, to, now);
+            let (method, to) = (&parts.method, secured.peer.id());
+            let asked = Asked { rule, method, head: &head, findings: &findings, to };
+            let minted = mint::token(conn, rules, asked, now);
             conn.worker().metrics.context_minted(
                 minted.as_ref().map_or_else(|refused| refused.refusal.row().reason, |_| "ok"),
             );

@@ -134,5 +134,5 @@ fn of_path(error: PathError) -> Refused {
         PathError::TooLong => Refusal::UriTooLong,
         _ => Refusal::PathNotCanonical,
     };
-    refused(refusal, error.to_string()).sub(error.reason())
+    refused(refusal, error.to_string()).with_sub(error.reason())
 }

@@ -82,7 +82,7 @@ fn refuse(reason: DenyReason, peer: &Peer, decision: &Decision) -> Refused {
         }
     };
     let refused = Refused::new(refusal, Stage::Decide, closest);
-    if refusal == Refusal::PolicyDenied { refused.sub(reason.as_str()) } else { refused }
+    if refusal == Refusal::PolicyDenied { refused.with_sub(reason.as_str()) } else { refused }
 }
 
 /// Maps what was proven into what policy reads.
