@@ -28,3 +28,6 @@ pub use proxy::{
     InboundListener, ListenMode, OutboundListener, Propagation, ProxyConfig, Route,
     ServerCertificate, TlsGroup,
 };
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,350 @@
+//! What a user writes and what comes back: whole files in, problems or a ready config out.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use countersign_policy::yaml::{self, Findings, Node, Value};
+use countersign_policy::{Problems, Source};
+use expect_test::{Expect, expect};
+
+use crate::proxy::*;
+use crate::reference::MESH;
+use crate::{check_files, document_files, fields, load_documents, reference};
+
+proptest::proptest! {
+    /// Whatever a file holds, the answer is a config or problems.
+    #[test]
+    fn no_text_makes_loading_panic(at in 0usize..900, cut in 0usize..40, text in "[ -~\n]{0,12}") {
+        let example = reference::GATEWAY;
+        let at = at.min(example.len());
+        let end = (at + cut).min(example.len());
+        let damaged = format!("{}{text}{}", &example[..at], &example[end..]);
+        let folder = Folder::new();
+        if let Err(Problems(found)) = ProxyConfig::load(&folder.put("proxy.yaml", &damaged)) {
+            proptest::prop_assert!(!found.is_empty());
+        }
+    }
+}
+
+/// A folder with the day-one documents; files are added by name.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        folder.put("mesh.yaml", MESH);
+        folder
+    }
+
+    fn put(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Problems as a user reads them, without the folder's own name.
+    fn shown(&self, Problems(found): &Problems) -> String {
+        let folder = format!("{}/", self.0.path().display());
+        let lines = found.iter().map(|d| {
+            let hint = d.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            format!("{}:{}:{} {}: {}{hint}\n", d.file, d.line, d.column, d.code, d.message)
+        });
+        lines.collect::<String>().replace(&folder, "")
+    }
+}
+
+fn refused(text: &str, expected: Expect) {
+    let folder = Folder::new();
+    let file = folder.put("proxy.yaml", text);
+    let problems = ProxyConfig::load(&file).expect_err("refused");
+    expected.assert_eq(&folder.shown(&problems));
+}
+
+fn spec(text: &str) -> String {
+    format!("apiVersion: countersign.dev/v1alpha1\nkind: ProxyConfig\nspec:\n{text}")
+}
+
+const SIDECAR: &str = "  identity: {source: {workloadApi: {socket: agent.sock}}}
+  namespace: shop
+  listeners: {inbound: [{address: \"127.0.0.1:7001\"}]}
+  app: [{port: 7001, address: \"127.0.0.1:7002\"}]
+  documents: {files: [mesh.yaml]}
+";
+
+#[test]
+fn the_sidecar_of_the_reference_loads() {
+    let folder = Folder::new();
+    folder.put("policies/.keep", "");
+    let file = folder.put("proxy.yaml", reference::SIDECAR);
+    let (config, documents) = ProxyConfig::load(&file).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!(config.namespace, "shop");
+    assert_eq!(
+        config.identity,
+        IdentitySource::WorkloadApi { socket: PathBuf::from("/run/spire/agent.sock") }
+    );
+    assert_eq!(config.app_address(8080), Some("127.0.0.1:3000".parse().unwrap()));
+    assert_eq!(config.limits.conns_max, Some(2000));
+    assert_eq!(config.limits.body_idle_ms_max, 60_000);
+    assert_eq!(config.limits.h2_streams_max, 128);
+    assert_eq!(config.outbound[1].destination.as_ref().unwrap().to_string(), "billing/api");
+    assert!(documents.destination("billing", "api").is_some());
+}
+
+#[test]
+fn the_gateway_of_the_reference_loads() {
+    let folder = Folder::new();
+    let file = folder.put("proxy.yaml", reference::GATEWAY);
+    let (config, _) = ProxyConfig::load(&file).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!(config.gateway.len(), 2);
+    assert_eq!(config.tls_groups, [TlsGroup::X25519MlKem768]);
+    let relative = folder.0.path().join("id.pem");
+    assert!(
+        matches!(&config.identity, IdentitySource::Files { certificate, .. } if *certificate == relative)
+    );
+    assert_eq!(
+        config.route("api.example.com", "/v1/users/7").unwrap().cors_preflight,
+        CorsPreflight::Pass
+    );
+    assert!(config.route("api.example.com", "/v1/users2").is_none());
+    assert!(config.route("other.example.com", "/v1/users").is_none());
+}
+
+#[test]
+fn the_two_documents_of_day_one_load_without_warnings() {
+    let folder = Folder::new();
+    folder.put("orders.yaml", reference::ORDERS);
+    let documents =
+        load_documents(&[folder.0.path().to_path_buf()]).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!(documents.access.len(), 1);
+    assert_eq!(documents.warnings, []);
+}
+
+#[test]
+fn the_longest_prefix_wins_and_a_named_host_wins_first() {
+    let route = |host: Option<&str>, prefix: &str, name: &str| Route {
+        host: host.map(str::to_owned),
+        prefix: prefix.to_owned(),
+        destination: DestinationRef { namespace: "a".to_owned(), name: name.to_owned() },
+        cors_preflight: CorsPreflight::Authenticate,
+    };
+    let folder = Folder::new();
+    let (mut config, _) = ProxyConfig::load(&folder.put("p.yaml", &spec(SIDECAR))).unwrap();
+    config.routes = vec![
+        route(None, "/", "all"),
+        route(None, "/v1/orders", "orders"),
+        route(Some("x.example"), "/", "x"),
+    ];
+    let found =
+        |host: &str, path: &str| config.route(host, path).map(|r| r.destination.name.as_str());
+    assert_eq!(found("y.example", "/v2"), Some("all"));
+    assert_eq!(found("y.example", "/v1/orders/7"), Some("orders"));
+    assert_eq!(found("x.example", "/v1/orders/7"), Some("x"));
+}
+
+#[test]
+fn all_problems_of_all_files_come_at_once() {
+    let folder = Folder::new();
+    folder.put("mesh.yaml", &MESH.replace("trustDomain", "trustDomian"));
+    let text =
+        SIDECAR.replace("workloadApi", "workloadAPI").replace("127.0.0.1:7001", "localhost:7001");
+    let text = format!("{text}  limtis: {{CONNS_MAX: 3}}\n  workers: many\n");
+    let file = folder.put("proxy.yaml", &spec(&text));
+    let problems = ProxyConfig::load(&file).expect_err("refused");
+    expect![[r#"
+        proxy.yaml:4:23 E013: unknown field `workloadAPI` in `identity.source` (did you mean `workloadApi`?)
+        proxy.yaml:6:35 E013: `localhost:7001` has a name, not an IP address (write `127.0.0.1:7001`)
+        proxy.yaml:9:3 E013: unknown field `limtis` in `spec` (did you mean `limits`?)
+        proxy.yaml:10:12 E013: a whole number from 1 to 256 was expected, not `many`
+        mesh.yaml:5:3 E013: MeshConfig needs `trustDomain`
+        mesh.yaml:5:3 E013: unknown field `trustDomian` in MeshConfig (did you mean `trustDomain`?)
+    "#]].assert_eq(&folder.shown(&problems));
+}
+
+#[test]
+fn references_to_nothing_are_named_with_the_nearest() {
+    refused(
+        &spec(&SIDECAR.replace(
+            "7001\"}]}",
+            "7001\"}], outbound: [{address: \"127.0.0.1:7003\", destination: shop/order}]}",
+        )),
+        expect![[r#"
+            proxy.yaml:6:107 E005: there is no Destination `shop/order` (did you mean `shop/orders`?)
+        "#]],
+    );
+}
+
+#[test]
+fn bounds_have_names_and_ceilings() {
+    let limits = "  limits: {CONNS_MAXX: 1, H1_HEAD_MS_MAX: 70000, TOKEN_BYTES_MAX: 1, INFLIGHT_MAX: 0, REQUEST_MS_MAX: soon}\n";
+    refused(
+        &spec(&format!("{SIDECAR}{limits}")),
+        expect![[r#"
+        proxy.yaml:9:12 E013: there is no bound `CONNS_MAXX` (did you mean `CONNS_MAX`?)
+        proxy.yaml:9:43 E013: `H1_HEAD_MS_MAX` must be a whole number from 1 to 10000, not `70000` (it may only be lowered; the default is 10000)
+        proxy.yaml:9:50 E013: `TOKEN_BYTES_MAX` cannot be changed (docs/config.md says which bounds can)
+        proxy.yaml:9:84 E013: `INFLIGHT_MAX` must be a whole number from 1 to 65536, not `0` (the default is 4096)
+        proxy.yaml:9:103 E013: `REQUEST_MS_MAX` must be a whole number from 1 to 3600000, not `soon` (the default is 60000)
+    "#]],
+    );
+}
+
+#[test]
+fn calls_that_would_come_back_are_refused() {
+    let text = SIDECAR
+        .replace("127.0.0.1:7002", "127.0.0.1:7001")
+        .replace("7001\"}]}", "7001\"}], outbound: [{address: \"[::]:7001\"}]}");
+    refused(
+        &spec(&text),
+        expect![[r#"
+        proxy.yaml:6:76 P002: `listeners.outbound` would listen on [::]:7001, as `listeners.inbound` does on 127.0.0.1:7001 (give each listener its own port)
+        proxy.yaml:7:9 P003: the app address 127.0.0.1:7001 is one of this process's own listeners (name the port the app itself listens on)
+    "#]],
+    );
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name() {
+    let text = SIDECAR
+        .replace("{address: \"127.0.0.1:7001\"}", "{address: \"127.0.0.1:7001\", mode: redirect}")
+        .replace("documents: {files: [mesh.yaml]}", "documents: {controller: {address: \"c:1\"}}");
+    let text = format!("{text}  tcp: {{afterPeerExpiry: 24h}}\n");
+    refused(
+        &spec(&text),
+        expect![[r#"
+        proxy.yaml:6:59 E013: `mode: redirect` is not supported yet (write `mode: explicit`; interception of a pod's traffic comes later)
+        proxy.yaml:8:15 E013: `controller` is not supported yet (remove it; it would have no effect)
+        proxy.yaml:9:3 E013: `tcp` is not supported yet (remove it; it would have no effect)
+    "#]],
+    );
+}
+
+#[test]
+fn a_gateway_needs_routes_and_one_context_policy() {
+    let text = SIDECAR.replace("inbound: [{address: \"127.0.0.1:7001\"}]", "gateway: [{address: \"127.0.0.1:7001\", redirectToHttps: true}, {address: \"127.0.0.1:7009\"}]");
+    refused(
+        &spec(&text),
+        expect![[r#"
+        proxy.yaml:6:25 P005: a gateway listener without routes answers 404 to everything (add `gateway: {routes: [{destination: NAMESPACE/NAME}]}`)
+        proxy.yaml:6:25 P005: `redirectToHttps` leads nowhere: no gateway listener has `tls` (add a listener with `tls: {certificate: PATH, key: PATH}`)
+        proxy.yaml:6:25 P008: no ContextPolicy selects this gateway, so it could mint nothing (add one in namespace `shop` whose selector matches the labels of this process)
+    "#]],
+    );
+}
+
+#[test]
+fn addresses_and_ranges_say_what_to_write() {
+    let text = SIDECAR.replace(
+        "inbound: [{address: \"127.0.0.1:7001\"}]",
+        "gateway: [{address: \":443\"}, {address: \"1.2.3.4:150006\"}, {address: \"127.0.0.1:80\", proxyProtocol: {from: [\"0.0.0.0/0\", \"10.0.0.1/8\", lb]}}]",
+    );
+    let text = format!("{text}  admin: {{address: \"10.0.0.1:15000\"}}\n");
+    refused(
+        &spec(&text),
+        expect![[r#"
+        proxy.yaml:6:35 E013: `:443` has no IP address (write `0.0.0.0:443` for IPv4 or `[::]:443` for both)
+        proxy.yaml:6:54 E013: 150006 is not a port (1-65535) (write an IP address and a port, as in `127.0.0.1:15001` or `[::]:15006`)
+        proxy.yaml:6:73 P005: a gateway listener without routes answers 404 to everything (add `gateway: {routes: [{destination: NAMESPACE/NAME}]}`)
+        proxy.yaml:6:73 P008: no ContextPolicy selects this gateway, so it could mint nothing (add one in namespace `shop` whose selector matches the labels of this process)
+        proxy.yaml:6:122 E009: `0.0.0.0/0` would let every client choose its own address (name the addresses of your own load balancers)
+        proxy.yaml:6:135 E013: `10.0.0.1/8` has bits beyond its prefix (write `10.0.0.0/8`)
+        proxy.yaml:6:149 E013: `lb` is not an address range (write it as `10.20.1.0/24`; a single address is `10.20.1.7/32`)
+        proxy.yaml:9:10 E013: 10.0.0.1:15000 is not a loopback address; admin shows what a process knows (write `127.0.0.1:15000`)
+    "#]],
+    );
+}
+
+#[test]
+fn the_identity_must_fit_mesh_and_namespace() {
+    let text = SIDECAR
+        .replace("}}}\n", "}}, expectedId: \"spiffe://test.example.com/ns/shop/sa/orders\"}\n");
+    refused(
+        &spec(&text),
+        expect![[r#"
+        proxy.yaml:4:71 P006: `spiffe://test.example.com/ns/shop/sa/orders` is not of this mesh, whose trust domain is `prod.example.com`
+    "#]],
+    );
+    let folder = Folder::new();
+    let text = text.replace("test.example.com/ns/shop", "prod.example.com/ns/other");
+    let (_, documents) = ProxyConfig::load(&folder.put("p.yaml", &spec(&text))).unwrap();
+    assert!(documents.warnings.iter().any(|w| w.code == "P007"));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_problems() {
+    refused(
+        &spec(&SIDECAR.replace("[mesh.yaml]", "[mesh.yaml, gone.yaml]")),
+        expect![[r#"
+        proxy.yaml:8:34 P001: `gone.yaml` does not exist
+    "#]],
+    );
+    let problems = ProxyConfig::load(Path::new("/nowhere/proxy.yaml")).expect_err("refused");
+    expect![[r#"
+        error[P001]: `/nowhere/proxy.yaml` does not exist
+          --> /nowhere/proxy.yaml:1:1"#]]
+    .assert_eq(&problems.to_string());
+}
+
+#[test]
+fn folders_are_read_in_order_without_hidden_files() {
+    let folder = Folder::new();
+    for name in ["d/b.yml", "d/a.yaml", "d/notes.txt", "d/..data/a.yaml", "d/sub/c.yaml"] {
+        folder.put(name, "");
+    }
+    let files = document_files(&[folder.0.path().join("d")]).unwrap();
+    let names: Vec<_> = files
+        .iter()
+        .map(|f| f.strip_prefix(folder.0.path()).unwrap().display().to_string())
+        .collect();
+    assert_eq!(names, ["d/a.yaml", "d/b.yml", "d/sub/c.yaml"]);
+}
+
+#[test]
+fn check_takes_files_of_any_kind() {
+    let folder = Folder::new();
+    let good = folder.put("proxy.yaml", &spec(SIDECAR));
+    let bad = folder.put("bad.yaml", &spec(&SIDECAR.replace("namespace", "nmaespace")));
+    let mesh = folder.0.path().join("mesh.yaml");
+    assert!(check_files(&[good.clone(), mesh]).is_ok());
+    let problems = check_files(&[good, bad]).expect_err("refused");
+    expect![[r#"
+        bad.yaml:4:3 E013: `spec` needs `namespace`
+        bad.yaml:5:3 E013: unknown field `nmaespace` in `spec` (did you mean `namespace`?)
+    "#]]
+    .assert_eq(&folder.shown(&problems));
+}
+
+#[test]
+fn the_reference_lists_exactly_the_fields_of_its_examples() {
+    let mut written = BTreeSet::new();
+    for text in [reference::SIDECAR, reference::GATEWAY] {
+        let sources = [Source { name: "example", text }];
+        let nodes = yaml::documents(&mut Findings::new(&sources), 0);
+        paths(nodes[0].get("spec").unwrap(), "", &mut written);
+    }
+    let listed: BTreeSet<String> = fields::FIELDS.iter().map(|f| f.path.to_owned()).collect();
+    assert_eq!(listed, written);
+}
+
+/// The paths of all leaves; what has free keys or several forms counts as one leaf.
+fn paths(node: &Node, at: &str, found: &mut BTreeSet<String>) {
+    const LEAVES: &[&str] = &["labels", "limits", "audit.sink"];
+    match &node.value {
+        Value::Map(entries) if !LEAVES.contains(&at) => {
+            for (key, value) in entries {
+                let path =
+                    if at.is_empty() { key.text.clone() } else { format!("{at}.{}", key.text) };
+                paths(value, &path, found);
+            }
+        }
+        Value::List(items) if items.iter().any(|item| matches!(item.value, Value::Map(_))) => {
+            for item in items {
+                paths(item, &format!("{at}[]"), found);
+            }
+        }
+        _ => {
+            found.insert(at.to_owned());
+        }
+    }
+}
