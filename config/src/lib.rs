@@ -24,8 +24,8 @@ pub mod reference;
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};
 pub use proxy::{
-    AppPort, AuditSink, CorsPreflight, DestinationRef, GatewayListener, IdentitySource,
-    InboundListener, ListenMode, OutboundListener, Propagation, ProxyConfig, Route,
+    AppPort, Audit, AuditSink, CorsPreflight, DestinationRef, GatewayListener, IdentitySource,
+    InboundListener, ListenMode, OutboundListener, PersonalData, Propagation, ProxyConfig, Route,
     ServerCertificate, TlsGroup,
 };
 

@@ -44,8 +44,8 @@ pub struct ProxyConfig {
     pub tls_groups: Vec<TlsGroup>,
     /// Data-path threads; `None`: follow the CPU limit.
     pub workers: Option<usize>,
-    /// Where audit records go.
-    pub audit: AuditSink,
+    /// Where audit records go, and how personal values leave the process.
+    pub audit: Audit,
     /// The bounds in force.
     pub limits: Limits,
     /// Files and folders with documents, as written, made relative to the process.
@@ -176,8 +176,6 @@ pub enum Propagation {
     Handle,
     /// The app propagates W3C trace context.
     Traceparent,
-    /// The app forwards `Txn-Token`.
-    Token,
 }
 
 /// A TLS 1.3 key exchange group.
@@ -193,10 +191,35 @@ pub enum TlsGroup {
     Secp384r1,
 }
 
-/// Where audit records go, one JSON line each.
+/// The audit trail of this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Where records go.
+    pub sink: AuditSink,
+    /// How users, addresses and the like are written, in records and on the admin pages.
+    pub personal_data: PersonalData,
+}
+
+/// How personal values leave the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PersonalData {
+    /// As they are: whoever reads the records was chosen for it.
+    Clear,
+    /// As pseudonyms under the key in this file, or under one drawn at each start.
+    Pseudonyms(Option<PathBuf>),
+}
+
+impl Default for PersonalData {
+    fn default() -> PersonalData {
+        PersonalData::Pseudonyms(None)
+    }
+}
+
+/// Where audit records go, one JSON line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AuditSink {
     /// Standard output.
+    #[default]
     Stdout,
     /// A file, appended to.
     File(PathBuf),

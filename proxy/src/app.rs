@@ -13,7 +13,7 @@ use std::time::Duration;
 use countersign_certs_client::source::{self, workload_api};
 use countersign_certs_client::{CertSource, Certs, CertsHandle};
 use countersign_config::{
-    AuditSink as AuditTo, IdentitySource, Propagation as Configured, ProxyConfig, env,
+    AuditSink as AuditTo, IdentitySource, PersonalData, Propagation as Configured, ProxyConfig, env,
 };
 use countersign_policy::Documents;
 use countersign_policy::doc::OnAuditFull;
@@ -23,7 +23,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{AdminServer, Condition, Pages, Readiness, WhyRing};
-use crate::audit::{AuditConfig, AuditSink, AuditWriter, OnFull, Personal, Record, Target};
+use crate::audit::{
+    AuditConfig, AuditSink, AuditWriter, OnFull, Personal, PseudonymKey, Record, Target,
+};
 use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
 use crate::gateway;
@@ -106,18 +108,19 @@ async fn control(
     let mut ends = Ends::new().map_err(broken)?;
     let readiness = Readiness::new();
     let why = WhyRing::new();
+    let personal = personal(&config)?;
     metrics.process().lifecycle(Lifecycle::Starting);
     let pages = Pages {
         ring: why.clone(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),
-        personal: Personal::Clear,
+        personal: personal.clone(),
         status: Box::new(|| serde_json::json!({"mode": "explicit"})),
     };
     serve_admin(&config, pages).await?;
     let certs = certs_source(&config)?;
     let Some(first) = first_identity(&certs, &readiness, &mut ends).await else { return Ok(()) };
-    let started = Started { config, documents, metrics, readiness, why, certs };
+    let started = Started { config, documents, metrics, readiness, why, personal, certs };
     let mut running = started.bring_up(first).await?;
     running.until_end(&mut ends).await?;
     running.shut_down().await;
@@ -131,6 +134,7 @@ struct Started {
     metrics: Metrics,
     readiness: Readiness,
     why: WhyRing,
+    personal: Personal,
     certs: CertsHandle,
 }
 
@@ -150,7 +154,7 @@ struct Running {
 impl Started {
     /// Policy, audit and keys; ports last.
     async fn bring_up(self, first: Arc<Certs>) -> Result<Running, Failed> {
-        let Started { config, documents, metrics, readiness, why, certs } = self;
+        let Started { config, documents, metrics, readiness, why, personal, certs } = self;
         let mut builder = Builder::new(Arc::clone(&config));
         let snapshot = builder
             .build(&documents, &first)
@@ -158,7 +162,7 @@ impl Started {
         readiness.met(Condition::Policy);
         let self_id = first.identity.as_ref().map(|me| me.id.clone());
         let self_id = self_id.ok_or_else(|| Failed::Broken("the identity vanished".to_owned()))?;
-        let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics)?;
+        let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics, personal)?;
         let mut provider_keys = ProviderKeys::new(Fetcher::new());
         if let Some(gateway) = &snapshot.gateway {
             provider_keys.set_providers(&gateway.providers);
@@ -347,18 +351,41 @@ async fn first_identity(
     }
 }
 
+/// Keys shorter than this could be guessed, and with them every pseudonym.
+const PSEUDONYM_KEY_BYTES_MIN: usize = 32;
+
+fn personal(config: &ProxyConfig) -> Result<Personal, Failed> {
+    let file = match &config.audit.personal_data {
+        PersonalData::Clear => return Ok(Personal::Clear),
+        PersonalData::Pseudonyms(None) => {
+            let key: [u8; 32] = Random::new().bytes();
+            return Ok(Personal::Pseudonyms(PseudonymKey::new(&key)));
+        }
+        PersonalData::Pseudonyms(Some(file)) => file,
+    };
+    let invalid =
+        |why: String| Failed::Invalid(format!("audit.pseudonymKeyFile: {}: {why}", file.display()));
+    let key = std::fs::read(file).map_err(|error| invalid(error.to_string()))?;
+    if key.len() < PSEUDONYM_KEY_BYTES_MIN {
+        let why = format!("{} bytes, at least {PSEUDONYM_KEY_BYTES_MIN} are needed", key.len());
+        return Err(invalid(why));
+    }
+    Ok(Personal::Pseudonyms(PseudonymKey::new(&key)))
+}
+
 fn start_audit(
     config: &ProxyConfig,
     documents: &Documents,
     self_id: &WorkloadId,
     metrics: &Metrics,
+    personal: Personal,
 ) -> Result<(AuditSink, AuditWriter), Failed> {
-    let target = match &config.audit {
+    let target = match &config.audit.sink {
         AuditTo::Stdout => Target::Stdout,
         AuditTo::File(path) => Target::File(path.clone()),
     };
     let described = format!("{target:?}");
-    let mut audit = AuditConfig::new(target, Personal::Clear, self_id.clone());
+    let mut audit = AuditConfig::new(target, personal, self_id.clone());
     audit.on_full = match documents.mesh.on_audit_full {
         OnAuditFull::Gap => OnFull::Gap,
         OnAuditFull::Refuse => OnFull::Refuse,
@@ -393,7 +420,9 @@ type Edges = Vec<Arc<gateway::accept::Listener>>;
 
 fn edge_listeners(config: &ProxyConfig) -> Result<Edges, Failed> {
     let load = |listener: &countersign_config::GatewayListener| {
-        let tls = listener.tls.clone().map(EdgeTls::load).transpose();
+        let provider = crate::tls::provider(&config.tls_groups);
+        let load = |files| EdgeTls::load(files, provider.clone());
+        let tls = listener.tls.clone().map(load).transpose();
         let tls = tls.map_err(|error| Failed::Invalid(error.to_string()))?;
         Ok(Arc::new(gateway::accept::Listener { config: listener.clone(), tls }))
     };

@@ -119,7 +119,8 @@ impl Builder {
     pub fn new(config: Arc<ProxyConfig>) -> Builder {
         let workload =
             Workload { namespace: config.namespace.clone(), labels: config.labels.clone() };
-        Builder { config, workload, provider: crate::tls::provider(), generation: 0 }
+        let provider = crate::tls::provider(&config.tls_groups);
+        Builder { config, workload, provider, generation: 0 }
     }
 
     /// Builds the next snapshot.

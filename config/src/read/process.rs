@@ -10,7 +10,9 @@ use countersign_workload_id::WorkloadId;
 
 use super::{Reader, entries, nearest};
 use crate::limits::{BOUNDS, Change, Limits};
-use crate::proxy::{AuditSink, IdentitySource, Propagation, ProxyConfig, TlsGroup};
+use crate::proxy::{
+    Audit, AuditSink, IdentitySource, PersonalData, Propagation, ProxyConfig, TlsGroup,
+};
 
 /// Where status is served when nothing is written.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
@@ -224,11 +226,8 @@ impl Reader<'_, '_> {
     }
 
     fn propagation(&mut self, node: Option<&Node>) -> Vec<Propagation> {
-        const WORDS: &[(&str, Propagation)] = &[
-            ("handle", Propagation::Handle),
-            ("traceparent", Propagation::Traceparent),
-            ("token", Propagation::Token),
-        ];
+        const WORDS: &[(&str, Propagation)] =
+            &[("handle", Propagation::Handle), ("traceparent", Propagation::Traceparent)];
         let default = vec![Propagation::Handle, Propagation::Traceparent];
         let Some(mut fields) = self.fields(node, "`context`") else { return default };
         let words = fields.optional("propagation");
@@ -272,10 +271,23 @@ impl Reader<'_, '_> {
         found
     }
 
-    fn audit(&mut self, node: Option<&Node>) -> AuditSink {
-        let Some(mut fields) = self.fields(node, "`audit`") else { return AuditSink::Stdout };
+    fn audit(&mut self, node: Option<&Node>) -> Audit {
+        let Some(mut fields) = self.fields(node, "`audit`") else { return Audit::default() };
         let sink = fields.optional("sink");
+        let personal = fields.optional("personalData");
+        let key = fields.optional("pseudonymKeyFile");
         self.finish(fields);
+        let key = key.and_then(|node| self.path(node));
+        const WORDS: &[(&str, bool)] = &[("clear", true), ("pseudonyms", false)];
+        let clear = personal.and_then(|node| read::one_of(node, WORDS, self.findings));
+        let personal_data = match clear {
+            Some(true) => PersonalData::Clear,
+            Some(false) | None => PersonalData::Pseudonyms(key),
+        };
+        Audit { sink: self.audit_sink(sink), personal_data }
+    }
+
+    fn audit_sink(&mut self, sink: Option<&Node>) -> AuditSink {
         match sink {
             None => AuditSink::Stdout,
             Some(node) if matches!(node.value, Value::Map(_)) => {

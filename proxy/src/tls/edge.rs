@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_config::ServerCertificate;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::tls::{SingleCertificate, harden, provider};
+use crate::tls::{SingleCertificate, harden};
 
 /// Why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,7 @@ pub enum EdgeTlsError {
 /// The TLS side of one public listener.
 pub struct EdgeTls {
     files: ServerCertificate,
+    provider: Arc<CryptoProvider>,
     current: ArcSwap<rustls::ServerConfig>,
     seen: ArcSwap<(Vec<u8>, Vec<u8>)>,
 }
@@ -45,11 +47,14 @@ impl EdgeTls {
     ///
     /// # Errors
     /// [`EdgeTlsError`] naming the file.
-    pub fn load(files: ServerCertificate) -> Result<EdgeTls, EdgeTlsError> {
+    pub fn load(
+        files: ServerCertificate,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<EdgeTls, EdgeTlsError> {
         let bytes = read(&files)?;
-        let config = build(&files, &bytes)?;
+        let config = build(&files, &bytes, &provider)?;
         let current = ArcSwap::from_pointee(config);
-        Ok(EdgeTls { files, current, seen: ArcSwap::from_pointee(bytes) })
+        Ok(EdgeTls { files, provider, current, seen: ArcSwap::from_pointee(bytes) })
     }
 
     /// The configuration for the next connection.
@@ -66,7 +71,7 @@ impl EdgeTls {
         if bytes == **self.seen.load() {
             return Ok(false);
         }
-        let config = build(&self.files, &bytes)?;
+        let config = build(&self.files, &bytes, &self.provider)?;
         self.seen.store(Arc::new(bytes));
         self.current.store(Arc::new(config));
         Ok(true)
@@ -84,6 +89,7 @@ fn read(files: &ServerCertificate) -> Result<(Vec<u8>, Vec<u8>), EdgeTlsError> {
 fn build(
     files: &ServerCertificate,
     (certificate, key): &(Vec<u8>, Vec<u8>),
+    provider: &Arc<CryptoProvider>,
 ) -> Result<rustls::ServerConfig, EdgeTlsError> {
     let pem = |file: &PathBuf, problem: String| EdgeTlsError::File { file: file.clone(), problem };
     let unusable = |source| EdgeTlsError::Unusable { file: files.certificate.clone(), source };
@@ -95,10 +101,8 @@ fn build(
     }
     let key =
         PrivateKeyDer::from_pem_slice(key).map_err(|error| pem(&files.key, error.to_string()))?;
-    let provider = provider();
-    let certified =
-        rustls::sign::CertifiedKey::from_der(chain, key, &provider).map_err(unusable)?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let certified = rustls::sign::CertifiedKey::from_der(chain, key, provider).map_err(unusable)?;
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(unusable)?
         .with_no_client_auth()

@@ -11,8 +11,10 @@ pub mod verify;
 use std::sync::Arc;
 
 use countersign_certs_client::{Certs, Identity, TrustBundles};
+use countersign_config::TlsGroup;
 use countersign_workload_id::TrustDomain;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::NoServerSessionStorage;
 
 use crate::tls::verify::{ExpectedIds, MeshClients, MeshServer};
@@ -49,14 +51,24 @@ impl Alpn {
     }
 }
 
-/// The one crypto provider: aws-lc-rs with our groups. No process default is installed.
-pub fn provider() -> Arc<CryptoProvider> {
-    use rustls::crypto::aws_lc_rs::{self, kx_group};
+/// The one crypto provider: aws-lc-rs with the given key exchange groups in order of preference.
+/// No process default is installed. Without groups: hybrid first, then the classical curves.
+pub fn provider(groups: &[TlsGroup]) -> Arc<CryptoProvider> {
+    const DEFAULT: &[TlsGroup] = &[TlsGroup::X25519MlKem768, TlsGroup::X25519, TlsGroup::Secp256r1];
+    let groups = if groups.is_empty() { DEFAULT } else { groups };
     Arc::new(CryptoProvider {
-        // X25519 leads until both ends agree to pay for the hybrid share; it is still offered.
-        kx_groups: vec![kx_group::X25519, kx_group::X25519MLKEM768, kx_group::SECP256R1],
+        kx_groups: groups.iter().map(|group| key_exchange(*group)).collect(),
         ..aws_lc_rs::default_provider()
     })
+}
+
+fn key_exchange(group: TlsGroup) -> &'static dyn SupportedKxGroup {
+    match group {
+        TlsGroup::X25519MlKem768 => kx_group::X25519MLKEM768,
+        TlsGroup::X25519 => kx_group::X25519,
+        TlsGroup::Secp256r1 => kx_group::SECP256R1,
+        TlsGroup::Secp384r1 => kx_group::SECP384R1,
+    }
 }
 
 /// Why the TLS side of a snapshot could not be built.
