@@ -13,6 +13,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::load::Protocol;
+
 pub(crate) use pair::{Pair, Setting};
 
 /// Rules B decides with; only the last one matches.
@@ -45,6 +47,17 @@ pub(crate) enum Variant {
     FreshToken,
     /// No token; B authenticates A and decides.
     NoToken,
+}
+
+impl Variant {
+    /// What B speaks to the server: what the client spoke to A, but a gateway's HTTP/2 clients are
+    /// browsers, and the app behind still speaks HTTP/1.1.
+    pub(crate) fn server_protocol(self, client: Protocol) -> Protocol {
+        match self {
+            Variant::FreshToken => Protocol::H1,
+            Variant::NoToken => client,
+        }
+    }
 }
 
 /// A loopback port that was free a moment ago.
