@@ -41,7 +41,10 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
             listener("h1", b_h1, filters(), Some(tls_down(&setting.pki))),
             listener("h2", b_h2, filters(), Some(tls_down(&setting.pki))),
         ],
-        "clusters": [cluster("h1", server, Protocol::H1, None), cluster("h2", server, Protocol::H2, None)],
+        "clusters": [
+            cluster("h1", server, Protocol::H1, None),
+            cluster("h2", server, variant.server_protocol(Protocol::H2), None),
+        ],
     }});
     let a = json!({"static_resources": {
         "listeners": [
