@@ -69,7 +69,8 @@ fn claims(now: u64, serial: usize) -> serde_json::Value {
         "iss": GATEWAY_ID, "aud": TRUST_DOMAIN, "iat": now, "exp": now + LIFE.as_secs(),
         "txn": format!("01a1f9e6-9359-7e8d-bfc5-{serial:012x}"), "jti": format!("{serial:022x}"),
         "sub": "anon", "scope": "orders.read", "req_wl": GATEWAY_ID,
-        "rctx": {"v": 1, "origin": "user", "to": ORDERS_ID, "req_ip": "127.0.0.1", "ip_src": "peer"},
+        "rctx": {"v": 1, "origin": "user", "to": ORDERS_ID, "req_ip": "127.0.0.1",
+            "ip_src": "peer"},
         "tctx": {"m": "GET", "p": "/v1/users/{user}/orders"},
     })
 }

@@ -86,7 +86,8 @@ fn listener(name: &str, address: SocketAddr, filters: Vec<Value>, tls: Option<Va
         "typed_config": {
             "@type": HTTP_MANAGER, "stat_prefix": name, "codec_type": "AUTO",
             "http_filters": filters,
-            "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
+            "route_config": {"virtual_hosts":
+                [{"name": name, "domains": ["*"], "routes": [route]}]},
         },
     }]});
     if let Some(tls) = tls {
@@ -201,7 +202,8 @@ fn program(named: Option<&Path>) -> Result<PathBuf> {
     let cache = cache().context("neither COUNTERSIGN_CACHE nor HOME is set")?;
     find(&cache.join("py/lib")).with_context(|| {
         format!(
-            "no Envoy in {}; install it with `cargo xtask testbed`, or name one with `--envoy PATH`",
+            "no Envoy in {}; install it with `cargo xtask testbed`, or name one with \
+             `--envoy PATH`",
             cache.display()
         )
     })
