@@ -13,6 +13,7 @@
 
 pub mod case;
 mod compile;
+mod decide;
 pub mod decision;
 pub mod diagnostic;
 pub mod doc;

@@ -9,8 +9,6 @@ use countersign_workload_id::WorkloadId;
 pub struct Destination {
     /// Canonical host names.
     pub hosts: Vec<String>,
-    /// Virtual addresses an app may dial.
-    pub addresses: Vec<IpAddr>,
     /// Ports and what is spoken on them.
     pub ports: Vec<DestinationPort>,
     /// Where it runs.

@@ -23,6 +23,7 @@ macro_rules! closed_names {
 pub mod access;
 pub mod destination;
 pub mod gateway;
+mod matching;
 pub mod mesh;
 pub mod provider;
 

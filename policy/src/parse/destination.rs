@@ -12,10 +12,7 @@ pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> O
         .iter()
         .filter_map(|node| scalars::host(node, findings))
         .collect();
-    let addresses = read::filled_list(fields.optional("addresses"), findings)
-        .iter()
-        .filter_map(|node| scalars::ip(node, findings))
-        .collect();
+    fields.not_yet("addresses", findings);
     let ports: Vec<DestinationPort> =
         read::filled_list(fields.required("ports", findings), findings)
             .iter()
@@ -28,7 +25,7 @@ pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> O
     let peer = fields.required("peer", findings);
     fields.finish(findings);
     let identities = mesh_peer(peer?, known, findings)?;
-    Some(Destination { hosts, addresses, ports, endpoints, identities })
+    Some(Destination { hosts, ports, endpoints, identities })
 }
 
 fn port(node: &Node, findings: &mut Findings<'_>) -> Option<DestinationPort> {

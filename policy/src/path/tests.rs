@@ -1,3 +1,5 @@
+//! Paths as clients spell them, kindly and otherwise.
+
 use proptest::prelude::*;
 
 use super::*;

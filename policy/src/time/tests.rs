@@ -1,3 +1,5 @@
+//! Windows at their edges, across midnight, and where clocks are changed.
+
 use proptest::prelude::*;
 
 use super::*;
