@@ -6,11 +6,15 @@ use crate::{
     yaml::{Fields, Findings, Node, read},
 };
 
-pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Destination> {
+pub(super) fn read(
+    node: &Node,
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> Option<Destination> {
     let mut fields = Fields::of(node, "Destination", findings)?;
     let hosts = read::filled_list(fields.optional("hosts"), findings)
         .iter()
-        .filter_map(|node| scalars::host(node, findings))
+        .filter_map(|node| own_host(node, known, findings))
         .collect();
     fields.not_yet("addresses", findings);
     let ports: Vec<DestinationPort> =
@@ -26,6 +30,20 @@ pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> O
     fields.finish(findings);
     let identities = mesh_peer(peer?, known, findings)?;
     Some(Destination { hosts, ports, endpoints, identities })
+}
+
+/// A host leads to one destination only.
+fn own_host(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Option<String> {
+    let host = scalars::host(node, findings)?;
+    if let Some(first) = known.hosts.get(&host) {
+        let place = findings.place(*first);
+        findings
+            .error("E019", node.span, format!("host `{host}` belongs to a destination already"))
+            .hint(format!("the first one is at {}:{}", place.file, place.line));
+        return None;
+    }
+    known.hosts.insert(host.clone(), node.span);
+    Some(host)
 }
 
 fn port(node: &Node, findings: &mut Findings<'_>) -> Option<DestinationPort> {

@@ -62,20 +62,17 @@ fn client_address(node: &Node, findings: &mut Findings<'_>) -> Option<ClientAddr
     let hops_node = fields.optional("trustedHops");
     let hops = hops_node.and_then(|node| read::integer(node, 0, TRUSTED_HOPS_MAX, findings));
     let trusted_hops = usize::try_from(hops.unwrap_or(0)).unwrap_or(0);
-    let mut trusted_proxies: Vec<IpNet> = Vec::new();
-    for node in read::filled_list(fields.optional("trustedProxies"), findings) {
-        let Some(net) = scalars::cidr(node, findings) else { continue };
-        if net.prefix_len() == 0 {
-            findings
-                .error(
-                    "E009",
-                    node.span,
-                    format!("`{net}` would trust everybody to name the client"),
-                )
-                .hint("list the addresses of your own proxies");
-            continue;
-        }
-        trusted_proxies.push(net);
+    let proxies_node = fields.optional("trustedProxies");
+    let trusted_proxies: Vec<IpNet> = read::filled_list(proxies_node, findings)
+        .iter()
+        .filter_map(|node| scalars::cidr(node, findings))
+        .collect();
+    // Halves that add up to everything count too.
+    let everybody = IpNet::aggregate(&trusted_proxies).into_iter().find(|n| n.prefix_len() == 0);
+    if let (Some(net), Some(node)) = (everybody, proxies_node) {
+        findings
+            .error("E009", node.span, format!("`{net}` would trust everybody to name the client"))
+            .hint("list the addresses of your own proxies");
     }
     let sources = [
         ("x-forwarded-for", ClientAddressFrom::XForwardedFor),

@@ -21,6 +21,10 @@ pub(crate) struct Known {
     pub(crate) justification_kinds: BTreeSet<String>,
     /// Prefix of `sub`, and the provider that took it.
     pub(crate) prefixes: BTreeMap<String, String>,
+    /// Issuer URL, and the provider that it belongs to.
+    pub(crate) issuers: BTreeMap<String, String>,
+    /// Hosts of destinations.
+    pub(crate) hosts: BTreeMap<String, Span>,
 }
 
 /// What rules may ask of a provider's users.

@@ -81,6 +81,10 @@ fn caller(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Cal
     fields.finish(findings);
     match (any_of, in_mesh, unauthenticated) {
         (Some(list), None, None) => {
+            if read::list(Some(list), findings).len() > ENTRIES_MAX {
+                findings.error("E017", list.span, format!("more than {ENTRIES_MAX} entries"));
+                return None;
+            }
             let callers: Vec<WorkloadId> = read::filled_list(Some(list), findings)
                 .iter()
                 .filter_map(|node| workload(node, known, findings))

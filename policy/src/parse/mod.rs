@@ -24,13 +24,16 @@ pub(crate) use window::instant;
 use crate::{
     Documents, Named, Problems, Source,
     case::PolicyTest,
-    doc::{AccessPolicy, ContextPolicy, Destination, IdentityProvider, MeshConfig},
+    doc::{AccessPolicy, CallerMatch, ContextPolicy, Destination, IdentityProvider, MeshConfig},
     snapshot,
     yaml::{self, Fields, Findings, Node, Span, Value, did_you_mean, read},
 };
 
 /// The one version of documents.
 pub(crate) const API_VERSION: &str = "countersign.dev/v1alpha1";
+
+/// Most entries of all `caller.anyOf` together: each distinct one has a bit set.
+const CALLERS_MAX: usize = 65_536;
 
 const KINDS: &[(&str, Kind)] = &[
     ("MeshConfig", Kind::Mesh),
@@ -184,6 +187,15 @@ impl Collected {
         );
         if count > RULES_MAX {
             findings.error("E017", span, format!("{count} rules, more than {RULES_MAX}"));
+        }
+        let callers: usize = rules()
+            .map(|rule| match &rule.matcher.caller {
+                Some(CallerMatch::AnyOf(ids)) => ids.len(),
+                Some(CallerMatch::AnyInMesh | CallerMatch::Unauthenticated) | None => 0,
+            })
+            .sum();
+        if callers > CALLERS_MAX {
+            findings.error("E017", span, format!("{callers} callers, more than {CALLERS_MAX}"));
         }
         if atoms > ATOMS_MAX {
             findings.error("E017", span, format!("{atoms} atoms, more than {ATOMS_MAX}"));

@@ -62,6 +62,13 @@ pub(super) fn read(
     let grants = fields.optional("grants").map(|node| read::strings(Some(node), 64, findings));
     fields.finish(findings);
 
+    if let Some(issuer) = &issuer {
+        let owner = known.issuers.entry(issuer.clone()).or_insert_with(|| envelope.name.clone());
+        if *owner != envelope.name {
+            let message = format!("issuer `{issuer}` belongs to provider `{owner}` already");
+            findings.error("E019", envelope.name_span, message);
+        }
+    }
     unique_prefix(subject_prefix.as_deref(), envelope, known, findings);
     if let Some(entry) = known.providers.get_mut(&envelope.name) {
         entry.claims.clone_from(&claims);

@@ -143,6 +143,12 @@ pub(crate) fn cidr(node: &Node, findings: &mut Findings<'_>) -> Option<IpNet> {
         findings.error("E013", node.span, message).maybe_hint(single);
         return None;
     };
+    let mapped = matches!(net, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some());
+    if mapped {
+        let message = format!("`{text}` is IPv4 written as IPv6; addresses are compared as IPv4");
+        findings.error("E014", node.span, message).hint("write the IPv4 range");
+        return None;
+    }
     if net.trunc() != net {
         let message = format!("`{text}` has bits set beyond its prefix");
         findings.error("E013", node.span, message).hint(format!("write `{}`", net.trunc()));

@@ -534,14 +534,10 @@ spec:
     check(
         gateway,
         expect![[r#"
-            error[E013]: a client address from a header needs `trustedHops` and `trustedProxies`
-              --> policy.yaml:7:18
-            7 |   clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
-              |                  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ say how many proxies of yours stand before this gateway, and their addresses
             error[E009]: `0.0.0.0/0` would trust everybody to name the client
-              --> policy.yaml:7:52
+              --> policy.yaml:7:51
             7 |   clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
-              |                                                    ^^^^^^^^^^^ list the addresses of your own proxies
+              |                                                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ list the addresses of your own proxies
             error[E013]: `10.0.0.1/8` has bits set beyond its prefix
               --> policy.yaml:7:65
             7 |   clientAddress: {trustedHops: 1, trustedProxies: ["0.0.0.0/0", "10.0.0.1/8", 10.0.0.1], from: x-forwarded-for}
@@ -765,4 +761,75 @@ fn a_mesh_is_needed_and_a_process_file_is_not_one() {
           --> proxy.yaml:2:7
         2 | kind: ProxyConfig
           |       ^^^^^^^^^^^ give it to the proxy with --config, and keep it out of the document folders"#]].assert_eq(&load(&sources).unwrap_err().to_string());
+}
+
+#[test]
+fn one_host_and_one_issuer_have_one_owner() {
+    let destination = |name: &str| {
+        format!(
+            "---\napiVersion: countersign.dev/v1alpha1\nkind: Destination\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{hosts: [orders.shop], ports: [{{port: 80, protocol: tcp}}], endpoints: [{{address: orders, port: 0}}],\n  \
+             addresses: [10.0.0.1], peer: {{mesh: {{identities: [\"spiffe://other/ns/shop/sa/a\"]}}}}}}\n"
+        )
+    };
+    let provider = "---\napiVersion: countersign.dev/v1alpha1\nkind: IdentityProvider\nmetadata: {name: twin}\nspec: {issuer: \"https://login.example.com/\", subjectPrefix: twin, audiences: [a], algorithms: [ES256], keys: {file: k}, claims: {sub: {type: string, as: id}}}\n";
+    check(&format!("{}{}{provider}", destination("a"), destination("b")), expect![[r#"
+        error[E019]: issuer `https://login.example.com/` belongs to provider `twin` already
+          --> mesh.yaml:9:13
+        9 |     - name: corp
+          |             ^^^^
+        error[E013]: `protocol: tcp` is not supported yet
+          --> policy.yaml:5:59
+        5 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+          |                                                           ^^^
+        error[E013]: `orders` is not an IP address
+          --> policy.yaml:5:88
+        5 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+          |                                                                                        ^^^^^^
+        error[E013]: a whole number from 1 to 65535 was expected, not `0`
+          --> policy.yaml:5:102
+        5 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+          |                                                                                                      ^
+        error[E013]: `addresses` is not supported yet
+          --> policy.yaml:6:3
+        6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+          |   ^^^^^^^^^ remove it; it would have no effect
+        error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
+          --> policy.yaml:6:53
+        6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+          |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+        error[E019]: host `orders.shop` belongs to a destination already
+          --> policy.yaml:11:16
+        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+           |                ^^^^^^^^^^^ the first one is at policy.yaml:5
+        error[E013]: `protocol: tcp` is not supported yet
+          --> policy.yaml:11:59
+        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+           |                                                           ^^^
+        error[E013]: `orders` is not an IP address
+          --> policy.yaml:11:88
+        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+           |                                                                                        ^^^^^^
+        error[E013]: a whole number from 1 to 65535 was expected, not `0`
+          --> policy.yaml:11:102
+        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+           |                                                                                                      ^
+        error[E013]: `addresses` is not supported yet
+          --> policy.yaml:12:3
+        12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+           |   ^^^^^^^^^ remove it; it would have no effect
+        error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
+          --> policy.yaml:12:53
+        12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+           |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]);
+    let halves = "apiVersion: countersign.dev/v1alpha1\nkind: ContextPolicy\nmetadata: {name: edge, namespace: edge}\nspec:\n  selector: {all: true}\n  role: gateway\n  user: {providers: [corp], whenMissing: refuse}\n  mint: [{match: {any: true}, scope: a}]\n  clientAddress: {trustedHops: 1, from: forwarded, trustedProxies: [\"0.0.0.0/1\", \"128.0.0.0/1\", \"::ffff:10.0.0.0/104\"]}\n";
+    check(halves, expect![[r#"
+        error[E009]: `0.0.0.0/0` would trust everybody to name the client
+          --> policy.yaml:9:68
+        9 |   clientAddress: {trustedHops: 1, from: forwarded, trustedProxies: ["0.0.0.0/1", "128.0.0.0/1", "::ffff:10.0.0.0/104"]}
+          |                                                                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ list the addresses of your own proxies
+        error[E014]: `::ffff:10.0.0.0/104` is IPv4 written as IPv6; addresses are compared as IPv4
+          --> policy.yaml:9:97
+        9 |   clientAddress: {trustedHops: 1, from: forwarded, trustedProxies: ["0.0.0.0/1", "128.0.0.0/1", "::ffff:10.0.0.0/104"]}
+          |                                                                                                 ^^^^^^^^^^^^^^^^^^^^^ write the IPv4 range"#]]);
 }
