@@ -18,6 +18,15 @@ use crate::wait;
 /// Lines of a log that a failing test shows.
 const TAIL_LINES: usize = 60;
 
+/// Where standard output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Into a file in the folder.
+    File,
+    /// Into a pipe that stays open and is never read.
+    UnreadPipe,
+}
+
 /// A running program.
 pub struct Process {
     name: String,
@@ -31,13 +40,25 @@ impl Process {
     ///
     /// # Panics
     /// When the program cannot be started.
-    pub fn start(name: &str, mut command: Command, folder: &Path) -> Process {
+    pub fn start(name: &str, command: Command, folder: &Path) -> Process {
+        Process::start_with(name, command, folder, Output::File)
+    }
+
+    /// As [`Process::start`], with standard output going elsewhere.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub fn start_with(name: &str, mut command: Command, folder: &Path, to: Output) -> Process {
         let (out, err) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
         let append = |path: &Path| {
             let file = File::options().create(true).append(true).open(path);
             file.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
-        command.stdin(Stdio::null()).stdout(append(&out)).stderr(append(&err));
+        command.stdin(Stdio::null()).stderr(append(&err));
+        match to {
+            Output::File => command.stdout(append(&out)),
+            Output::UnreadPipe => command.stdout(Stdio::piped()),
+        };
         let child = spawn(command).unwrap_or_else(|error| panic!("{name} did not start: {error}"));
         Process { name: name.to_owned(), child: Mutex::new(child), out, err }
     }

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::client::{self, Call, Reply};
-use crate::process::Process;
+use crate::process::{Output, Process};
 use crate::{documents, ports, programs, wait};
 
 /// A proxy to be started.
@@ -19,6 +19,7 @@ pub struct Spec {
     folder: PathBuf,
     config: Value,
     log: String,
+    output: Output,
     inbound: Option<SocketAddr>,
     outbound: Option<SocketAddr>,
     gateway: Option<SocketAddr>,
@@ -38,13 +39,14 @@ impl Spec {
             "admin": {"address": ports::free()},
             "metrics": {"address": ports::free()},
             "workers": 1,
-            "audit": {"sink": {"file": audit}},
+            "audit": {"sink": {"file": audit}, "personalData": "clear"},
         });
         Spec {
             name,
             folder: folder.to_owned(),
             config,
             log: "info".to_owned(),
+            output: Output::File,
             inbound: None,
             outbound: None,
             gateway: None,
@@ -112,6 +114,13 @@ impl Spec {
         self
     }
 
+    /// Gives it a pipe that nobody reads as its standard output.
+    #[must_use]
+    pub fn unread_stdout(mut self) -> Spec {
+        self.output = Output::UnreadPipe;
+        self
+    }
+
     /// Changes the `spec` of the configuration.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Spec {
@@ -138,7 +147,7 @@ impl Spec {
         let mut command = Command::new(programs::proxy());
         command.arg("--config").arg(&file).current_dir(&self.folder);
         command.env("COUNTERSIGN_LOG", &self.log).env("COUNTERSIGN_LOG_FORMAT", "json");
-        let process = Process::start(&self.name, command, &self.folder);
+        let process = Process::start_with(&self.name, command, &self.folder, self.output);
         let address = |field: &str| {
             let text = self.config[field]["address"].as_str();
             text.and_then(|text| text.parse().ok()).unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))

@@ -10,10 +10,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// After [`DEADLINE`], naming `what` was waited for.
-pub async fn until<T, F>(what: &str, mut probe: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = probe().await {

@@ -3,4 +3,6 @@
 //! One binary; a module per feature, `attacks` for what attackers do. `attack_*` names are those
 //! of the threat model. The programs must have been built: `make test SUITE=foundation`.
 
+mod attacks;
 mod foundation;
+mod refusals;
