@@ -12,16 +12,14 @@ pub(super) fn read(
     findings: &mut Findings<'_>,
 ) -> Option<Destination> {
     let mut fields = Fields::of(node, "Destination", findings)?;
-    let hosts = read::filled_list(fields.optional("hosts"), findings)
-        .iter()
-        .filter_map(|node| own_host(node, known, findings))
-        .collect();
+    let hosts_node = fields.optional("hosts");
     fields.not_yet("addresses", findings);
     let ports: Vec<DestinationPort> =
         read::filled_list(fields.required("ports", findings), findings)
             .iter()
             .filter_map(|node| port(node, findings))
             .collect();
+    let hosts = hosts(hosts_node, &ports, known, findings);
     let endpoints = read::filled_list(fields.required("endpoints", findings), findings)
         .iter()
         .filter_map(|node| endpoint(node, findings))
@@ -32,18 +30,31 @@ pub(super) fn read(
     Some(Destination { hosts, ports, endpoints, identities })
 }
 
-/// A host leads to one destination only.
-fn own_host(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Option<String> {
-    let host = scalars::host(node, findings)?;
-    if let Some(first) = known.hosts.get(&host) {
-        let place = findings.place(*first);
-        findings
-            .error("E019", node.span, format!("host `{host}` belongs to a destination already"))
-            .hint(format!("the first one is at {}:{}", place.file, place.line));
-        return None;
+/// A host and a port lead to one destination only.
+fn hosts(
+    node: Option<&Node>,
+    ports: &[DestinationPort],
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for node in read::filled_list(node, findings) {
+        let Some(host) = scalars::host(node, findings) else { continue };
+        for port in ports {
+            let key = (host.clone(), port.port);
+            if let Some(first) = known.hosts.get(&key) {
+                let place = findings.place(*first);
+                let message = format!("`{host}:{}` belongs to a destination already", port.port);
+                findings
+                    .error("E019", node.span, message)
+                    .hint(format!("the first one is at {}:{}", place.file, place.line));
+            } else {
+                known.hosts.insert(key, node.span);
+            }
+        }
+        hosts.push(host);
     }
-    known.hosts.insert(host.clone(), node.span);
-    Some(host)
+    hosts
 }
 
 fn port(node: &Node, findings: &mut Findings<'_>) -> Option<DestinationPort> {

@@ -23,8 +23,8 @@ pub(crate) struct Known {
     pub(crate) prefixes: BTreeMap<String, String>,
     /// Issuer URL, and the provider that it belongs to.
     pub(crate) issuers: BTreeMap<String, String>,
-    /// Hosts of destinations.
-    pub(crate) hosts: BTreeMap<String, Span>,
+    /// Hosts of destinations, with a port.
+    pub(crate) hosts: BTreeMap<(String, u16), Span>,
 }
 
 /// What rules may ask of a provider's users.

@@ -768,62 +768,67 @@ fn one_host_and_one_issuer_have_one_owner() {
     let destination = |name: &str| {
         format!(
             "---\napiVersion: countersign.dev/v1alpha1\nkind: Destination\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{hosts: [orders.shop], ports: [{{port: 80, protocol: tcp}}], endpoints: [{{address: orders, port: 0}}],\n  \
+             spec: {{hosts: [orders.shop], ports: [{{port: 80, protocol: http}}, {{port: 81, protocol: tcp}}], endpoints: [{{address: orders, port: 0}}],\n  \
              addresses: [10.0.0.1], peer: {{mesh: {{identities: [\"spiffe://other/ns/shop/sa/a\"]}}}}}}\n"
         )
     };
     let provider = "---\napiVersion: countersign.dev/v1alpha1\nkind: IdentityProvider\nmetadata: {name: twin}\nspec: {issuer: \"https://login.example.com/\", subjectPrefix: twin, audiences: [a], algorithms: [ES256], keys: {file: k}, claims: {sub: {type: string, as: id}}}\n";
-    check(&format!("{}{}{provider}", destination("a"), destination("b")), expect![[r#"
-        error[E019]: issuer `https://login.example.com/` belongs to provider `twin` already
-          --> mesh.yaml:9:13
-        9 |     - name: corp
-          |             ^^^^
-        error[E013]: `protocol: tcp` is not supported yet
-          --> policy.yaml:5:59
-        5 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-          |                                                           ^^^
-        error[E013]: `orders` is not an IP address
-          --> policy.yaml:5:88
-        5 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-          |                                                                                        ^^^^^^
-        error[E013]: a whole number from 1 to 65535 was expected, not `0`
-          --> policy.yaml:5:102
-        5 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-          |                                                                                                      ^
-        error[E013]: `addresses` is not supported yet
-          --> policy.yaml:6:3
-        6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-          |   ^^^^^^^^^ remove it; it would have no effect
-        error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
-          --> policy.yaml:6:53
-        6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-          |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-        error[E019]: host `orders.shop` belongs to a destination already
-          --> policy.yaml:11:16
-        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-           |                ^^^^^^^^^^^ the first one is at policy.yaml:5
-        error[E013]: `protocol: tcp` is not supported yet
-          --> policy.yaml:11:59
-        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-           |                                                           ^^^
-        error[E013]: `orders` is not an IP address
-          --> policy.yaml:11:88
-        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-           |                                                                                        ^^^^^^
-        error[E013]: a whole number from 1 to 65535 was expected, not `0`
-          --> policy.yaml:11:102
-        11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-           |                                                                                                      ^
-        error[E013]: `addresses` is not supported yet
-          --> policy.yaml:12:3
-        12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-           |   ^^^^^^^^^ remove it; it would have no effect
-        error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
-          --> policy.yaml:12:53
-        12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-           |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]);
+    check(
+        &format!("{}{}{provider}", destination("a"), destination("b")),
+        expect![[r#"
+            error[E019]: issuer `https://login.example.com/` belongs to provider `twin` already
+              --> mesh.yaml:9:13
+            9 |     - name: corp
+              |             ^^^^
+            error[E013]: `protocol: tcp` is not supported yet
+              --> policy.yaml:5:87
+            5 | , protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+              |                                         ^^^
+            error[E013]: `orders` is not an IP address
+              --> policy.yaml:5:116
+            5 |  protocol: tcp}], endpoints: [{address: orders, port: 0}],
+              |                                         ^^^^^^
+            error[E013]: a whole number from 1 to 65535 was expected, not `0`
+              --> policy.yaml:5:130
+            5 | }], endpoints: [{address: orders, port: 0}],
+              |                                         ^
+            error[E013]: `addresses` is not supported yet
+              --> policy.yaml:6:3
+            6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+              |   ^^^^^^^^^ remove it; it would have no effect
+            error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
+              --> policy.yaml:6:53
+            6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+              |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            error[E019]: `orders.shop:80` belongs to a destination already
+              --> policy.yaml:11:16
+            11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: order
+               |                ^^^^^^^^^^^ the first one is at policy.yaml:5
+            error[E013]: `protocol: tcp` is not supported yet
+              --> policy.yaml:11:87
+            11 | , protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: orders, port: 0}],
+               |                                         ^^^
+            error[E013]: `orders` is not an IP address
+              --> policy.yaml:11:116
+            11 |  protocol: tcp}], endpoints: [{address: orders, port: 0}],
+               |                                         ^^^^^^
+            error[E013]: a whole number from 1 to 65535 was expected, not `0`
+              --> policy.yaml:11:130
+            11 | }], endpoints: [{address: orders, port: 0}],
+               |                                         ^
+            error[E013]: `addresses` is not supported yet
+              --> policy.yaml:12:3
+            12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+               |   ^^^^^^^^^ remove it; it would have no effect
+            error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
+              --> policy.yaml:12:53
+            12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+               |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]],
+    );
     let halves = "apiVersion: countersign.dev/v1alpha1\nkind: ContextPolicy\nmetadata: {name: edge, namespace: edge}\nspec:\n  selector: {all: true}\n  role: gateway\n  user: {providers: [corp], whenMissing: refuse}\n  mint: [{match: {any: true}, scope: a}]\n  clientAddress: {trustedHops: 1, from: forwarded, trustedProxies: [\"0.0.0.0/1\", \"128.0.0.0/1\", \"::ffff:10.0.0.0/104\"]}\n";
-    check(halves, expect![[r#"
+    check(
+        halves,
+        expect![[r#"
         error[E009]: `0.0.0.0/0` would trust everybody to name the client
           --> policy.yaml:9:68
         9 |   clientAddress: {trustedHops: 1, from: forwarded, trustedProxies: ["0.0.0.0/1", "128.0.0.0/1", "::ffff:10.0.0.0/104"]}
@@ -831,5 +836,6 @@ fn one_host_and_one_issuer_have_one_owner() {
         error[E014]: `::ffff:10.0.0.0/104` is IPv4 written as IPv6; addresses are compared as IPv4
           --> policy.yaml:9:97
         9 |   clientAddress: {trustedHops: 1, from: forwarded, trustedProxies: ["0.0.0.0/1", "128.0.0.0/1", "::ffff:10.0.0.0/104"]}
-          |                                                                                                 ^^^^^^^^^^^^^^^^^^^^^ write the IPv4 range"#]]);
+          |                                                                                                 ^^^^^^^^^^^^^^^^^^^^^ write the IPv4 range"#]],
+    );
 }
