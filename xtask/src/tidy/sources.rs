@@ -4,8 +4,8 @@
 use super::{before_tests, is_test_file, product_crate};
 use crate::repo::SourceFile;
 
-/// Lines of a file without its tests.
-const LINES_MAX: usize = 400;
+/// Lines of a file without its tests: "near 400", with room to finish a thought.
+const LINES_MAX: usize = 450;
 
 /// Words that name no thing.
 const EMPTY_NAMES: &[&str] =
@@ -24,10 +24,10 @@ fn rust(files: &[SourceFile]) -> impl Iterator<Item = &SourceFile> {
     files.iter().filter(|file| file.path.ends_with(".rs"))
 }
 
-/// Every module says what it is before it starts.
+/// Every module says what it is before it starts; modules of tests say it by their names.
 pub(super) fn module_docs(files: &[SourceFile]) -> Vec<String> {
     let mut complaints = Vec::new();
-    for file in rust(files).filter(|file| !file.path.starts_with("fuzz/")) {
+    for file in rust(files).filter(|file| !is_test_file(&file.path)) {
         let docs = file.text.lines().take_while(|line| line.starts_with("//!")).count();
         if docs == 0 {
             complaints.push(format!("{} does not open with `//!` lines", file.path));
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn tests_do_not_count_and_exceptions_need_a_reason() {
-        let long = "x\n".repeat(401);
+        let long = "x\n".repeat(451);
         let tested = format!("x\n\n#[cfg(test)]\nmod tests {{\n{long}}}\n");
         assert!(length(&[file("a/src/a.rs", &tested)]).is_empty());
         assert_eq!(length(&[file("a/src/a.rs", &long)]).len(), 1);
