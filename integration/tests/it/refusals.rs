@@ -319,6 +319,7 @@ async fn what_the_gateway_does_not_let_in() {
         ("user_token_expired", get(PATH).bearer(&user(&|c| c["exp"] = json!(now_s() - 60)))),
         ("user_token_invalid", get(PATH).bearer(&format!("{}AAAA", &sound[..sound.len() - 4]))),
         ("user_token_invalid", get(PATH).bearer(&user(&|c| c["aud"] = json!("https://other")))),
+        ("user_claim_invalid", get(PATH).bearer(&user(&|c| c["uid"] = json!(7)))),
         ("route_unknown", Call::get("other.example.com", PATH).bearer(&sound)),
         ("mint_rule_missing", get("/v2/anything").bearer(&sound)),
     ] {
