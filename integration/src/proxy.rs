@@ -311,6 +311,11 @@ impl Proxy {
         self.admin
     }
 
+    /// The address of metrics and readiness.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
     /// Everything it logged.
     pub fn log(&self) -> String {
         self.process.stderr()

@@ -5,4 +5,9 @@
 
 mod attacks;
 mod foundation;
+mod gateway;
+mod inbound;
+mod outbound;
+mod policy_reload;
 mod refusals;
+mod shutdown;

@@ -416,6 +416,7 @@ async fn an_audit_trail_that_cannot_be_written() {
     // There is no record to look at: that is the point.
     assert_eq!(reply.status, 503);
     assert_eq!(reply.json()["title"], "unavailable");
-    let label = "reason=\"audit_unavailable\"";
-    orders.metric_reaches("countersign_refusals_total", &[label], 1.0).await;
+    let reason = "audit_unavailable";
+    let label = format!("reason=\"{reason}\"");
+    orders.metric_reaches("countersign_refusals_total", &[&label], 1.0).await;
 }
