@@ -209,6 +209,8 @@ bounds! {
     TOKEN_CACHE_AGE_MS_MAX: u64 = 60_000;
     /// Open inbound requests whose context onward calls can find (process).
     CONTEXT_INDEX_ENTRIES_MAX: usize = 16_384;
+    /// Open requests of one trace that the index follows.
+    CONTEXT_INDEX_TRACE_MAX: usize = 16;
     /// How long a context can be found after its request ended.
     CONTEXT_INDEX_AGE_MS_MAX: u64 = 60_000;
     /// All policy documents together (process).
@@ -221,6 +223,8 @@ bounds! {
     JWKS_KEYS_MAX: usize = 64;
     /// Audit records waiting to be written (process).
     AUDIT_QUEUE_RECORDS_MAX: usize = 8_192;
+    /// Time a record under `audit: full` may take to reach stable storage.
+    AUDIT_SYNC_MS_MAX: u64 = 5_000;
     /// One audit record.
     AUDIT_RECORD_BYTES_MAX: usize = 16 * KIB;
     /// Log lines waiting to be written (process); beyond it lines are lost and counted.

@@ -108,7 +108,8 @@ pub struct Held {
 }
 
 struct Entry {
-    held: Arc<Held>,
+    /// `None` for a request that brought no context: it makes its trace id ambiguous.
+    held: Option<Arc<Held>>,
     trace: Option<TraceId>,
     /// When the response ended; `None` while the request is open.
     closed_ms: Option<u64>,
@@ -117,7 +118,7 @@ struct Entry {
 impl Entry {
     fn live(&self, now: Now) -> bool {
         let in_grace = self.closed_ms.is_none_or(|closed| now.millis() < closed + GRACE_MS);
-        in_grace && now.secs() < self.held.exp
+        in_grace && self.held.as_ref().is_none_or(|held| now.secs() < held.exp)
     }
 }
 
@@ -221,24 +222,30 @@ impl ContextIndex {
         }
     }
 
-    /// Remembers the context of a request that is about to reach the app. `None` when the index is
-    /// full of open requests: that request gets no handle.
+    /// Remembers a request that is about to reach the app, with the context it brought or with
+    /// none. `None` when the index is full of open requests, or of requests of this trace: then the
+    /// app must see neither a handle nor this trace id.
     pub fn open(
         self: &Arc<ContextIndex>,
         handle: Handle,
         trace: Option<TraceId>,
-        held: Arc<Held>,
+        held: Option<Arc<Held>>,
     ) -> Option<OpenContext> {
         if self.entries.load(Ordering::Relaxed) >= self.entries_max && !self.evict_one(handle) {
             return None;
+        }
+        if let Some(trace) = trace {
+            let mut traces = lock(&self.traces[trace.shard()]);
+            let handles = traces.entry(trace).or_default();
+            if handles.len() >= limits::CONTEXT_INDEX_TRACE_MAX {
+                return None;
+            }
+            handles.push(handle);
         }
         lock(&self.handles[handle.shard()])
             .open
             .insert(handle, Entry { held, trace, closed_ms: None });
         self.entries.fetch_add(1, Ordering::Relaxed);
-        if let Some(trace) = trace {
-            lock(&self.traces[trace.shard()]).entry(trace).or_default().push(handle);
-        }
         Some(OpenContext { index: Arc::clone(self), handle })
     }
 
@@ -304,7 +311,7 @@ impl ContextIndex {
             .open
             .get(&handle)
             .filter(|entry| entry.live(now))
-            .map(|entry| Arc::clone(&entry.held))
+            .and_then(|entry| entry.held.clone())
     }
 
     fn by_trace(&self, trace: Option<TraceId>, now: Now) -> Result<Option<Arc<Held>>, Ambiguous> {
@@ -316,9 +323,11 @@ impl ContextIndex {
             let Some(entry) = shard.open.get(&handle).filter(|entry| entry.live(now)) else {
                 continue;
             };
+            // A request without context under this trace could be the cause as well.
+            let Some(held) = &entry.held else { return Err(Ambiguous) };
             match &found {
-                Some(other) if !same_token(other, &entry.held) => return Err(Ambiguous),
-                Some(_) | None => found = Some(Arc::clone(&entry.held)),
+                Some(other) if !same_token(other, held) => return Err(Ambiguous),
+                Some(_) | None => found = Some(Arc::clone(held)),
             }
         }
         Ok(found)

@@ -4,9 +4,11 @@
 //! Invariant: every exchange ends in [`Journal::finish`] or [`Journal::refuse_head`], so a decision
 //! leaves one record, whatever happened; no token, credential or header value gets in here.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_config::limits;
 use countersign_ctxtoken::{RequestContext, Verified};
 use countersign_policy::doc::AuditLevel;
 use countersign_policy::path::CanonicalPath;
@@ -64,11 +66,32 @@ pub struct Journal {
     recorded: bool,
     room: Option<AuditSlot>,
     minted: bool,
+    closed: bool,
+    worker: Rc<Worker>,
+    snap: Arc<Snapshot>,
+}
+
+/// A client that goes away drops the exchange wherever it stands; what had happened by then, the
+/// request perhaps executed, is recorded all the same.
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if !self.closed {
+            let gone = "the client went away before the answer";
+            self.closed = true;
+            let _ = self.refused(&Refused::new(Refusal::ClientGone, Stage::Forward, gone));
+            self.count_removed();
+        }
+    }
 }
 
 impl Journal {
     /// Opens the account of a request.
-    pub fn start(worker: &Worker, direction: Direction, request: &Request<Incoming>) -> Journal {
+    pub fn start(
+        worker: &Rc<Worker>,
+        snap: &Arc<Snapshot>,
+        direction: Direction,
+        request: &Request<Incoming>,
+    ) -> Journal {
         let protocol = match request.version() {
             _ if hygiene::is_grpc(request.headers()) => Protocol::Grpc,
             Version::HTTP_2 => Protocol::Http2,
@@ -76,20 +99,21 @@ impl Journal {
         };
         let started = Now::read();
         let id = worker.decision_id(started);
-        Journal::open(id, started, direction, protocol, request.method().clone())
+        Journal::open(worker, snap, (id, started), direction, (protocol, request.method().clone()))
     }
 
     /// Opens the account of something that never became a request.
-    pub fn without_request(id: DecisionId, direction: Direction) -> Journal {
-        Journal::open(id, Now::read(), direction, Protocol::Http1, Method::GET)
+    pub fn without_request(worker: &Rc<Worker>, id: DecisionId, direction: Direction) -> Journal {
+        let head = (Protocol::Http1, Method::GET);
+        Journal::open(worker, &worker.snapshot(), (id, Now::read()), direction, head)
     }
 
     fn open(
-        id: DecisionId,
-        started: Now,
+        worker: &Rc<Worker>,
+        snap: &Arc<Snapshot>,
+        (id, started): (DecisionId, Now),
         direction: Direction,
-        protocol: Protocol,
-        method: Method,
+        (protocol, method): (Protocol, Method),
     ) -> Journal {
         Journal {
             id,
@@ -113,6 +137,9 @@ impl Journal {
             recorded: false,
             room: None,
             minted: false,
+            closed: false,
+            worker: Rc::clone(worker),
+            snap: Arc::clone(snap),
         }
     }
 
@@ -149,8 +176,8 @@ impl Journal {
     }
 
     /// Notes how the context of an outbound call was found.
-    pub fn lookup(&mut self, worker: &Worker, lookup: Lookup) {
-        worker.metrics.lookup(lookup);
+    pub fn lookup(&mut self, lookup: Lookup) {
+        self.worker.metrics.lookup(lookup);
         self.lookup = Some(lookup);
     }
 
@@ -196,19 +223,13 @@ impl Journal {
     }
 
     /// Notes policy's decision, and keeps its input for `why` where it will be wanted.
-    pub fn decided(
-        &mut self,
-        decision: &Decision,
-        input: &Input<'_>,
-        snap: &Snapshot,
-        worker: &Worker,
-    ) {
+    pub fn decided(&mut self, decision: &Decision, input: &Input<'_>) {
         let verdict = if decision.is_allow() { Verdict::Allow } else { Verdict::Deny };
         let rule = decision.rule.as_ref();
-        worker.metrics.decision(self.direction, verdict, rule);
-        if verdict == Verdict::Deny || worker.shared.why.samples(self.started) {
-            let kept = snap.policy.keep(input);
-            self.decided = Some(Arc::new(DecidedInput::new(kept, Arc::clone(&snap.policy))));
+        self.worker.metrics.decision(self.direction, verdict, rule);
+        if verdict == Verdict::Deny || self.worker.shared.why.samples(self.started) {
+            let policy = Arc::clone(&self.snap.policy);
+            self.decided = Some(Arc::new(DecidedInput::new(policy.keep(input), policy)));
         }
         self.decision = Some(decision.clone());
     }
@@ -218,52 +239,53 @@ impl Journal {
     ///
     /// # Errors
     /// `audit_unavailable`.
-    pub async fn before_forward(
-        &mut self,
-        worker: &Worker,
-        snap: &Snapshot,
-    ) -> Result<(), Refused> {
-        let unavailable =
-            |_| Refused::new(Refusal::AuditUnavailable, Stage::Decide, "the audit queue is full");
+    pub async fn before_forward(&mut self) -> Result<(), Refused> {
+        let refuse = |why| Refused::new(Refusal::AuditUnavailable, Stage::Decide, why);
+        let unavailable = |_| refuse("the audit queue is full");
         if self.decision.as_ref().is_some_and(|decision| decision.audit == AuditLevel::Full) {
-            let record = self.record(snap, RecordKind::Decision, None, None);
-            worker.audit.record_synced(record).await.map_err(unavailable)?;
+            let record = self.record(RecordKind::Decision, None, None);
+            let synced = self.worker.audit.record_synced(record);
+            tokio::time::timeout(Duration::from_millis(limits::AUDIT_SYNC_MS_MAX), synced)
+                .await
+                .map_err(|_| refuse("the audit sink does not take the record"))?
+                .map_err(unavailable)?;
             self.recorded = true;
             return Ok(());
         }
-        self.room = Some(worker.audit.reserve().map_err(unavailable)?);
+        self.room = Some(self.worker.audit.reserve().map_err(unavailable)?);
         Ok(())
     }
 
     /// Closes the account: one record, its metrics, and the response for the caller.
     pub fn finish(
         mut self,
-        worker: &Worker,
-        snap: &Snapshot,
         series: &PeerSeries,
         outcome: Result<Response<ProxyBody>, Refused>,
     ) -> Response<ProxyBody> {
+        self.closed = true;
         let response = match outcome {
             Ok(mut response) => {
-                self.allowed(worker, snap, &response);
+                self.allowed(&response);
                 // Outbound and gateway hand on the callee's id; here it is the proxy's own.
                 if self.direction == Direction::Inbound {
                     problem::set_decision(response.headers_mut(), &self.text);
                 }
                 response
             }
-            Err(refused) => self.refused(worker, snap, &refused),
+            Err(refused) => self.refused(&refused),
         };
-        let elapsed = Duration::from_micros(Now::read().micros() - self.started.micros());
+        let elapsed =
+            Duration::from_micros(Now::read().micros().saturating_sub(self.started.micros()));
         let status = response.status().as_u16();
-        worker.metrics.request(self.direction, self.protocol, status, series, elapsed);
-        self.count_removed(worker);
+        self.worker.metrics.request(self.direction, self.protocol, status, series, elapsed);
+        self.count_removed();
         response
     }
 
     /// Closes the account of a head that was refused before it became a request. The connection's
     /// guard has answered already.
-    pub fn refuse_head(mut self, worker: &Worker, snap: &Snapshot, error: HeadError) {
+    pub fn refuse_head(mut self, error: HeadError) {
+        self.closed = true;
         let refusal = match error {
             HeadError::HeadTimeout => Refusal::RequestTimeout,
             HeadError::TargetTooLong => Refusal::UriTooLong,
@@ -271,10 +293,10 @@ impl Journal {
         };
         let refused =
             Refused::new(refusal, Stage::Accept, error.to_string()).with_sub(error.reason());
-        let _ = self.refused(worker, snap, &refused);
+        let _ = self.refused(&refused);
     }
 
-    fn allowed(&mut self, worker: &Worker, snap: &Snapshot, response: &Response<ProxyBody>) {
+    fn allowed(&mut self, response: &Response<ProxyBody>) {
         let kind = match self.direction {
             Direction::Gateway if self.minted => Some(RecordKind::Issue),
             Direction::Inbound => Some(RecordKind::Decision),
@@ -285,28 +307,26 @@ impl Journal {
         if let Some(kind) = kind
             && !self.recorded
         {
-            let record = self.record(snap, kind, Some(status), None);
-            self.keep(worker, record);
+            let record = self.record(kind, Some(status), None);
+            self.keep(record);
         }
-        self.remember(worker, Verdict::Allow, Some(status), None);
+        self.remember(Verdict::Allow, Some(status), None);
     }
 
-    fn refused(
-        &mut self,
-        worker: &Worker,
-        snap: &Snapshot,
-        refused: &Refused,
-    ) -> Response<ProxyBody> {
+    fn refused(&mut self, refused: &Refused) -> Response<ProxyBody> {
         let row = refused.refusal.row();
-        worker.metrics.refusal(self.direction, row.reason);
-        let kind = if refused.stage == Stage::Decide && self.decision.is_some() {
-            RecordKind::Decision
-        } else {
-            RecordKind::Refusal
+        self.worker.metrics.refusal(self.direction, row.reason);
+        let gone = refused.refusal == Refusal::ClientGone;
+        let decided = self.decision.is_some() && (gone || refused.stage == Stage::Decide);
+        let kind = match (self.direction, decided) {
+            (Direction::Gateway, _) if gone && self.minted => RecordKind::Issue,
+            (_, true) => RecordKind::Decision,
+            (_, false) => RecordKind::Refusal,
         };
         if !self.recorded {
-            let record = self.record(snap, kind, Some(row.http), Some(refused));
-            self.keep(worker, record);
+            let status = (!gone).then_some(row.http);
+            let record = self.record(kind, status, Some(refused));
+            self.keep(record);
         }
         tracing::info!(
             reason = %refused.reason(),
@@ -316,7 +336,7 @@ impl Journal {
             rule = self.decision.as_ref().and_then(|d| d.rule.as_ref()).map(tracing::field::display),
             "refused"
         );
-        self.remember(worker, Verdict::Deny, Some(row.http), Some(refused));
+        self.remember(Verdict::Deny, Some(row.http), Some(refused));
         let message = self.decision.as_ref().and_then(|decision| decision.message.clone());
         let audience = match &self.peer {
             Some(Peer::Mesh(_)) => Audience::Mesh(message.as_deref()),
@@ -326,23 +346,23 @@ impl Journal {
     }
 
     /// Hands the record over, into the room that was promised if there was a promise.
-    fn keep(&mut self, worker: &Worker, record: Record) {
+    fn keep(&mut self, record: Record) {
         match self.room.take() {
             Some(room) => room.record(record),
-            None => worker.audit.record(record),
+            None => self.worker.audit.record(record),
         }
     }
 
-    fn record(
-        &self,
-        snap: &Snapshot,
-        kind: RecordKind,
-        status: Option<u16>,
-        refused: Option<&Refused>,
-    ) -> Record {
+    fn record(&self, kind: RecordKind, status: Option<u16>, refused: Option<&Refused>) -> Record {
         let rule = self.decision.as_ref().and_then(|decision| decision.rule.as_ref());
         let total_us = Now::read().micros().saturating_sub(self.started.micros());
-        let verdict = if refused.is_some() { Verdict::Deny } else { Verdict::Allow };
+        // A client that went away takes nothing back: what was allowed had been allowed.
+        let gone = refused.is_some_and(|refused| refused.refusal == Refusal::ClientGone);
+        let allowed = self.minted || self.decision.as_ref().is_some_and(Decision::is_allow);
+        let verdict = match refused {
+            Some(_) if !(gone && allowed) => Verdict::Deny,
+            Some(_) | None => Verdict::Allow,
+        };
         Record {
             id: Some(self.id),
             direction: Some(self.direction),
@@ -351,11 +371,11 @@ impl Journal {
             stage: refused.map(|refused| refused.stage.name()),
             rule: rule.cloned(),
             decided: refused.and(self.decided.clone()),
-            snapshot: Some(Arc::clone(&snap.hash)),
+            snapshot: Some(Arc::clone(&self.snap.hash)),
             peer: self.peer.as_ref().map(audit_peer),
             callee: self.callee.clone(),
             context: self.audit_context(),
-            custody: self.context.is_some().then_some(snap.custody_required),
+            custody: self.context.is_some().then_some(self.snap.custody_required),
             request: Some(self.request_facts()),
             response: ResponseFacts { status, ..ResponseFacts::default() },
             timing: Timing { total_us, ..Timing::default() },
@@ -387,20 +407,18 @@ impl Journal {
         }
     }
 
-    fn count_removed(&self, worker: &Worker) {
+    fn count_removed(&self) {
         let [headers, responses] = self.removed;
-        worker.metrics.reserved_removed(self.direction, RemovedFrom::Header, headers as u64);
-        worker.metrics.reserved_removed(self.direction, RemovedFrom::Response, responses as u64);
+        self.worker.metrics.reserved_removed(self.direction, RemovedFrom::Header, headers as u64);
+        self.worker.metrics.reserved_removed(
+            self.direction,
+            RemovedFrom::Response,
+            responses as u64,
+        );
     }
 
     /// Puts the exchange into the ring: refusals always, permitted requests as sampled.
-    fn remember(
-        &mut self,
-        worker: &Worker,
-        verdict: Verdict,
-        status: Option<u16>,
-        refused: Option<&Refused>,
-    ) {
+    fn remember(&mut self, verdict: Verdict, status: Option<u16>, refused: Option<&Refused>) {
         let explain: Arc<dyn Explain> = match (self.decided.take(), refused) {
             (Some(decided), _) => decided,
             (None, Some(refused)) => Arc::new(StageRefusal {
@@ -412,7 +430,7 @@ impl Journal {
             }),
             (None, None) => return,
         };
-        worker.shared.why.push(WhyEntry {
+        self.worker.shared.why.push(WhyEntry {
             id: self.id,
             at: self.started,
             direction: self.direction,

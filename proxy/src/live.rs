@@ -101,6 +101,8 @@ pub struct Builder {
     workload: Workload,
     provider: Arc<rustls::crypto::CryptoProvider>,
     generation: u64,
+    /// The issuer list built last, and the documents it was built from.
+    issuers: Option<(String, Arc<IssuerSet>)>,
 }
 
 /// Why a snapshot could not be built.
@@ -120,7 +122,24 @@ impl Builder {
         let workload =
             Workload { namespace: config.namespace.clone(), labels: config.labels.clone() };
         let provider = crate::tls::provider(&config.tls_groups);
-        Builder { config, workload, provider, generation: 0 }
+        Builder { config, workload, provider, generation: 0, issuers: None }
+    }
+
+    /// The issuer list. A key set's file that cannot be read right now must not hold up new
+    /// certificates: the list built last stays, as long as the documents are the same.
+    fn issuers(&mut self, documents: &Documents, hash: &str) -> Result<Arc<IssuerSet>, BuildError> {
+        match (crate::trust::issuers(documents), &self.issuers) {
+            (Ok(issuers), _) => {
+                let issuers = Arc::new(issuers);
+                self.issuers = Some((hash.to_owned(), Arc::clone(&issuers)));
+                Ok(issuers)
+            }
+            (Err(why), Some((built_from, last))) if built_from == hash => {
+                tracing::warn!(code = "IS-01", why, "the last good key set stays");
+                Ok(Arc::clone(last))
+            }
+            (Err(why), _) => Err(BuildError::Documents(why)),
+        }
     }
 
     /// Builds the next snapshot.
@@ -144,16 +163,16 @@ impl Builder {
         let gateway =
             GatewayRules::build(documents, &self.workload, &self.config, certs, &destinations)
                 .map_err(BuildError::Documents)?;
-        let issuers = crate::trust::issuers(documents).map_err(BuildError::Documents)?;
-        self.generation += 1;
         let hash = documents.sha256_hex();
+        let issuers = self.issuers(documents, &hash)?;
+        self.generation += 1;
         Ok(Snapshot {
             certs: Arc::clone(certs),
             tls,
             documents: Arc::clone(documents),
             hash: hash.get(..8).unwrap_or(&hash).into(),
             policy: Arc::new(countersign_policy::compile(documents, &self.workload)),
-            issuers: Arc::new(issuers),
+            issuers,
             chains: Chains::new(Arc::clone(&certs.bundles), domain.clone()),
             presenters: crate::trust::presenters(documents).map_err(BuildError::Documents)?,
             custody_required: documents.mesh.custody == Custody::Required,

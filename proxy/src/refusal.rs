@@ -58,6 +58,7 @@ refusals! {
     BodyTooLarge => "body_too_large", 413, 8, "too_large", "gateway", "The declared body is longer than the limit.";
     ClaimInvalid => "claim_invalid", 401, 16, "invalid_token", "inbound", "A claim is missing, of the wrong type or out of bounds.";
     ClientAddressInvalid => "client_address_invalid", 400, 3, "bad_request", "gateway", "The forwarded client address from a trusted proxy cannot be read.";
+    ClientGone => "client_gone", 499, 1, "cancelled", "all", "The client went away before the answer; what had been done by then is in the record.";
     ConnectUnsupported => "connect_unsupported", 405, 12, "unsupported", "all", "CONNECT is not allowed here.";
     ConstraintViolated => "constraint_violated", 401, 16, "invalid_token", "inbound", "The issuer said something its allow-list entry does not permit.";
     ContextTooLarge => "context_too_large", 500, 13, "internal", "all", "The token or the verified headers would be larger than their limit.";
@@ -250,6 +251,7 @@ mod tests {
                 403 => &[7],
                 404 | 405 | 501 => &[12],
                 408 | 504 => &[4],
+                499 => &[1],
                 413 | 414 | 429 | 431 | 508 => &[8],
                 500 => &[13],
                 502 | 503 => &[14],

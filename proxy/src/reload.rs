@@ -32,6 +32,8 @@ pub struct Reload {
     audit: AuditSink,
     seen: Vec<(PathBuf, Option<(SystemTime, u64)>)>,
     gateway_changed: bool,
+    /// The newest certificates are not in force yet; tried again every second.
+    certs_waiting: bool,
 }
 
 impl Reload {
@@ -54,6 +56,7 @@ impl Reload {
             audit,
             seen: Vec::new(),
             gateway_changed: false,
+            certs_waiting: false,
         };
         reload.report();
         reload
@@ -61,8 +64,10 @@ impl Reload {
 
     /// Takes over new certificates.
     pub fn certs(&mut self, certs: Arc<Certs>) {
+        self.certs = Arc::clone(&certs);
         let documents = Arc::clone(&self.documents);
-        if self.publish(&documents, &certs) {
+        self.certs_waiting = !self.publish(&documents, &certs);
+        if !self.certs_waiting {
             let identity = certs.identity.as_ref();
             let until = identity.map(|me| me.not_after);
             tracing::info!(
@@ -71,13 +76,20 @@ impl Reload {
                 "certificates in force"
             );
             self.metrics.process().identity_renewal("source", "ok");
-            self.certs = certs;
             self.report();
+        }
+    }
+
+    /// Tries again to put certificates in force that could not be used when they came.
+    fn waiting_certs(&mut self) {
+        if self.certs_waiting {
+            self.certs(Arc::clone(&self.certs));
         }
     }
 
     /// Reads the documents again if a file changed, or if asked to.
     pub fn documents(&mut self, config: &ProxyConfig, asked: bool) {
+        self.waiting_certs();
         let mut files = document_files(&config.documents).unwrap_or_default();
         files.extend(self.key_files());
         let seen: Vec<_> = files.into_iter().map(|file| (file.clone(), stamp(&file))).collect();

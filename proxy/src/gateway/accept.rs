@@ -211,10 +211,10 @@ impl Connection {
 impl Exchange for Connection {
     async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
         let snap = self.worker.snapshot();
-        let mut journal = Journal::start(&self.worker, Direction::Gateway, &request);
+        let mut journal = Journal::start(&self.worker, &snap, Direction::Gateway, &request);
         journal.at_port(self.listener.config.address.port());
         let outcome = super::serve(&self, request, &snap, &mut journal).await;
-        journal.finish(&self.worker, &snap, &self.series, outcome)
+        journal.finish(&self.series, outcome)
     }
 
     fn next_id(&self) -> DecisionId {
@@ -222,9 +222,9 @@ impl Exchange for Connection {
     }
 
     fn head_refused(&self, error: HeadError, id: DecisionId) {
-        let mut journal = Journal::without_request(id, Direction::Gateway);
+        let mut journal = Journal::without_request(&self.worker, id, Direction::Gateway);
         journal.at_port(self.listener.config.address.port());
-        journal.refuse_head(&self.worker, &self.worker.snapshot(), error);
+        journal.refuse_head(error);
     }
 
     fn head_limits(&self) -> HeadLimits {

@@ -31,6 +31,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 
+use crate::context_index::TraceId;
 use crate::gateway::accept::Connection;
 use crate::gateway::capture::{CaptureError, KindMatch};
 use crate::gateway::identify::{EndUser, IdentifyError};
@@ -66,6 +67,7 @@ async fn serve(
     }
     let client = client.map_err(|error| of_capture(&error))?;
     check_length(conn, &parts)?;
+    restart_trace(conn, &mut parts.headers);
     hygiene::set_forwarded(&mut parts.headers, client.ip, conn.scheme());
     journal.client(&client);
     let route = route(rules, &head)?;
@@ -81,6 +83,7 @@ async fn serve(
     let token = match rule {
         None => None,
         Some(rule) => {
+            journal.before_forward().await?;
             let (method, to) = (&parts.method, secured.peer.id());
             let asked = Asked { rule, method, head: &head, findings: &findings, to };
             let minted = mint::token(conn, rules, asked, now);
@@ -146,6 +149,16 @@ fn stated(
         Some(_) => KindMatch::Misfit,
     };
     capture::justification(&head.presented.justification, fits).map_err(|error| of_capture(&error))
+}
+
+/// The mesh finds contexts by trace id, so an outsider may not choose one: the trace starts here.
+fn restart_trace(conn: &Connection, headers: &mut HeaderMap) {
+    headers.remove("tracestate");
+    let trace = TraceId::new(conn.worker().random());
+    let text = trace.traceparent(conn.worker().random());
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert("traceparent", value);
+    }
 }
 
 /// A body that says it is too long is refused before any of it is read.

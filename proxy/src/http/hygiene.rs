@@ -254,6 +254,10 @@ fn clean_response(
 
 /// One length at most, a plain number, and none beside a coding.
 fn check_length(headers: &HeaderMap) -> Result<(), HygieneError> {
+    // Servers behind CGI-like interfaces read `_` as `-`; over HTTP/2 no head check sees these.
+    if headers.contains_key("content_length") || headers.contains_key("transfer_encoding") {
+        return Err(HygieneError::LengthAmbiguous);
+    }
     let mut lines = headers.get_all(CONTENT_LENGTH).iter();
     let Some(value) = lines.next() else {
         return Ok(());

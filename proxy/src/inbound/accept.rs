@@ -241,10 +241,10 @@ impl Connection {
 impl Exchange for Connection {
     async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
         let snap = self.worker.snapshot();
-        let mut journal = Journal::start(&self.worker, Direction::Inbound, &request);
+        let mut journal = Journal::start(&self.worker, &snap, Direction::Inbound, &request);
         journal.at_port(self.listener.port).peer(&self.peer);
         let outcome = super::serve(&self, request, &snap, &mut journal).await;
-        journal.finish(&self.worker, &snap, &self.series, outcome)
+        journal.finish(&self.series, outcome)
     }
 
     fn next_id(&self) -> DecisionId {
@@ -252,9 +252,9 @@ impl Exchange for Connection {
     }
 
     fn head_refused(&self, error: HeadError, id: DecisionId) {
-        let mut journal = Journal::without_request(id, Direction::Inbound);
+        let mut journal = Journal::without_request(&self.worker, id, Direction::Inbound);
         journal.at_port(self.listener.port).peer(&self.peer);
-        journal.refuse_head(&self.worker, &self.worker.snapshot(), error);
+        journal.refuse_head(error);
     }
 
     fn head_limits(&self) -> HeadLimits {

@@ -76,9 +76,31 @@ pub fn verify(
         }
         Err(error) => {
             conn.worker().metrics.context_verified(error.reason());
-            conn.worker().failures.borrow_mut().count(peer.id(), now);
+            if is_garbage(&error) {
+                conn.worker().failures.borrow_mut().count(peer.id(), now);
+            }
             Err(Refused::new(of_verify_error(&error), Stage::Context, error.to_string()))
         }
+    }
+}
+
+/// Failures that only somebody who makes tokens up, or passes them on unseen, produces. A peer must
+/// not be blocked for what its users can cause: an expired token, a path it may not present on.
+fn is_garbage(error: &VerifyError) -> bool {
+    match error {
+        VerifyError::TokenMalformed(_)
+        | VerifyError::TokenTooLarge { .. }
+        | VerifyError::SignatureInvalid
+        | VerifyError::IssuerNotAllowed
+        | VerifyError::KeyUnknown(_)
+        | VerifyError::AudienceWrong
+        | VerifyError::ClaimInvalid { .. }
+        | VerifyError::ConstraintViolated(_)
+        | VerifyError::TokenDuplicated => true,
+        VerifyError::CustodyBroken(_)
+        | VerifyError::KeysUnavailable
+        | VerifyError::PresenterRefused
+        | VerifyError::TokenExpired { .. } => false,
     }
 }
 

@@ -62,7 +62,7 @@ pub fn authorize(
     let via = via.unwrap_or_default();
     let input = input(conn, head, parts, &headers, ctx, &via, now);
     let decision = snap.policy.decide(&input);
-    journal.decided(&decision, &input, snap, conn.worker());
+    journal.decided(&decision, &input);
     match decision.outcome {
         Outcome::Allow => Ok(Permit { decision }),
         Outcome::Deny(reason) => Err(refuse(reason, conn.peer(), &decision)),

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use countersign_config::limits;
-use countersign_ctxtoken::{RequestContext, UserName, Verified};
+use countersign_ctxtoken::{RequestContext, UserName};
 use countersign_policy::doc::ContextNeed;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
 
 use crate::context_index::{Handle, Held, OpenContext, TraceId};
 use crate::http::body::Guards;
@@ -22,7 +22,6 @@ use crate::inbound::decide::Permit;
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::refusal::{Refusal, Refused, Stage};
-use crate::tls::Alpn;
 use crate::tls::peer::Peer;
 
 const USER: HeaderName = HeaderName::from_static("countersign-user");
@@ -69,7 +68,7 @@ pub fn apply(
     journal: &mut Journal,
 ) -> Result<Enriched, Refused> {
     set_target(&mut parts, head)?;
-    let speaks = restore(conn, &mut parts, head)?;
+    let speaks = restore(&mut parts, head)?;
     let mut ours = HeaderMap::with_capacity(12);
     if let Peer::Mesh(peer) = conn.peer() {
         ours.insert(CALLER, hygiene::encode_value(peer.id().as_str()));
@@ -81,8 +80,9 @@ pub fn apply(
     let shown = ctx.verified().filter(|_| permit.context_need() != ContextNeed::None);
     if let Some(verified) = shown {
         describe(&mut ours, verified, &snap.documents.mesh.headers);
-        guards.context = open_context(conn, &mut parts, &mut ours, head, snap, verified);
     }
+    let held = shown.and_then(|verified| held(head, snap, verified));
+    guards.context = open_context(conn, &mut parts, &mut ours, held);
     let bytes: usize = ours.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if bytes > limits::VERIFIED_HEADERS_BYTES_MAX {
         let detail = format!("{bytes} bytes of verified headers");
@@ -108,21 +108,16 @@ pub(crate) fn set_target(parts: &mut request::Parts, head: &Head) -> Result<(), 
     Ok(())
 }
 
-fn restore(
-    conn: &Connection,
-    parts: &mut request::Parts,
-    head: &Head,
-) -> Result<Restored, Refused> {
-    match conn.alpn() {
-        Some(Alpn::H2) => translate::from_h2(parts, &head.authority, &head.presented.http1)
-            .map_err(|error| {
-                Refused::new(Refusal::RequestMalformed, Stage::Enrich, error.to_string())
-            }),
-        Some(Alpn::Http1) | None => {
-            translate::announce_te(&mut parts.headers);
-            Ok(Restored::Http1)
-        }
+fn restore(parts: &mut request::Parts, head: &Head) -> Result<Restored, Refused> {
+    // Only a mesh peer's proxy can say that its client spoke HTTP/1; hygiene dropped the mark of
+    // anybody else.
+    if parts.version == Version::HTTP_2 {
+        return translate::from_h2(parts, &head.authority, &head.presented.http1).map_err(
+            |error| Refused::new(Refusal::RequestMalformed, Stage::Enrich, error.to_string()),
+        );
     }
+    translate::announce_te(&mut parts.headers);
+    Ok(Restored::Http1)
 }
 
 /// The facts of the context, as headers.
@@ -166,34 +161,40 @@ fn describe_opted_in(ours: &mut HeaderMap, ctx: &RequestContext, name: &str) {
     }
 }
 
-/// Remembers the context for the app's onward calls, by handle and by trace id.
-fn open_context(
-    conn: &Connection,
-    parts: &mut request::Parts,
-    ours: &mut HeaderMap,
-    head: &Head,
-    snap: &Snapshot,
-    ctx: &Arc<Verified<RequestContext>>,
-) -> Option<OpenContext> {
-    let worker = conn.worker();
-    let propagation = worker.shared.propagation;
-    if !propagation.handle && !propagation.traceparent {
-        return None;
-    }
+/// What an onward call of the app will carry.
+fn held(head: &Head, snap: &Snapshot, ctx: &RequestContext) -> Option<Arc<Held>> {
     let token = head.presented.token().ok().flatten()?;
-    let handle = Handle::new(worker.random());
-    let trace = trace_id(conn, parts, propagation.traceparent);
-    let held = Arc::new(Held {
+    Some(Arc::new(Held {
         token: sensitive(token),
         txn: ctx.txn.as_str().into(),
         exp: ctx.exp.0,
         may_pass_on: snap.identity().is_some_and(|me| me.id == ctx.rctx.to),
-    });
+    }))
+}
+
+/// Remembers the request for the app's onward calls, by handle and by trace id. A request without
+/// context is remembered too: under its trace id nobody else's context may be found.
+fn open_context(
+    conn: &Connection,
+    parts: &mut request::Parts,
+    ours: &mut HeaderMap,
+    held: Option<Arc<Held>>,
+) -> Option<OpenContext> {
+    let worker = conn.worker();
+    let propagation = worker.shared.propagation;
+    if !propagation.traceparent && (held.is_none() || !propagation.handle) {
+        return None;
+    }
+    let handle = Handle::new(worker.random());
+    let trace = if propagation.traceparent { trace_id(conn, parts) } else { None };
+    let has_context = held.is_some();
     let Some(open) = worker.shared.contexts.open(handle, trace, held) else {
         worker.metrics.limit_hit("CONTEXT_INDEX_ENTRIES_MAX");
+        restart_trace(conn, parts);
         return None;
     };
-    if propagation.handle
+    if has_context
+        && propagation.handle
         && let Ok(value) = HeaderValue::from_str(&handle.text())
     {
         ours.insert(CONTEXT, value);
@@ -210,14 +211,17 @@ fn sensitive(token: &HeaderValue) -> HeaderValue {
 
 /// The request's trace id; a request without one gets one, so that an app which propagates trace
 /// context carries ours.
-fn trace_id(conn: &Connection, parts: &mut request::Parts, wanted: bool) -> Option<TraceId> {
-    if !wanted {
-        return None;
+fn trace_id(conn: &Connection, parts: &mut request::Parts) -> Option<TraceId> {
+    let mut sent = parts.headers.get_all(TRACEPARENT).iter();
+    match (sent.next(), sent.next()) {
+        (Some(only), None) => only.to_str().ok().and_then(TraceId::parse),
+        _ => None,
     }
-    let sent = parts.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
-    if let Some(trace) = sent.and_then(TraceId::parse) {
-        return Some(trace);
-    }
+    .or_else(|| restart_trace(conn, parts))
+}
+
+/// A fresh trace id in place of the sender's.
+fn restart_trace(conn: &Connection, parts: &mut request::Parts) -> Option<TraceId> {
     let trace = TraceId::new(conn.worker().random());
     let text = trace.traceparent(conn.worker().random());
     parts.headers.insert(TRACEPARENT, HeaderValue::from_str(&text).ok()?);

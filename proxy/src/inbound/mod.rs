@@ -34,7 +34,7 @@ async fn serve(
     let head = Head::inbound(&mut parts, conn, snap, journal)?;
     let ctx = context::verify(conn, &head, snap, now, journal)?;
     let permit = decide::authorize(conn, &head, &parts, &ctx, snap, now, journal)?;
-    journal.before_forward(conn.worker(), snap).await?;
+    journal.before_forward().await?;
     let enriched = enrich::apply(conn, parts, &head, &permit, &ctx, snap, journal)?;
     forward::to_app(conn, enriched, body, permit, slot, journal).await
 }

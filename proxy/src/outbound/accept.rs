@@ -91,9 +91,9 @@ impl Connection {
 impl Exchange for Connection {
     async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
         let snap = self.worker.snapshot();
-        let mut journal = Journal::start(&self.worker, Direction::Outbound, &request);
+        let mut journal = Journal::start(&self.worker, &snap, Direction::Outbound, &request);
         let outcome = super::serve(&self, request, &snap, &mut journal).await;
-        journal.finish(&self.worker, &snap, &self.series, outcome)
+        journal.finish(&self.series, outcome)
     }
 
     fn next_id(&self) -> DecisionId {
@@ -101,8 +101,8 @@ impl Exchange for Connection {
     }
 
     fn head_refused(&self, error: HeadError, id: DecisionId) {
-        let journal = Journal::without_request(id, Direction::Outbound);
-        journal.refuse_head(&self.worker, &self.worker.snapshot(), error);
+        let journal = Journal::without_request(&self.worker, id, Direction::Outbound);
+        journal.refuse_head(error);
     }
 
     fn head_limits(&self) -> HeadLimits {

@@ -32,7 +32,7 @@ pub fn find(
         _ => None,
     };
     let found = shared.contexts.find(asked, trace, shared.propagation, journal.started);
-    journal.lookup(conn.worker(), label(&found));
+    journal.lookup(label(&found));
     let held = found.held()?;
     if !held.may_pass_on {
         // Handing on beyond the first holder needs hop records; without them the callee would

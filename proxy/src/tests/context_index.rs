@@ -1,8 +1,8 @@
 use super::*;
 
-fn held(token: &str) -> Arc<Held> {
+fn held(token: &str) -> Option<Arc<Held>> {
     let token = HeaderValue::from_str(token).unwrap();
-    Arc::new(Held { token, txn: "t".into(), exp: 100, may_pass_on: true })
+    Some(Arc::new(Held { token, txn: "t".into(), exp: 100, may_pass_on: true }))
 }
 
 const BOTH: Propagation = Propagation { handle: true, traceparent: true };
@@ -60,6 +60,28 @@ fn attack_sends_handle_of_one_and_trace_of_another() {
     let found = index.find(Asked::Once(&handle(1).text()), Some(TRACE), BOTH, at(1));
     assert_eq!(found.result(), "mismatch");
     assert!(found.held().is_none());
+}
+
+#[test]
+fn attack_calls_back_without_context_under_the_victims_trace() {
+    let index = index(8);
+    let _victim = index.open(handle(1), Some(TRACE), held("victim")).unwrap();
+    let _attacker = index.open(handle(2), Some(TRACE), None).unwrap();
+    let found = index.find(Asked::Nothing, Some(TRACE), BOTH, at(1));
+    assert_eq!(found.result(), "ambiguous");
+    let found = index.find(Asked::Once(&handle(2).text()), None, BOTH, at(1));
+    assert_eq!(found.result(), "unknown_handle");
+}
+
+#[test]
+fn a_trace_with_too_many_requests_is_not_followed_further() {
+    let index = index(64);
+    let open = |n| index.open(handle(n), Some(TRACE), held("a"));
+    let kept: Vec<_> = (0..16).map(|n| open(n).unwrap()).collect();
+    assert!(open(16).is_none());
+    drop(kept);
+    index.sweep(Now::from_micros(u64::MAX / 2));
+    assert!(open(17).is_some());
 }
 
 #[test]
