@@ -10,6 +10,7 @@
 mod cert;
 mod check;
 mod completion;
+mod demo;
 mod token;
 mod why;
 
@@ -35,6 +36,11 @@ enum Command {
     Check(check::CheckArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
+    /// A whole mesh on this machine, and what it allows and refuses
+    Demo(demo::DemoArgs),
+    /// An app of the demo
+    #[command(hide = true)]
+    DemoService(demo::service::ServiceArgs),
     /// Authority and issuer for laptops and tests; never for production
     Dev(dev::DevArgs),
     /// Look at tokens and check them
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Command::Cert(args) => cert::run(args),
         Command::Check(args) => check::run(&args),
         Command::Completion(args) => completion::run(&args, Cli::command()),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoService(args) => demo::service::run(args),
         Command::Dev(args) => dev::run(args),
         Command::Token(args) => token::run(args),
         Command::Why(args) => why::run(&args),
