@@ -17,6 +17,7 @@ pub mod env;
 mod fields;
 pub mod limits;
 mod load;
+mod planned;
 mod proxy;
 mod read;
 pub mod reference;

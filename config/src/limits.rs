@@ -205,18 +205,12 @@ bounds! {
     TOKEN_FAILURES_PER_S_MAX: u32 = 20;
     /// All verified headers an app gets, names and values.
     VERIFIED_HEADERS_BYTES_MAX: usize = 2 * KIB;
-    /// How long a verified token is remembered.
-    TOKEN_CACHE_AGE_MS_MAX: u64 = 60_000;
     /// Open inbound requests whose context onward calls can find (process).
     CONTEXT_INDEX_ENTRIES_MAX: usize = 16_384;
     /// Open requests of one trace that the index follows.
     CONTEXT_INDEX_TRACE_MAX: usize = 16;
-    /// How long a context can be found after its request ended.
-    CONTEXT_INDEX_AGE_MS_MAX: u64 = 60_000;
     /// All policy documents together (process).
     POLICY_BYTES_MAX: usize = 4 * MIB;
-    /// Rules in force for one workload (process).
-    POLICY_RULES_MAX: usize = 10_000;
     /// A fetched key set.
     JWKS_BYTES_MAX: usize = 256 * KIB;
     /// Keys in a key set.
@@ -289,24 +283,12 @@ macro_rules! limits {
 }
 
 limits! {
-    /// `CONNS_PER_SOURCE_MAX`
-    conns_per_source_max: usize = CONNS_PER_SOURCE_MAX, Any, 1_000_000;
     /// `H1_HEAD_BYTES_MAX`
     h1_head_bytes_max: usize = H1_HEAD_BYTES_MAX, Any, 1_048_576;
     /// `H1_HEAD_MS_MAX`
     h1_head_ms_max: u64 = H1_HEAD_MS_MAX, Lower, H1_HEAD_MS_MAX;
-    /// `H2_STREAMS_MAX`
-    h2_streams_max: u32 = H2_STREAMS_MAX, Any, 1_024;
-    /// `H2_HEADER_LIST_BYTES_MAX`
-    h2_header_list_bytes_max: u32 = H2_HEADER_LIST_BYTES_MAX, Any, 1_048_576;
-    /// `BODY_IDLE_MS_MAX`
-    body_idle_ms_max: u64 = BODY_IDLE_MS_MAX, Any, 86_400_000;
     /// `REQUEST_MS_MAX`
     request_ms_max: u64 = REQUEST_MS_MAX, Any, 3_600_000;
-    /// `STREAM_AGE_S_MAX`; 0 is no bound.
-    stream_age_s_max: u64 = STREAM_AGE_S_MAX, Any, 86_400;
-    /// `ENDPOINT_INFLIGHT_MAX`
-    endpoint_inflight_max: usize = ENDPOINT_INFLIGHT_MAX, Any, 65_536;
     /// `INFLIGHT_MAX`
     inflight_max: usize = INFLIGHT_MAX, Any, 65_536;
     /// `CONN_AGE_S_MAX`

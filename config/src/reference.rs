@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use crate::env;
 use crate::fields::{FIELDS, Field};
 use crate::limits::{BOUNDS, Bound, Change};
+use crate::planned::comes_with;
 
 /// The page about `ProxyConfig` and every bound.
 pub fn config() -> String {
@@ -30,8 +31,15 @@ pub fn config() -> String {
          value it may set; all others are constants.\n\n\
          | bound | default | `limits:` | why |\n|---|---|---|---|\n",
     );
-    for bound in BOUNDS {
+    for bound in BOUNDS.iter().filter(|bound| comes_with(bound.name).is_none()) {
         let _ = writeln!(page, "{}", bound_row(bound));
+    }
+    page.push_str("\n## Bounds of things to come\n\nDecided, and not in force yet.\n\n");
+    page.push_str("| bound | value | comes with |\n|---|---|---|\n");
+    for bound in BOUNDS {
+        if let Some(feature) = comes_with(bound.name) {
+            let _ = writeln!(page, "| `{}` | {} | {feature} |", bound.name, bound.default);
+        }
     }
     page
 }

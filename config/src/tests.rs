@@ -86,8 +86,8 @@ fn the_sidecar_of_the_reference_loads() {
     );
     assert_eq!(config.app_address(8080), Some("127.0.0.1:3000".parse().unwrap()));
     assert_eq!(config.limits.conns_max, Some(2000));
-    assert_eq!(config.limits.body_idle_ms_max, 60_000);
-    assert_eq!(config.limits.h2_streams_max, 128);
+    assert_eq!(config.limits.request_ms_max, 30_000);
+    assert_eq!(config.limits.inflight_max, 4096);
     assert_eq!(config.outbound[1].destination.as_ref().unwrap().to_string(), "billing/api");
     assert!(documents.destination("billing", "api").is_some());
 }

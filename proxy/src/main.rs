@@ -1,4 +1,5 @@
 //! `countersign-proxy`: the data path as a process.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

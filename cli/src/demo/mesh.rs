@@ -248,15 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn the_document_of_day_one_holds_the_files_that_run() {
-        let page = include_str!("../../../docs/day-one.md");
+    fn the_documentation_holds_the_files_that_run() {
+        let page = include_str!("../../../docs/demo.md");
         for (name, text) in [
             ("mesh.yaml", MESH),
             ("orders.yaml", ORDERS),
             ("gateway.yaml", GATEWAY),
             ("side-orders.yaml", SIDE_ORDERS),
         ] {
-            assert!(page.contains(text), "docs/day-one.md does not hold cli/src/demo/files/{name}");
+            assert!(page.contains(text), "docs/demo.md does not hold cli/src/demo/files/{name}");
         }
     }
 

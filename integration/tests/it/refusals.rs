@@ -237,6 +237,20 @@ async fn more_requests_than_may_be_in_flight() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_leaves_its_record() {
+    let lab = Lab::new();
+    let app = App::serving(|_| Box::pin(std::future::pending()));
+    let orders = lab.orders(&app, |spec| spec).await;
+    let mut peer = lab.peer(&orders, lab.gateway.leaf()).await;
+    let waiting = tokio::spawn(async move { peer.start(Call::get(HOST, "/")).await });
+    wait::until_true("the request at the app", || !app.seen().is_empty()).await;
+    waiting.abort();
+    let gone = |record: &Value| record["reason"] == "client_gone" && record["decision"] == "allow";
+    wait::until_true("its record", || orders.decisions().iter().any(gone)).await;
+    assert_eq!(orders.decisions().len(), 1);
+}
+
+#[tokio::test]
 async fn verified_headers_over_their_limit() {
     let lab = Lab::new();
     let app = App::mirror();

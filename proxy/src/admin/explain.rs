@@ -168,7 +168,8 @@ const ENCRYPT: Step = (
     "encrypt: mutual TLS with the identity that is expected",
     &["identity_unavailable", "server_identity_unexpected", "upstream_unreachable"],
 );
-const FORWARD: Step = ("forward: the other side answers", &["upstream_failed", "upstream_timeout"]);
+const FORWARD: Step =
+    ("forward: the other side answers", &["upstream_failed", "upstream_timeout", "client_gone"]);
 
 /// From a sidecar to the app beside us.
 const INBOUND: &[Step] = &[
@@ -193,7 +194,10 @@ const INBOUND: &[Step] = &[
     ("decide: policy", &["peer_unauthenticated", "token_missing", "policy_denied"]),
     AUDIT,
     ("enrich: verified headers for the app", &["context_too_large"]),
-    ("forward: the app answers", &["app_not_listening", "app_failed", "app_timeout"]),
+    (
+        "forward: the app answers",
+        &["app_not_listening", "app_failed", "app_timeout", "client_gone"],
+    ),
 ];
 
 /// From the app beside us to another workload.

@@ -2,6 +2,8 @@
 //! user may change is one the proxy really reads.
 //! Who may link whom is checked on cargo's own resolution, in `graph`.
 
+use std::collections::BTreeSet;
+
 use super::{PRODUCT, before_tests};
 use crate::repo::SourceFile;
 
@@ -45,23 +47,61 @@ pub(super) fn anyhow(files: &[SourceFile]) -> Vec<String> {
     complaints
 }
 
-/// A bound somebody may set in a `ProxyConfig` is read by the data path.
+/// Every bound is read by product code, or listed as planned; never both, never neither.
 pub(super) fn limits_are_read(files: &[SourceFile]) -> Vec<String> {
-    let Some(limits) = files.iter().find(|file| file.path == "config/src/limits.rs") else {
+    let text =
+        |path: &str| files.iter().find(|file| file.path == path).map(|file| file.text.as_str());
+    let Some(limits) = text("config/src/limits.rs") else {
         return vec!["config/src/limits.rs is gone".to_owned()];
     };
-    let proxy: Vec<&str> = files
-        .iter()
-        .filter(|file| file.path.starts_with("proxy/src/"))
-        .map(|file| file.text.as_str())
-        .collect();
-    changeable_fields(&limits.text)
-        .into_iter()
-        .filter(|field| !proxy.iter().any(|text| text.contains(&format!(".{field}"))))
-        .map(|field| {
-            format!("nobody in proxy/ reads `Limits::{field}`, so setting it does nothing")
-        })
+    let planned = planned(text("config/src/planned.rs").unwrap_or(""));
+    let readers = words_of(files.iter().filter(|file| {
+        let product = PRODUCT.iter().any(|name| file.path.starts_with(&format!("{name}/src/")));
+        product
+            && !file.path.starts_with("config/src/limits.rs")
+            && file.path != "config/src/planned.rs"
+    }));
+    let fields = changeable_fields(limits);
+    let mut complaints = Vec::new();
+    for name in bound_names(limits) {
+        let field = name.to_lowercase();
+        let is_read = readers.contains(name) || readers.contains(field.as_str());
+        match (is_read, planned.contains(&name)) {
+            (false, false) => complaints.push(format!(
+                "nobody reads {name}; enforce it or list it in config/src/planned.rs"
+            )),
+            (true, true) => {
+                complaints.push(format!("{name} is in force: take it out of config/src/planned.rs"))
+            }
+            _ => {}
+        }
+        if fields.contains(&field.as_str()) && !readers.contains(field.as_str()) {
+            complaints.push(format!("nobody reads `Limits::{field}`, so setting it does nothing"));
+        }
+    }
+    complaints
+}
+
+/// Every identifier of some files.
+fn words_of<'f>(files: impl Iterator<Item = &'f SourceFile>) -> BTreeSet<&'f str> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    files.flat_map(|file| before_tests(&file.text).split(move |c| !is_part(c))).collect()
+}
+
+/// The constants: lines `NAME: type = value;` in `bounds! { … }`.
+fn bound_names(text: &str) -> Vec<&str> {
+    let Some((_, body)) = text.split_once("\nbounds! {\n") else { return Vec::new() };
+    let body = body.split("\n}").next().unwrap_or("");
+    body.lines()
+        .filter(|line| !line.trim_start().starts_with("///"))
+        .filter_map(|line| line.trim().split_once(": "))
+        .map(|(name, _)| name)
         .collect()
+}
+
+/// The names in `("NAME", "feature")`.
+fn planned(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next()).collect()
 }
 
 /// The fields of `Limits`: lines `name: type = CONSTANT, Change, ceiling;` in `limits! { … }`.
@@ -96,12 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_nobody_reads_is_named() {
-        let limits = "x\nlimits! {\n    /// `A`\n    a_max: u64 = A_MAX, Any, 9;\n    b_max: u64 = B_MAX, Any, 9;\n}\n";
-        let files =
-            [file("config/src/limits.rs", limits), file("proxy/src/x.rs", "snap.limits.a_max")];
-        let complaints = limits_are_read(&files);
-        assert_eq!(complaints.len(), 1);
-        assert!(complaints[0].contains("b_max"));
+    fn a_bound_is_read_or_planned() {
+        let limits = "x\nbounds! {\n    /// Why.\n    A_MAX: u64 = 1;\n    B_MAX: u64 = 1;\n    C_MAX: u64 = 1;\n}\n\nlimits! {\n    a_max: u64 = A_MAX, Any, 9;\n}\n";
+        let planned =
+            file("config/src/planned.rs", "    (\"B_MAX\", \"x\"),\n    (\"A_MAX\", \"y\"),\n");
+        let proxy = file("proxy/src/x.rs", "limits::A_MAX");
+        let complaints = limits_are_read(&[file("config/src/limits.rs", limits), planned, proxy]);
+        let said = |part: &str| complaints.iter().any(|text| text.contains(part));
+        assert_eq!(complaints.len(), 3, "{complaints:?}");
+        assert!(said("A_MAX is in force") && said("nobody reads `Limits::a_max`"));
+        assert!(said("nobody reads C_MAX"));
     }
 }
