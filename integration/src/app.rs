@@ -69,6 +69,12 @@ impl App {
         App::serving(move |request| Box::pin(relay(request, outbound, host.clone())))
     }
 
+    /// Speaks gRPC as far as the wire goes: sends every message back, then `grpc-status: 0` in
+    /// the trailers, with the verified user beside it. Methods named `Fail` answer NOT_FOUND at once.
+    pub fn grpc() -> App {
+        App::serving(|request| Box::pin(grpc(request)))
+    }
+
     /// Does what `serve` says.
     pub fn serving(serve: impl Fn(Request<Incoming>) -> Answer + Send + Sync + 'static) -> App {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -210,6 +216,24 @@ async fn mirror(request: Request<Incoming>) -> Result<Response<Body>> {
     Ok(Response::builder()
         .header("content-type", "application/json")
         .body(full(told.to_string()))?)
+}
+
+async fn grpc(request: Request<Incoming>) -> Result<Response<Body>> {
+    let response = Response::builder().header("content-type", "application/grpc");
+    if request.uri().path().ends_with("/Fail") {
+        let response = response.header("grpc-status", "5").header("grpc-message", "no such order");
+        return Ok(
+            response.body(http_body_util::Empty::new().map_err(|no| match no {}).boxed_unsync())?
+        );
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse()?);
+    if let Some(user) = request.headers().get("countersign-user") {
+        trailers.insert("x-user", user.clone());
+    }
+    let messages = request.into_body().map_err(anyhow::Error::from);
+    let body = messages.with_trailers(std::future::ready(Some(Ok(trailers))));
+    Ok(response.body(body.boxed_unsync())?)
 }
 
 async fn relay(

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
+use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,13 +16,21 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::wait;
 
 /// The body of requests and of apps' responses.
 pub type Body = UnsyncBoxBody<Bytes, anyhow::Error>;
+
+/// A body that is sent piece by piece through the channel.
+pub fn stream() -> (mpsc::Sender<Result<Frame<Bytes>>>, Body) {
+    let (sender, pieces) = mpsc::channel(1);
+    (sender, StreamBody::new(ReceiverStream::new(pieces)).boxed_unsync())
+}
 
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
@@ -216,6 +225,22 @@ impl Conn {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
         tokio::spawn(connection);
         Ok(Conn::H2(sender))
+    }
+
+    /// Whether the other end has closed it.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Conn::H1(sender) => sender.is_closed(),
+            Conn::H2(sender) => sender.is_closed(),
+        }
+    }
+
+    /// The same connection for another request at the same time: HTTP/2 only.
+    pub fn share(&self) -> Option<Conn> {
+        match self {
+            Conn::H1(_) => None,
+            Conn::H2(sender) => Some(Conn::H2(sender.clone())),
+        }
     }
 
     /// Sends one request and waits for the response head.

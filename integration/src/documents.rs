@@ -78,17 +78,23 @@ impl Mesh {
         self
     }
 
-    /// The gateway `edge/gateway`: users of `corp`, one mint rule for `/v1/users/{user}/**`.
+    /// The gateway `edge/gateway`: users of `corp`; it mints for `/v1/users/{user}/**` and for the
+    /// gRPC service `shop.Orders`.
     #[must_use]
     pub fn gateway(mut self) -> Mesh {
+        let rule = |paths: Value| {
+            json!({
+                "match": {"http": {"paths": [paths]}}, "scope": "orders.read",
+                "emit": {"rctx": ["req_ip", "idp", "acct", "groups", "just"], "tctx": ["m", "p"]},
+            })
+        };
         let spec = json!({
             "selector": {"matchLabels": {"app": "gateway"}}, "role": "gateway",
             "user": {"providers": ["corp"], "whenMissing": "refuse"},
-            "mint": [{
-                "match": {"http": {"paths": [{"template": "/v1/users/{user}/**"}]}},
-                "scope": "orders.read",
-                "emit": {"rctx": ["req_ip", "idp", "acct", "groups", "just"], "tctx": ["m", "p"]},
-            }],
+            "mint": [
+                rule(json!({"template": "/v1/users/{user}/**"})),
+                rule(json!({"prefix": "/shop.Orders"})),
+            ],
         });
         self.push("gateways", json!({"name": "edge", "namespace": "edge", "spec": spec}));
         self

@@ -11,6 +11,7 @@ pub mod app;
 pub mod client;
 pub mod documents;
 pub mod lab;
+pub mod load;
 pub mod openssl;
 pub mod outcome;
 pub mod pki;

@@ -53,7 +53,16 @@ impl Openssl {
         self.key(name);
         let file = |ending: &str| format!("{name}.{ending}");
         fs::write(self.folder.join(file("ext")), extensions.join("\n") + "\n").unwrap();
-        self.run(&["req", "-new", "-key", &file("key"), "-out", &file("csr"), "-subj", "/"]);
+        self.run(&[
+            "req",
+            "-new",
+            "-key",
+            &file("key"),
+            "-out",
+            &file("csr"),
+            "-subj",
+            "/O=openssl",
+        ]);
         self.run(&[
             "x509",
             "-req",

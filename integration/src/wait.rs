@@ -1,6 +1,5 @@
 //! Waiting for a condition, with a deadline far above what a busy two-core machine needs.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything; reaching it is a failure.
@@ -10,13 +9,25 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// After [`DEADLINE`], naming `what` was waited for.
-pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
+pub async fn until<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
+    until_within(DEADLINE, what, probe).await
+}
+
+/// As [`until`], for what takes long by its nature.
+///
+/// # Panics
+/// After `deadline`, naming `what` was waited for.
+pub async fn until_within<T>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let end = Instant::now() + deadline;
     loop {
         if let Some(value) = probe().await {
             return value;
         }
-        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
+        assert!(Instant::now() < end, "waited {deadline:?} in vain for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -24,17 +24,19 @@ pub const HOST: &str = "api.example.com";
 /// What may differ between worlds.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// Life of a certificate; a new one comes at half of it.
+    /// Life of a certificate.
     pub ttl: &'static str,
+    /// Time between two certificates.
+    pub rotate: &'static str,
     /// Log level of all proxies.
     pub log: &'static str,
-    /// Whether the apps speak gRPC, so HTTP/2 only.
+    /// Whether service B speaks gRPC, and everybody HTTP/2.
     pub grpc: bool,
 }
 
 impl Default for Setting {
     fn default() -> Setting {
-        Setting { ttl: "10m", log: "info", grpc: false }
+        Setting { ttl: "1h", rotate: "30m", log: "info", grpc: false }
     }
 }
 
@@ -74,18 +76,23 @@ impl World {
     pub async fn with(setting: &Setting) -> World {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
-        let authority = authority(dir, setting.ttl);
+        let authority = authority(dir, setting);
         let (issuer, issuer_url) = issuer(dir);
         wait::until_true("the authority", || authority.stdout().contains("ready")).await;
 
         let (at_orders, at_billing, out) = (ports::free(), ports::free(), ports::free());
         let app_a = App::relay(out, "billing.shop");
-        let app_b = App::mirror();
+        let app_b = if setting.grpc { App::grpc() } else { App::mirror() };
         let protocol = json!({"protocol": if setting.grpc { "grpc" } else { "http" }});
         let (id_a, id_b) = (id("orders"), id("billing"));
-        let host = if setting.grpc { HOST } else { "orders.shop" };
         let mesh = Mesh::new(DOMAIN)
-            .destination_speaking("shop/orders", host, at_orders, &[&id_a], protocol.clone())
+            .destination_speaking(
+                "shop/orders",
+                "orders.shop",
+                at_orders,
+                &[&id_a],
+                protocol.clone(),
+            )
             .destination_speaking("shop/billing", "billing.shop", at_billing, &[&id_b], protocol)
             .provider(&issuer_url, json!({"discovery": {"allowedHosts": ["127.0.0.1"]}}))
             .gateway();
@@ -144,23 +151,31 @@ fn id(account: &str) -> String {
 
 /// `orders` takes requests of the gateway for a user's own orders, `billing` those of `orders`.
 fn rules() -> Value {
-    let rule = |name: &str, namespace: &str, account: &str| {
+    let rule = |name: &str, caller: [&str; 2], protocol: &str, what: Value| {
+        let [namespace, account] = caller;
+        let caller = json!({"anyOf": [{"namespace": namespace, "serviceAccount": account}]});
         json!({
             "name": name, "effect": "allow", "context": "required",
-            "match": {
-                "caller": {"anyOf": [{"namespace": namespace, "serviceAccount": account}]},
-                "http": {"paths": [{"template": "/v1/users/{user}/**"}]},
+            "match": {"caller": caller, protocol: what},
+            "require": {
+                "user": {"provider": "corp"}, "token": {"scopes": {"anyOf": ["orders.read"]}},
             },
-            "require": {"user": {"provider": "corp"}, "token": {"scopes": {"anyOf": ["orders.read"]}}},
         })
     };
-    json!([rule("from-gateway", "edge", "gateway"), rule("from-orders", "shop", "orders")])
+    let http = json!({"paths": [{"template": "/v1/users/{user}/**"}]});
+    let grpc = json!({"service": "shop.Orders", "methods": ["Get", "Chat", "Fail"]});
+    json!([
+        rule("from-gateway", ["edge", "gateway"], "http", http.clone()),
+        rule("from-orders", ["shop", "orders"], "http", http),
+        rule("grpc-from-gateway", ["edge", "gateway"], "grpc", grpc.clone()),
+        rule("grpc-from-orders", ["shop", "orders"], "grpc", grpc),
+    ])
 }
 
-fn authority(dir: &Path, ttl: &str) -> Process {
+fn authority(dir: &Path, setting: &Setting) -> Process {
     let mut command = Command::new(programs::cli());
-    command.args(["dev", "authority", "--trust-domain", DOMAIN, "--ttl", ttl, "--dir"]);
-    command.arg(dir.join("ids"));
+    command.args(["dev", "authority", "--trust-domain", DOMAIN]);
+    command.args(["--ttl", setting.ttl, "--rotate", setting.rotate, "--dir"]).arg(dir.join("ids"));
     for workload in ["edge/gateway", "shop/orders", "shop/billing"] {
         command.args(["--workload", workload]);
     }

@@ -19,12 +19,13 @@ const NOT_UNIT: &[&str] = &["countersign-integration", "countersign-benches"];
 pub(crate) fn run(name: &str) -> Result<()> {
     match name {
         "unit" => unit(),
-        "foundation" => end_to_end(),
+        "foundation" => end_to_end(&[]),
+        "soak" => end_to_end(&["--ignored", "soak_"]),
         "all" => {
             unit()?;
-            end_to_end()
+            end_to_end(&[])
         }
-        _ => bail!("no suite `{name}`; there are: unit, foundation, all"),
+        _ => bail!("no suite `{name}`; there are: unit, foundation, soak, all"),
     }
 }
 
@@ -37,11 +38,13 @@ fn unit() -> Result<()> {
     repo::call(&mut command)
 }
 
-fn end_to_end() -> Result<()> {
+/// `filter` is handed to the test program; what takes minutes is ignored unless asked for.
+fn end_to_end(filter: &[&str]) -> Result<()> {
     testbed::install("base")?;
     programs("e2e", PROGRAMS)?;
     let mut command = repo::cargo();
-    command.args(["test", "--locked", "--package", "countersign-integration"]);
+    command.args(["test", "--locked", "--package", "countersign-integration", "--test", "it"]);
+    command.arg("--").args(filter);
     repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")))
 }
 

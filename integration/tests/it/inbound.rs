@@ -162,9 +162,8 @@ async fn bodies_and_trailers_stream_both_ways() {
     let app = App::mirror();
     let orders = lab.orders(&app, |spec| spec).await;
     let mut peer = lab.peer(&orders, lab.gateway.leaf()).await;
-    let (sender, body) = tokio::sync::mpsc::channel(1);
-    let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
-    let call = Call::post(HOST, "/echo", "").header("te", "trailers").body(body.boxed_unsync());
+    let (sender, body) = client::stream();
+    let call = Call::post(HOST, "/echo", "").header("te", "trailers").body(body);
     let mut response = peer.start(call).await.unwrap();
     assert_eq!(response.status(), 200);
     // Each piece comes back before the next one is sent: nothing is collected on the way.
