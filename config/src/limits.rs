@@ -151,6 +151,8 @@ bounds! {
     POOL_IDLE_MESH_MS: u64 = 90_000;
     /// Idle time of a pooled connection to the app; short, because apps close theirs.
     POOL_IDLE_APP_MS: u64 = 3_000;
+    /// Time an HTTP/1.1 connection that was just given back gets to become ready again.
+    POOL_READY_MS_MAX: u64 = 5;
     /// Idle pooled connections of one key (endpoint, identity, protocol).
     POOL_IDLE_PER_KEY_MAX: usize = 64;
     /// Idle pooled connections of a worker.
@@ -287,6 +289,12 @@ limits! {
     h1_head_bytes_max: usize = H1_HEAD_BYTES_MAX, Any, 1_048_576;
     /// `H1_HEAD_MS_MAX`
     h1_head_ms_max: u64 = H1_HEAD_MS_MAX, Lower, H1_HEAD_MS_MAX;
+    /// `BODY_IDLE_MS_MAX`
+    body_idle_ms_max: u64 = BODY_IDLE_MS_MAX, Any, 86_400_000;
+    /// `STREAM_AGE_S_MAX`; 0 is no bound.
+    stream_age_s_max: u64 = STREAM_AGE_S_MAX, Any, 86_400;
+    /// `ENDPOINT_INFLIGHT_MAX`
+    endpoint_inflight_max: usize = ENDPOINT_INFLIGHT_MAX, Any, 65_536;
     /// `REQUEST_MS_MAX`
     request_ms_max: u64 = REQUEST_MS_MAX, Any, 3_600_000;
     /// `INFLIGHT_MAX`

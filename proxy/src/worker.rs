@@ -100,16 +100,16 @@ impl Worker {
     pub fn new(shared: Shared, metrics: Rc<WorkerMetrics>) -> Worker {
         let audit = shared.audit.for_worker();
         Worker {
-            shared,
             audit,
             users: RefCell::default(),
             failures: RefCell::default(),
-            pool: Pool::default(),
+            pool: Pool::new(&shared.config.limits),
             metrics,
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             random: RefCell::new(Random::new()),
             in_flight: Rc::new(Cell::new(0)),
             connections: Cell::new(0),
+            shared,
         }
     }
 

@@ -4,18 +4,36 @@
 //! ends (return a pooled connection, start the grace of a context) happens by dropping its guards.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_config::limits;
+use countersign_config::{Limits, limits};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use crate::context_index::OpenContext;
 use crate::http::hygiene;
 use crate::upstream::pool::Checkout;
+use crate::upstream::upload::{Fault, Upload};
 use crate::worker::InFlight;
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection it came over failed.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// It broke a limit.
+    #[error(transparent)]
+    Cut(#[from] Fault),
+    /// It had failed before; a truncated body never looks like a whole one.
+    #[error("the body has already failed")]
+    Broken,
+}
 
 /// A request or response body.
 pub enum ProxyBody {
@@ -31,7 +49,22 @@ pub enum ProxyBody {
 pub struct Streaming {
     inner: Incoming,
     removed: Option<Box<dyn Fn(usize)>>,
+    bytes_max: Option<u64>,
+    bytes: u64,
+    clock: Clock,
+    /// The exchange's request body: this one, or the one this body answers.
+    upload: Option<Rc<Upload>>,
+    is_upload: bool,
+    broken: bool,
     guards: Guards,
+}
+
+/// When a body has taken too long. The timer is looked at only while the body waits.
+struct Clock {
+    idle: Duration,
+    until: Option<Instant>,
+    waiting_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is released when a body ends. Order of the fields is order of release.
@@ -48,12 +81,72 @@ pub struct Guards {
 impl ProxyBody {
     /// A body that streams through.
     pub fn stream(inner: Incoming) -> ProxyBody {
-        ProxyBody::Stream(Box::new(Streaming { inner, removed: None, guards: Guards::default() }))
+        ProxyBody::guarded(inner, Guards::default())
     }
 
     /// A body that streams through and releases `guards` at its end.
     pub fn guarded(inner: Incoming, guards: Guards) -> ProxyBody {
-        ProxyBody::Stream(Box::new(Streaming { inner, removed: None, guards }))
+        ProxyBody::Stream(Box::new(Streaming {
+            inner,
+            removed: None,
+            bytes_max: None,
+            bytes: 0,
+            clock: Clock::new(),
+            upload: None,
+            is_upload: false,
+            broken: false,
+            guards,
+        }))
+    }
+
+    /// Cuts the body after `bytes`.
+    #[must_use]
+    pub fn at_most(mut self, bytes: u64) -> ProxyBody {
+        if let ProxyBody::Stream(streaming) = &mut self {
+            streaming.bytes_max = Some(bytes);
+        }
+        self
+    }
+
+    /// Takes the idle time and the age of streams from the configuration.
+    #[must_use]
+    pub fn within(mut self, limits: &Limits) -> ProxyBody {
+        if let ProxyBody::Stream(streaming) = &mut self {
+            streaming.clock.idle = Duration::from_millis(limits.body_idle_ms_max);
+            let age = Some(limits.stream_age_s_max).filter(|age| *age > 0);
+            streaming.clock.until = age.map(|age| Instant::now() + Duration::from_secs(age));
+        }
+        self
+    }
+
+    /// Makes this the request body of an exchange and hands out its progress.
+    pub fn begin_upload(&mut self) -> Rc<Upload> {
+        let upload = Upload::begin();
+        match self {
+            ProxyBody::Stream(streaming) if !streaming.inner.is_end_stream() => {
+                streaming.is_upload = true;
+                streaming.upload = Some(Rc::clone(&upload));
+            }
+            ProxyBody::Stream(_) | ProxyBody::Empty | ProxyBody::Full(_) => upload.sent(),
+        }
+        upload
+    }
+
+    /// Makes this the response body of an exchange: it is idle only while the request body is too.
+    #[must_use]
+    pub fn answering(mut self, upload: Rc<Upload>) -> ProxyBody {
+        if let ProxyBody::Stream(streaming) = &mut self {
+            streaming.upload = Some(upload);
+        }
+        self
+    }
+
+    /// The progress of this request body; `None` if there is nothing left to send.
+    pub fn upload(&self) -> Option<Rc<Upload>> {
+        match self {
+            ProxyBody::Stream(streaming) if streaming.is_upload => streaming.upload.clone(),
+            ProxyBody::Stream(_) | ProxyBody::Empty | ProxyBody::Full(_) => None,
+        }
     }
 
     /// Calls `count` with the number of reserved trailers removed, when there were any.
@@ -73,12 +166,12 @@ impl ProxyBody {
 
 impl Body for ProxyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             ProxyBody::Empty => Poll::Ready(None),
             ProxyBody::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -90,7 +183,7 @@ impl Body for ProxyBody {
         match self {
             ProxyBody::Empty => true,
             ProxyBody::Full(bytes) => bytes.is_none(),
-            ProxyBody::Stream(streaming) => streaming.inner.is_end_stream(),
+            ProxyBody::Stream(streaming) => streaming.inner.is_end_stream() && !streaming.broken,
         }
     }
 
@@ -104,25 +197,73 @@ impl Body for ProxyBody {
 }
 
 impl Streaming {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                let frame = self.sanitise(frame);
-                if self.inner.is_end_stream() {
-                    self.complete();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.broken {
+            return Poll::Ready(Some(Err(BodyError::Broken)));
+        }
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(None) => {
                 self.complete();
-                Poll::Ready(None)
+                return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
-                self.guards = Guards::default();
-                Poll::Ready(Some(Err(error)))
+                self.abandon();
+                return Poll::Ready(Some(Err(error.into())));
             }
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.tell_waiting(true);
+                return match self.clock.late(cx, self.upload.as_deref()) {
+                    Some(fault) => self.cut(fault),
+                    None => Poll::Pending,
+                };
+            }
+        };
+        if let Some(fault) = self.account(&frame) {
+            return self.cut(fault);
+        }
+        let frame = self.sanitise(frame);
+        if self.inner.is_end_stream() {
+            self.complete();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Counts a frame that arrived.
+    fn account(&mut self, frame: &Frame<Bytes>) -> Option<Fault> {
+        self.clock.waiting_since = None;
+        self.tell_waiting(false);
+        if let Some(upload) = &self.upload {
+            upload.moved();
+        }
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        self.bytes = self.bytes.saturating_add(length as u64);
+        if let Some(max) = self.bytes_max.filter(|max| self.bytes > *max) {
+            return Some(Fault::TooLarge(max));
+        }
+        self.clock.until.filter(|until| Instant::now() >= *until).map(|_| Fault::TooOld)
+    }
+
+    fn tell_waiting(&self, waiting: bool) {
+        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
+            upload.set_waiting(waiting);
+        }
+    }
+
+    fn cut(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
+            upload.failed(fault);
+        }
+        self.abandon();
+        Poll::Ready(Some(Err(fault.into())))
+    }
+
+    /// Ends the body without its end: nothing can be used again.
+    fn abandon(&mut self) {
+        self.broken = true;
+        self.guards = Guards::default();
+        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
+            upload.abandoned();
         }
     }
 
@@ -140,10 +281,45 @@ impl Streaming {
     }
 
     fn complete(&mut self) {
+        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
+            upload.sent();
+        }
         if let Some(checkout) = self.guards.checkout.take() {
             checkout.give_back();
         }
         self.guards = Guards::default();
+    }
+}
+
+impl Clock {
+    fn new() -> Clock {
+        let idle = Duration::from_millis(limits::BODY_IDLE_MS_MAX);
+        Clock { idle, until: None, waiting_since: None, timer: None }
+    }
+
+    /// Looks whether the body has waited for too long, and sees to it that somebody looks again.
+    fn late(&mut self, cx: &mut Context<'_>, upload: Option<&Upload>) -> Option<Fault> {
+        let since = match self.waiting_since {
+            Some(since) => since,
+            None => *self.waiting_since.insert(Instant::now()),
+        };
+        loop {
+            let since = upload.map_or(since, |upload| upload.last_moved().max(since));
+            let idle = since + self.idle;
+            let next = self.until.map_or(idle, |until| until.min(idle));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+            let now = Instant::now();
+            if self.until.is_some_and(|until| now >= until) {
+                return Some(Fault::TooOld);
+            }
+            if now >= idle {
+                return Some(Fault::Stalled);
+            }
+            timer.as_mut().reset(next);
+        }
     }
 }
 
@@ -160,8 +336,10 @@ impl Drop for Streaming {
     fn drop(&mut self) {
         // hyper does not poll a body whose `is_end_stream` is already true (no body at all): such
         // a body is complete, and its connection can be used again.
-        if self.inner.is_end_stream() {
+        if !self.broken && self.inner.is_end_stream() {
             self.complete();
+        } else if let (true, Some(upload)) = (self.is_upload, &self.upload) {
+            upload.abandoned();
         }
     }
 }

@@ -3,11 +3,12 @@
 //! Invariant: takes a [`Permit`] by value; the app is dialled at its configured address only. App
 //! responses are never rewritten, but nothing reserved that an app writes gets out.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use countersign_config::limits;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use crate::http::body::{Guards, ProxyBody};
 use crate::http::hygiene;
@@ -16,17 +17,20 @@ use crate::inbound::accept::Connection;
 use crate::inbound::decide::Permit;
 use crate::inbound::enrich::Enriched;
 use crate::journal::Journal;
+use crate::outbound::forward::of_late;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::RemovedFrom;
 use crate::tls::Alpn;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::opening::LeaseError;
 use crate::upstream::pool::{Checkout, Lease, Target};
+use crate::upstream::upload::{self, Patience, Upload};
 use crate::worker::InFlight;
 
 /// Forwards the request and prepares the response for the caller.
 ///
 /// # Errors
-/// `app_not_listening`, `app_timeout`, `app_failed`.
+/// `app_not_listening`, `app_timeout`, `app_failed`, `body_too_large`, `overloaded`.
 pub async fn to_app(
     conn: &Connection,
     enriched: Enriched,
@@ -35,17 +39,36 @@ pub async fn to_app(
     slot: InFlight,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
-    let body = ProxyBody::stream(body).counting(conn.count_trailers());
+    let limits = &conn.worker().shared.config.limits;
+    let mut body = ProxyBody::stream(body).counting(conn.count_trailers()).within(limits);
+    if let Some(max) = limits.body_bytes_max {
+        declared_at_most(&body, max)?;
+        body = body.at_most(max);
+    }
+    let upload = body.begin_upload();
     let (request, speaks, mut guards) = enriched.into_request(body);
+    let head = Duration::from_millis(limits.request_ms_max);
+    let patience = Patience {
+        head: Some(head).filter(|_| !hygiene::is_grpc(request.headers())),
+        idle: Duration::from_millis(limits.body_idle_ms_max),
+    };
     let target = Target::App { addr: conn.app(), h2: speaks == Restored::Http2 };
-    let sent = exchange(conn, request, &target);
-    let limit = Duration::from_millis(conn.worker().shared.config.limits.request_ms_max);
-    let (response, checkout) = tokio::time::timeout(limit, sent)
-        .await
-        .map_err(|_| refuse(Refusal::AppTimeout, format!("no response head in {limit:?}")))??;
+    let answer = upload::head(exchange(conn, request, &target), &upload, patience).await;
+    let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::AppTimeout))??;
     guards.checkout = Some(checkout);
     guards.in_flight = Some(slot);
-    respond(conn, response, guards, journal)
+    respond(conn, response, guards, upload, journal)
+}
+
+/// A body that says it is too long is refused before any of it is sent.
+fn declared_at_most(body: &ProxyBody, max: u64) -> Result<(), Refused> {
+    match body.size_hint().exact() {
+        Some(length) if length > max => {
+            let detail = format!("{length} bytes declared, the limit is {max}");
+            Err(refuse(Refusal::BodyTooLarge, detail))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Sends once, and once more on a fresh connection if the app had closed the idle one: then not a
@@ -70,22 +93,26 @@ async fn lease(conn: &Connection, target: &Target) -> Result<Lease, Refused> {
     let mut waited_ms = 0;
     let mut pause_ms = 100;
     loop {
-        match conn.worker().pool.lease(target).await {
+        let error = match conn.worker().pool.lease(target).await {
             Ok(lease) => return Ok(lease),
-            Err(error @ ConnectError::Tcp { .. }) if waited_ms >= limits::APP_WAIT_MS_MAX => {
-                return Err(refuse(Refusal::AppNotListening, error.to_string()));
+            Err(LeaseError::Crowded { limit, .. }) => {
+                conn.worker().metrics.limit_hit(limit);
+                return Err(refuse(Refusal::Overloaded, limit));
             }
-            Err(ConnectError::Tcp { .. } | ConnectError::TimedOut { .. })
+            Err(LeaseError::Connect { error, .. }) => error,
+        };
+        match *error {
+            ConnectError::Tcp { .. } | ConnectError::TimedOut { .. }
                 if waited_ms < limits::APP_WAIT_MS_MAX =>
             {
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                 waited_ms += pause_ms;
                 pause_ms = (pause_ms * 2).min(1_000);
             }
-            Err(error @ ConnectError::TimedOut { .. }) => {
+            ConnectError::Tcp { .. } | ConnectError::TimedOut { .. } => {
                 return Err(refuse(Refusal::AppNotListening, error.to_string()));
             }
-            Err(error) => return Err(refuse(Refusal::AppFailed, error.to_string())),
+            _ => return Err(refuse(Refusal::AppFailed, error.to_string())),
         }
     }
 }
@@ -94,6 +121,7 @@ fn respond(
     conn: &Connection,
     response: Response<Incoming>,
     guards: Guards,
+    upload: Rc<Upload>,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
     let (mut parts, body) = response.into_parts();
@@ -104,7 +132,10 @@ fn respond(
         translate::response_to_h2(&mut parts);
     }
     parts.version = Version::default();
-    let body = ProxyBody::guarded(body, guards).counting(conn.count_trailers());
+    let body = ProxyBody::guarded(body, guards)
+        .counting(conn.count_trailers())
+        .within(&conn.worker().shared.config.limits)
+        .answering(upload);
     Ok(Response::from_parts(parts, body))
 }
 

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Version;
 
@@ -16,6 +17,7 @@ use crate::telemetry::Direction;
 use crate::tls::Alpn;
 use crate::tls::peer::MeshPeer;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::opening::LeaseError;
 use crate::upstream::pool::{Lease, Target};
 use crate::upstream::transport;
 use crate::worker::Worker;
@@ -33,6 +35,8 @@ pub struct Secured {
     pub alpn: Alpn,
     /// What was dialled, to dial it again.
     pub target: Target,
+    /// How long it took; counts against the time until the response head.
+    pub spent: Duration,
 }
 
 /// Takes a connection to the destination, trying another endpoint if one cannot be reached.
@@ -52,6 +56,8 @@ pub async fn lease(
     };
     journal.callee(destination);
     let alpn = transport::alpn(destination.preserve_http1, version);
+    let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);
+    let begun = Instant::now();
     let mut last = refused(Refusal::UpstreamUnreachable, "the destination has no endpoint");
     for addr in destination.endpoints().take(ENDPOINTS_TRIED_MAX) {
         if snap.destinations.loops(addr) {
@@ -64,8 +70,13 @@ pub async fn lease(
             tls: Arc::clone(tls),
             generation: snap.certs_generation(),
         };
-        match again(worker, &target, journal).await {
-            Ok(secured) => return Ok(secured),
+        let left = limit.saturating_sub(begun.elapsed());
+        let Ok(secured) = tokio::time::timeout(left, again(worker, &target, journal)).await else {
+            let detail = format!("no connection to {addr} within {limit:?}");
+            return Err(refused(Refusal::UpstreamUnreachable, detail));
+        };
+        match secured {
+            Ok(secured) => return Ok(Secured { spent: begun.elapsed(), ..secured }),
             Err(error) if may_try_another(&error) => last = of_error(&error),
             Err(error) => return Err(of_error(&error)),
         }
@@ -76,15 +87,16 @@ pub async fn lease(
 /// Takes a connection to one endpoint.
 ///
 /// # Errors
-/// [`ConnectError`], already counted.
+/// [`LeaseError`], already counted.
 pub async fn again(
     worker: &Worker,
     target: &Target,
     journal: &mut Journal,
-) -> Result<Secured, ConnectError> {
-    let (addr, alpn) = match target {
-        Target::Mesh { addr, alpn, .. } => (*addr, *alpn),
-        Target::App { addr, .. } => (*addr, Alpn::Http1),
+) -> Result<Secured, LeaseError> {
+    let addr = target.addr();
+    let alpn = match target {
+        Target::Mesh { alpn, .. } => *alpn,
+        Target::App { .. } => Alpn::Http1,
     };
     let lease = match worker.pool.lease(target).await {
         Ok(lease) => lease,
@@ -98,31 +110,50 @@ pub async fn again(
     }
     let Some(peer) = lease.peer().cloned() else {
         let detail = "the connection has no proven peer".to_owned();
-        return Err(ConnectError::UnexpectedIdentity { addr, detail });
+        return Err(ConnectError::UnexpectedIdentity { addr, detail }.into());
     };
     journal.presented(&peer);
-    Ok(Secured { lease, peer, alpn, target: target.clone() })
+    Ok(Secured { lease, peer, alpn, target: target.clone(), spent: Duration::ZERO })
 }
 
-fn failed(worker: &Worker, addr: SocketAddr, error: &ConnectError) {
-    if let Some(reason) = error.handshake_reason() {
-        worker.metrics.handshake(Direction::Outbound, reason);
+/// Counts a failure once, however many requests waited for the connection.
+fn failed(worker: &Worker, addr: SocketAddr, error: &LeaseError) {
+    match error {
+        LeaseError::Connect { shared: true, .. } => {}
+        LeaseError::Connect { error, shared: false } => {
+            if let Some(reason) = error.handshake_reason() {
+                worker.metrics.handshake(Direction::Outbound, reason);
+            }
+            tracing::info!(%addr, %error, "could not connect");
+        }
+        LeaseError::Crowded { limit, .. } => worker.metrics.limit_hit(limit),
     }
-    tracing::info!(%addr, %error, "could not connect");
 }
 
 /// Another endpoint is tried only where nobody answered; a wrong identity is an answer.
-fn may_try_another(error: &ConnectError) -> bool {
-    matches!(error, ConnectError::Tcp { .. } | ConnectError::TimedOut { .. })
+fn may_try_another(error: &LeaseError) -> bool {
+    match error {
+        LeaseError::Connect { error, .. } => {
+            matches!(**error, ConnectError::Tcp { .. } | ConnectError::TimedOut { .. })
+        }
+        LeaseError::Crowded { .. } => true,
+    }
 }
 
 /// The refusal of a failed connection attempt.
-pub fn of_error(error: &ConnectError) -> Refused {
+pub fn of_error(error: &LeaseError) -> Refused {
     let refusal = match error {
-        ConnectError::UnexpectedIdentity { .. } => Refusal::ServerIdentityUnexpected,
-        ConnectError::Tcp { .. } | ConnectError::TimedOut { .. } => Refusal::UpstreamUnreachable,
-        ConnectError::Tls { .. } | ConnectError::Http { .. } => Refusal::UpstreamFailed,
-        ConnectError::Config(_) => Refusal::IdentityUnavailable,
+        LeaseError::Crowded { .. } => Refusal::Overloaded,
+        LeaseError::Connect { error, .. } => match **error {
+            ConnectError::UnexpectedIdentity { .. } => Refusal::ServerIdentityUnexpected,
+            ConnectError::Tcp { .. } | ConnectError::TimedOut { .. } => {
+                Refusal::UpstreamUnreachable
+            }
+            ConnectError::Tls { .. } | ConnectError::Http { .. } | ConnectError::Closed { .. } => {
+                Refusal::UpstreamFailed
+            }
+            ConnectError::Config(_) => Refusal::IdentityUnavailable,
+        },
     };
     refused(refusal, error.to_string())
 }

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use countersign_workload_id::WorkloadId;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Request, Response, Uri, Version, request};
@@ -22,6 +23,7 @@ use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, RemovedFrom};
 use crate::tls::Alpn;
 use crate::upstream::pool::Checkout;
+use crate::upstream::upload::{self, Fault, Late, Patience, Upload};
 use crate::worker::{InFlight, Worker};
 
 const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
@@ -43,7 +45,7 @@ pub struct Outgoing {
 /// Sends the request and waits for the response head.
 ///
 /// # Errors
-/// `upstream_timeout`, `upstream_failed`, `request_malformed`.
+/// `upstream_timeout`, `upstream_failed`, `request_malformed`, `body_too_large`.
 pub async fn to_callee(
     worker: &Rc<Worker>,
     secured: Secured,
@@ -57,15 +59,34 @@ pub async fn to_callee(
     if let Some(token) = token {
         parts.headers.insert(TXN_TOKEN, token);
     }
-    let body = ProxyBody::stream(body).counting(count_trailers(worker, journal.direction));
+    let limits = &worker.shared.config.limits;
+    let head = Duration::from_millis(limits.request_ms_max).saturating_sub(secured.spent);
+    let patience = Patience {
+        head: Some(head).filter(|_| !hygiene::is_grpc(&parts.headers)),
+        idle: Duration::from_millis(limits.body_idle_ms_max),
+    };
+    let mut body =
+        ProxyBody::stream(body).counting(count_trailers(worker, journal.direction)).within(limits);
+    if journal.direction == Direction::Gateway {
+        body = body.at_most(limits.gateway_body_bytes_max());
+    }
+    let upload = body.begin_upload();
     let request = Request::from_parts(parts, body);
-    let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);
     let exchange = exchange(worker, secured, request, journal);
-    let (response, checkout) = tokio::time::timeout(limit, exchange).await.map_err(|_| {
-        refuse(Refusal::UpstreamTimeout, format!("no response head in {limit:?}"))
-    })??;
+    let answer = upload::head(exchange, &upload, patience).await;
+    let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::UpstreamTimeout))??;
     let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), context: None };
-    respond(worker, response, guards, client_h1, journal)
+    respond(worker, response, guards, upload, client_h1, journal)
+}
+
+/// The refusal of an exchange that nobody waits for any longer; `silent` is how it is called when
+/// the other end said nothing.
+pub fn of_late(late: Late, silent: Refusal) -> Refused {
+    match late {
+        Late::Head(limit) => refuse(silent, format!("no response head in {limit:?}")),
+        Late::Body(fault @ Fault::TooLarge(_)) => refuse(Refusal::BodyTooLarge, fault.to_string()),
+        Late::Body(fault) => refuse(Refusal::RequestTimeout, fault.to_string()),
+    }
 }
 
 /// Shapes the head for the connection: HTTP/2 with our mark, or HTTP/1.1 with one `Host`.
@@ -100,7 +121,7 @@ fn prepare(
     Ok(())
 }
 
-/// Sends once, and once more if not a byte of the request had been sent: the pooled connection
+/// Sends once, and once more to the same callee if not a byte of the request had been sent: the pooled connection
 /// was closed under us, so repeating it is safe whatever its method.
 async fn exchange(
     worker: &Worker,
@@ -108,8 +129,8 @@ async fn exchange(
     request: Request<ProxyBody>,
     journal: &mut Journal,
 ) -> Result<(Response<Incoming>, Checkout), Refused> {
-    let target = secured.target;
-    let first = match secured.lease.send(request).await {
+    let Secured { lease, peer, target, .. } = secured;
+    let first = match lease.send(request).await {
         Ok(answer) => return Ok(answer),
         Err(failed) => failed,
     };
@@ -119,14 +140,28 @@ async fn exchange(
     worker.metrics.retry("reused_closed");
     let again = encrypt::again(worker, &target, journal).await;
     let again = again.map_err(|error| encrypt::of_error(&error))?;
+    if unsent.headers().contains_key(TXN_TOKEN) {
+        same_callee(peer.id(), again.peer.id())?;
+    }
     let sent = again.lease.send(unsent).await;
     sent.map_err(|failed| refuse(Refusal::UpstreamFailed, failed.error.to_string()))
+}
+
+/// A token was made for, or may be handed to, the callee that was proved when it was attached;
+/// another one that may answer too must not get it.
+fn same_callee(first: &WorkloadId, now: &WorkloadId) -> Result<(), Refused> {
+    if first == now {
+        return Ok(());
+    }
+    let detail = format!("the context is for {first}, on the second try {now} answered");
+    Err(refuse(Refusal::UpstreamFailed, detail))
 }
 
 fn respond(
     worker: &Rc<Worker>,
     response: Response<Incoming>,
     guards: Guards,
+    upload: Rc<Upload>,
     client_h1: bool,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
@@ -143,7 +178,10 @@ fn respond(
         translate::response_from_h2(&mut parts, &clean.presented.http1);
     }
     parts.version = Version::default();
-    let body = ProxyBody::guarded(body, guards).counting(count_trailers(worker, journal.direction));
+    let body = ProxyBody::guarded(body, guards)
+        .counting(count_trailers(worker, journal.direction))
+        .within(&worker.shared.config.limits)
+        .answering(upload);
     Ok(Response::from_parts(parts, body))
 }
 
@@ -154,4 +192,26 @@ fn count_trailers(worker: &Worker, direction: Direction) -> impl Fn(usize) + use
 
 fn refuse(refusal: Refusal, detail: impl Into<String>) -> Refused {
     Refused::new(refusal, Stage::Forward, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_sent_to_another_callee_on_the_second_try() {
+        let id = |text: &str| text.parse::<WorkloadId>().expect("an id");
+        let (a, b) = (id("spiffe://prod.acme/ns/a/sa/a"), id("spiffe://prod.acme/ns/a/sa/b"));
+        assert!(same_callee(&a, &a).is_ok());
+        let refused = same_callee(&a, &b).expect_err("refused");
+        assert_eq!(refused.refusal, Refusal::UpstreamFailed);
+    }
+
+    #[test]
+    fn what_was_late_names_its_refusal() {
+        let of = |late| of_late(late, Refusal::AppTimeout).refusal;
+        assert_eq!(of(Late::Head(Duration::ZERO)), Refusal::AppTimeout);
+        assert_eq!(of(Late::Body(Fault::TooLarge(1))), Refusal::BodyTooLarge);
+        assert_eq!(of(Late::Body(Fault::Stalled)), Refusal::RequestTimeout);
+    }
 }

@@ -67,6 +67,12 @@ pub enum ConnectError {
         /// What hyper said.
         source: hyper::Error,
     },
+    /// Each connection ended before it could be used.
+    #[error("{addr} closes its connections at once")]
+    Closed {
+        /// What was dialled.
+        addr: SocketAddr,
+    },
     /// Our own TLS configuration could not be built.
     #[error("TLS cannot be set up: {0}")]
     Config(#[from] crate::tls::TlsBuildError),
@@ -81,6 +87,7 @@ impl ConnectError {
             ConnectError::Tcp { .. }
             | ConnectError::TimedOut { .. }
             | ConnectError::Http { .. }
+            | ConnectError::Closed { .. }
             | ConnectError::Config(_) => None,
         }
     }

@@ -4,5 +4,7 @@
 //! from `outbound/discover` (mesh) or the proxy's configuration (the app), never from a request.
 
 pub mod connect;
+pub mod opening;
 pub mod pool;
 pub mod transport;
+pub mod upload;

@@ -11,17 +11,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use countersign_config::limits;
+use countersign_config::{Limits, limits};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use tokio::sync::Mutex;
 
 use crate::http::body::ProxyBody;
 use crate::tls::peer::MeshPeer;
 use crate::tls::verify::ExpectedIds;
 use crate::tls::{Alpn, MeshTls};
 use crate::upstream::connect::{self, ConnectError, Sender};
+use crate::upstream::opening::{Count, LeaseError, Opening};
+use crate::upstream::transport;
+use crate::upstream::upload::Upload;
 
 /// Where a request goes.
 #[derive(Clone)]
@@ -57,6 +59,20 @@ struct Key {
 }
 
 impl Target {
+    /// What is dialled.
+    pub fn addr(&self) -> SocketAddr {
+        match self {
+            Target::App { addr, .. } | Target::Mesh { addr, .. } => *addr,
+        }
+    }
+
+    fn is_h2(&self) -> bool {
+        match self {
+            Target::App { h2, .. } => *h2,
+            Target::Mesh { alpn, .. } => *alpn == Alpn::H2,
+        }
+    }
+
     fn key(&self) -> Key {
         match self {
             Target::App { addr, h2 } => Key { addr: *addr, expected: None, h2: *h2, generation: 0 },
@@ -70,18 +86,22 @@ impl Target {
     }
 }
 
+/// A connection that closes before it could be used is replaced this often for one request.
+const OPENINGS_MAX: usize = 3;
+
 /// All connections of one worker.
-#[derive(Default)]
 pub struct Pool {
     slots: RefCell<HashMap<Key, Rc<Slot>>>,
+    endpoint_inflight_max: usize,
 }
 
 #[derive(Default)]
 struct Slot {
     h2: RefCell<Vec<Multiplexed>>,
     idle: RefCell<Vec<Idle>>,
-    /// Waiters for the same key share one handshake.
-    opening: Mutex<()>,
+    /// Waiters for the same key share one handshake, and its failure.
+    opening: RefCell<Option<Rc<Opening>>>,
+    in_flight: Rc<Cell<u32>>,
 }
 
 struct Multiplexed {
@@ -102,39 +122,30 @@ pub struct Lease {
     peer: Option<MeshPeer>,
     reused: bool,
     slot: Rc<Slot>,
+    place: Count,
 }
 
 enum LeaseSender {
     H1(http1::SendRequest<ProxyBody>),
-    H2(http2::SendRequest<ProxyBody>, StreamCount),
-}
-
-/// One open stream on a multiplexed connection.
-struct StreamCount(Rc<Cell<u32>>);
-
-impl StreamCount {
-    fn open(streams: &Rc<Cell<u32>>) -> StreamCount {
-        streams.set(streams.get() + 1);
-        StreamCount(Rc::clone(streams))
-    }
-}
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
+    H2(http2::SendRequest<ProxyBody>, Count),
 }
 
 /// What a response body holds until it ended: the connection to give back, or the stream count.
 pub struct Checkout {
     h1: Option<(http1::SendRequest<ProxyBody>, Option<MeshPeer>, Rc<Slot>)>,
-    _stream: Option<StreamCount>,
+    upload: Option<Rc<Upload>>,
+    _stream: Option<Count>,
+    _place: Count,
 }
 
 impl Checkout {
-    /// The body ended whole: the connection may serve again.
+    /// The body ended whole: the connection may serve again, unless the request body is still on
+    /// its way. Then it ends with that body.
     pub fn give_back(self) {
         let Some((sender, peer, slot)) = self.h1 else { return };
+        if self.upload.is_some_and(|upload| !upload.is_sent()) {
+            return;
+        }
         let mut idle = slot.idle.borrow_mut();
         if !sender.is_closed() && idle.len() < limits::POOL_IDLE_PER_KEY_MAX {
             idle.push(Idle { sender, peer, since: Instant::now() });
@@ -171,15 +182,17 @@ impl Lease {
         self,
         request: Request<ProxyBody>,
     ) -> Result<(Response<Incoming>, Checkout), Box<SendFailed>> {
-        let Lease { sender, peer, reused, slot } = self;
+        let Lease { sender, peer, reused, slot, place } = self;
+        let upload = request.body().upload();
         match sender {
             LeaseSender::H1(mut sender) => {
-                let sent = sender.try_send_request(request).await;
+                let sent = sender.try_send_request(transport::frame(request)).await;
                 let response = sent.map_err(|mut failed| {
                     let unsent = failed.take_message();
                     Box::new(SendFailed { error: failed.into_error(), unsent, reused })
                 })?;
-                Ok((response, Checkout { h1: Some((sender, peer, slot)), _stream: None }))
+                let h1 = Some((sender, peer, slot));
+                Ok((response, Checkout { h1, upload, _stream: None, _place: place }))
             }
             LeaseSender::H2(mut sender, stream) => {
                 let sent = sender.try_send_request(request).await;
@@ -187,32 +200,51 @@ impl Lease {
                     let unsent = failed.take_message();
                     Box::new(SendFailed { error: failed.into_error(), unsent, reused })
                 })?;
-                Ok((response, Checkout { h1: None, _stream: Some(stream) }))
+                let _stream = Some(stream);
+                Ok((response, Checkout { h1: None, upload, _stream, _place: place }))
             }
         }
     }
 }
 
 impl Pool {
+    /// An empty pool.
+    pub fn new(limits: &Limits) -> Pool {
+        Pool { slots: RefCell::default(), endpoint_inflight_max: limits.endpoint_inflight_max }
+    }
+
     /// A connection to `target`: an open one if there is one with room, else a new one.
     ///
     /// # Errors
-    /// [`ConnectError`] when a new one was needed and could not be opened.
-    pub async fn lease(&self, target: &Target) -> Result<Lease, ConnectError> {
+    /// [`LeaseError`] when a new one was needed and could not be opened, or too many want one.
+    pub async fn lease(&self, target: &Target) -> Result<Lease, LeaseError> {
         let slot = self.slot(target);
-        if let Some(lease) = slot.take_open().await {
-            return Ok(lease);
+        let crowded = |limit| LeaseError::Crowded { addr: target.addr(), limit };
+        if slot.in_flight.get() as usize >= self.endpoint_inflight_max {
+            return Err(crowded("ENDPOINT_INFLIGHT_MAX"));
         }
-        if !target_is_h2(target) {
-            let (sender, peer) = open(target).await?;
-            return Ok(slot.adopt(sender, peer));
+        let place = Count::one(&slot.in_flight);
+        if !target.is_h2() {
+            return slot.one_for_one(target, place).await;
         }
-        let _guard = slot.opening.lock().await;
-        if let Some(lease) = slot.take_open().await {
-            return Ok(lease);
+        let mut started = false;
+        for _ in 0..OPENINGS_MAX {
+            match slot.take_stream() {
+                Room::Stream { sender, peer } => {
+                    return Ok(Lease { sender, peer, reused: !started, slot, place });
+                }
+                Room::Full => return Err(crowded("H2_CONNS_PER_KEY_MAX")),
+                Room::None => {}
+            }
+            let (opening, mine) = slot.opening(target);
+            started = mine;
+            if opening.waiting() >= limits::ENDPOINT_PENDING_MAX {
+                return Err(crowded("ENDPOINT_PENDING_MAX"));
+            }
+            let outcome = opening.wait().await;
+            outcome.map_err(|error| LeaseError::Connect { error, shared: !mine })?;
         }
-        let (sender, peer) = open(target).await?;
-        Ok(slot.adopt(sender, peer))
+        Err(ConnectError::Closed { addr: target.addr() }.into())
     }
 
     fn slot(&self, target: &Target) -> Rc<Slot> {
@@ -241,51 +273,97 @@ impl Pool {
     }
 }
 
+/// What the multiplexed connections of a slot have to offer.
+enum Room {
+    Stream { sender: LeaseSender, peer: Option<MeshPeer> },
+    None,
+    Full,
+}
+
 impl Slot {
-    async fn take_open(self: &Rc<Slot>) -> Option<Lease> {
-        if let Some(lease) = self.take_stream() {
-            return Some(lease);
+    /// HTTP/1.1: a connection that is not in use, or a new one.
+    async fn one_for_one(
+        self: Rc<Slot>,
+        target: &Target,
+        place: Count,
+    ) -> Result<Lease, LeaseError> {
+        if let Some((sender, peer)) = self.take_idle().await {
+            let sender = LeaseSender::H1(sender);
+            return Ok(Lease { sender, peer, reused: true, slot: self, place });
         }
-        loop {
-            let Idle { mut sender, peer, .. } = self.idle.borrow_mut().pop()?;
-            // A connection given back a moment ago may need one turn to become ready.
-            if !sender.is_closed() && sender.ready().await.is_ok() {
-                let sender = LeaseSender::H1(sender);
-                return Some(Lease { sender, peer, reused: true, slot: Rc::clone(self) });
+        let (sender, peer) = open(target).await?;
+        let sender = self.adopt(sender, peer.as_ref());
+        Ok(Lease { sender, peer, reused: false, slot: self, place })
+    }
+
+    /// The connection given back last among those that are ready. One given back a moment ago may
+    /// need a turn to become ready; one that does not within a few milliseconds is dropped.
+    async fn take_idle(&self) -> Option<(http1::SendRequest<ProxyBody>, Option<MeshPeer>)> {
+        let Idle { mut sender, peer, .. } = {
+            let mut idle = self.idle.borrow_mut();
+            idle.retain(|connection| !connection.sender.is_closed());
+            match idle.iter().rposition(|connection| connection.sender.is_ready()) {
+                Some(at) => idle.remove(at),
+                None => idle.pop()?,
             }
+        };
+        if !sender.is_ready() {
+            let limit = Duration::from_millis(limits::POOL_READY_MS_MAX);
+            tokio::time::timeout(limit, sender.ready()).await.ok()?.ok()?;
         }
+        Some((sender, peer))
     }
 
     /// The least loaded multiplexed connection, unless all are near the stream limit.
-    fn take_stream(self: &Rc<Slot>) -> Option<Lease> {
+    fn take_stream(&self) -> Room {
         let mut open = self.h2.borrow_mut();
         open.retain(|connection| !connection.sender.is_closed());
-        let full = limits::H2_STREAMS_MAX * 4 / 5;
         let at_limit = open.len() >= limits::H2_CONNS_PER_KEY_MAX;
-        let best = open.iter().min_by_key(|connection| connection.streams.get())?;
-        if best.streams.get() >= full && !at_limit {
-            return None;
+        let Some(best) = open.iter().min_by_key(|connection| connection.streams.get()) else {
+            return Room::None;
+        };
+        match best.streams.get() {
+            limits::H2_STREAMS_MAX.. if at_limit => Room::Full,
+            streams if streams >= limits::H2_STREAMS_MAX * 4 / 5 && !at_limit => Room::None,
+            _ => Room::Stream {
+                sender: LeaseSender::H2(best.sender.clone(), Count::one(&best.streams)),
+                peer: best.peer.clone(),
+            },
         }
-        Some(Lease {
-            sender: LeaseSender::H2(best.sender.clone(), StreamCount::open(&best.streams)),
-            peer: best.peer.clone(),
-            reused: true,
-            slot: Rc::clone(self),
-        })
     }
 
-    fn adopt(self: &Rc<Slot>, sender: Sender, peer: Option<MeshPeer>) -> Lease {
-        let sender = match sender {
+    /// The connection being opened, and whether this call began it. It is opened by a task of its
+    /// own: a request that goes away must not take the others' connection with it.
+    fn opening(self: &Rc<Slot>, target: &Target) -> (Rc<Opening>, bool) {
+        if let Some(opening) = &*self.opening.borrow() {
+            return (Rc::clone(opening), false);
+        }
+        let opening = Rc::new(Opening::default());
+        *self.opening.borrow_mut() = Some(Rc::clone(&opening));
+        let finish = Finish { slot: Rc::clone(self), opening: Rc::clone(&opening), error: None };
+        let target = target.clone();
+        tokio::task::spawn_local(async move {
+            let mut finish = finish;
+            match open(&target).await {
+                Ok((sender, peer)) => drop(finish.slot.adopt(sender, peer.as_ref())),
+                Err(error) => finish.error = Some(error),
+            }
+            drop(finish);
+        });
+        (opening, true)
+    }
+
+    fn adopt(&self, sender: Sender, peer: Option<&MeshPeer>) -> LeaseSender {
+        match sender {
             Sender::H1(sender) => LeaseSender::H1(sender),
             Sender::H2(sender) => {
                 let streams = Rc::new(Cell::new(0));
-                let count = StreamCount::open(&streams);
-                let open = Multiplexed { sender: sender.clone(), peer: peer.clone(), streams };
+                let count = Count::one(&streams);
+                let open = Multiplexed { sender: sender.clone(), peer: peer.cloned(), streams };
                 self.h2.borrow_mut().push(open);
                 LeaseSender::H2(sender, count)
             }
-        };
-        Lease { sender, peer, reused: false, slot: Rc::clone(self) }
+        }
     }
 
     fn sweep(&self, idle: Duration, now: Instant) {
@@ -300,10 +378,18 @@ impl Slot {
     }
 }
 
-fn target_is_h2(target: &Target) -> bool {
-    match target {
-        Target::App { h2, .. } => *h2,
-        Target::Mesh { alpn, .. } => *alpn == Alpn::H2,
+/// Tells everybody who waits how opening ended, however it ended.
+struct Finish {
+    slot: Rc<Slot>,
+    opening: Rc<Opening>,
+    error: Option<ConnectError>,
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.slot.opening.borrow_mut().take();
+        let outcome = self.error.take().map_or(Ok(()), |error| Err(Rc::new(error)));
+        self.opening.finish(outcome);
     }
 }
 
@@ -316,3 +402,7 @@ async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectErro
         }
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/pool.rs"]
+mod tests;

@@ -1,8 +1,11 @@
-//! Which protocol a request takes between two sidecars. The choice lives here alone, so that it
+//! Which protocol a request takes between two sidecars, and how HTTP/1.1 frames its body. The choice lives here alone, so that it
 //! can be measured again and reversed (HTTP/2 costs less CPU from a few connections upward).
 
-use http::Version;
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::{Request, Version};
+use http_body::Body as _;
 
+use crate::http::body::ProxyBody;
 use crate::tls::Alpn;
 
 /// HTTP travels multiplexed over HTTP/2 whatever the app speaks; a port marked `preserveHttp1`
@@ -10,4 +13,18 @@ use crate::tls::Alpn;
 /// and so does HTTP/1.0, which HTTP/2 cannot say.
 pub fn alpn(preserve_http1: bool, version: Version) -> Alpn {
     if preserve_http1 || version < Version::HTTP_11 { Alpn::Http1 } else { Alpn::H2 }
+}
+
+/// Says how long the body is, where hyper would not: of a GET, HEAD or CONNECT of unknown length
+/// it would send no body at all.
+pub fn frame(mut request: Request<ProxyBody>) -> Request<ProxyBody> {
+    let body = request.body();
+    let told = request.headers().contains_key(CONTENT_LENGTH)
+        || request.headers().contains_key(TRANSFER_ENCODING)
+        || body.is_end_stream()
+        || body.size_hint().exact().is_some();
+    if !told && request.version() == Version::HTTP_11 {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    request
 }

@@ -1,0 +1,229 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Method;
+use http_body_util::BodyExt as _;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::http::body::Guards;
+use crate::upstream::upload::Fault;
+
+fn run(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default());
+    runtime.unwrap().block_on(async {
+        tokio::time::timeout(Duration::from_secs(20), work).await.expect("no hang");
+    });
+}
+
+fn app(addr: SocketAddr) -> Target {
+    Target::App { addr, h2: false }
+}
+
+/// A server body as the data path gets one: `sent` is what its client wrote after the head.
+async fn incoming(head: &str) -> (Incoming, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let sender = Rc::new(RefCell::new(Some(sender)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        if let Some(sender) = sender.borrow_mut().take() {
+            let _ = sender.send(request.into_body());
+        }
+        std::future::pending::<Result<Response<ProxyBody>, std::convert::Infallible>>()
+    });
+    tokio::task::spawn_local(async move {
+        let builder = hyper::server::conn::http1::Builder::new();
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    });
+    (receiver.await.unwrap(), client)
+}
+
+const CHUNKED: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+
+/// Answers each request's head at once, without reading a body, and counts connections.
+async fn hasty_app() -> (SocketAddr, Rc<Cell<u32>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let count = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&count);
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.set(counted.get() + 1);
+            tokio::task::spawn_local(async move {
+                let mut seen = [0; 4096];
+                while let Ok(1..) = stream.read(&mut seen).await {
+                    if seen.windows(4).any(|four| four == b"\r\n\r\n") {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        let _ = stream.write_all(answer).await;
+                    }
+                    seen = [0; 4096];
+                }
+            });
+        }
+    });
+    (addr, count)
+}
+
+async fn call(pool: &Pool, target: &Target, body: ProxyBody) -> Result<bytes::Bytes, LeaseError> {
+    let request = Request::post("/").header("host", "a").body(body).unwrap();
+    let lease = pool.lease(target).await?;
+    let Ok((response, checkout)) = lease.send(request).await else { panic!("not sent") };
+    let guards = Guards { checkout: Some(checkout), ..Guards::default() };
+    let body = ProxyBody::guarded(response.into_body(), guards);
+    Ok(body.collect().await.unwrap().to_bytes())
+}
+
+#[test]
+fn a_connection_is_used_again_only_when_the_request_body_is_through() {
+    run(async {
+        let (addr, connections) = hasty_app().await;
+        let pool = Pool::new(&Limits::default());
+        for _ in 0..3 {
+            assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
+        }
+        assert_eq!(connections.get(), 1);
+        // The client never ends its body; the app answers without reading it.
+        let (body, _client) = incoming(CHUNKED).await;
+        let mut body = ProxyBody::stream(body);
+        let upload = body.begin_upload();
+        assert_eq!(call(&pool, &app(addr), body).await.unwrap(), "ok");
+        assert!(!upload.is_sent());
+        assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
+        assert_eq!(connections.get(), 2);
+    });
+}
+
+#[test]
+fn an_endpoint_takes_no_more_than_its_share() {
+    run(async {
+        let (addr, _) = hasty_app().await;
+        let pool = Pool::new(&Limits { endpoint_inflight_max: 1, ..Limits::default() });
+        let first = pool.lease(&app(addr)).await.ok().unwrap();
+        let refused = pool.lease(&app(addr)).await.err().unwrap();
+        assert!(matches!(refused, LeaseError::Crowded { limit: "ENDPOINT_INFLIGHT_MAX", .. }));
+        drop(first);
+        assert!(pool.lease(&app(addr)).await.is_ok());
+    });
+}
+
+/// The listener's queue is full, so that nobody answers a connection attempt.
+#[test]
+fn waiters_share_one_failure() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::App { addr: listener.local_addr().unwrap(), h2: true };
+        drop(listener);
+        let pool = Pool::new(&Limits::default());
+        let outcomes = futures_util::future::join_all((0..200).map(|_| pool.lease(&target))).await;
+        let own = |outcome: &&Result<Lease, LeaseError>| {
+            matches!(outcome, Err(LeaseError::Connect { shared: false, .. }))
+        };
+        let crowded = |outcome: &&Result<Lease, LeaseError>| {
+            matches!(outcome, Err(LeaseError::Crowded { limit: "ENDPOINT_PENDING_MAX", .. }))
+        };
+        assert_eq!(outcomes.iter().filter(own).count(), 1);
+        assert_eq!(outcomes.iter().filter(crowded).count(), 200 - limits::ENDPOINT_PENDING_MAX);
+        assert!(outcomes.iter().all(Result::is_err));
+    });
+}
+
+#[test]
+fn opening_goes_on_when_the_request_that_began_it_goes_away() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::App { addr: listener.local_addr().unwrap(), h2: true };
+        let accepted = Rc::new(AtomicUsize::new(0));
+        let counted = Rc::clone(&accepted);
+        tokio::task::spawn_local(async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                open.push(stream);
+            }
+        });
+        let pool = Pool::new(&Limits::default());
+        let mut first = Box::pin(pool.lease(&target));
+        let none = std::task::Waker::noop();
+        assert!(first.as_mut().poll(&mut std::task::Context::from_waker(none)).is_pending());
+        let second = pool.lease(&target);
+        drop(first);
+        let lease = second.await.ok().unwrap();
+        assert!(!lease.is_new());
+        assert_eq!(accepted.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_get_with_a_body_of_unknown_length_is_sent_with_it() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = app(listener.local_addr().unwrap());
+        let pool = Pool::new(&Limits::default());
+        let (body, _client) = incoming(&format!("{CHUNKED}3\r\nabc\r\n0\r\n\r\n")).await;
+        let mut request = Request::new(ProxyBody::stream(body));
+        *request.method_mut() = Method::GET;
+        request.headers_mut().insert("host", http::HeaderValue::from_static("a"));
+        let lease = pool.lease(&target).await.ok().unwrap();
+        let sending = tokio::task::spawn_local(lease.send(request));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"0\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        let text = String::from_utf8(seen).unwrap();
+        assert!(text.contains("transfer-encoding: chunked\r\n"), "{text}");
+        assert!(text.ends_with("3\r\nabc\r\n0\r\n\r\n"), "{text}");
+        sending.abort();
+    });
+}
+
+#[test]
+fn a_body_is_cut_at_its_limit_and_when_it_stands_still() {
+    run(async {
+        let (body, _client) = incoming(&format!("{CHUNKED}5\r\nhello\r\n")).await;
+        let mut long = ProxyBody::stream(body).at_most(4);
+        let upload = long.begin_upload();
+        assert!(long.collect().await.is_err());
+        assert_eq!(upload.fault(), Some(Fault::TooLarge(4)));
+
+        let (body, _client) = incoming(&format!("{CHUNKED}5\r\nhello\r\n")).await;
+        let idle = Limits { body_idle_ms_max: 50, ..Limits::default() };
+        let mut still = ProxyBody::stream(body).within(&idle);
+        let upload = still.begin_upload();
+        assert_eq!(still.frame().await.unwrap().unwrap().into_data().unwrap(), "hello");
+        assert!(still.frame().await.unwrap().is_err());
+        assert_eq!(upload.fault(), Some(Fault::Stalled));
+        // What failed once never looks like a body that ended.
+        assert!(still.frame().await.unwrap().is_err());
+    });
+}
+
+#[test]
+fn a_body_is_not_idle_while_the_other_direction_moves() {
+    run(async {
+        let (body, _client) = incoming(CHUNKED).await;
+        let idle = Limits { body_idle_ms_max: 60, ..Limits::default() };
+        let mut still = ProxyBody::stream(body).within(&idle);
+        let upload = still.begin_upload();
+        let begun = Instant::now();
+        let answering = async {
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                upload.moved();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            frame = still.frame() => assert!(frame.unwrap().is_err()),
+            () = answering => {}
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(230), "{:?}", begun.elapsed());
+    });
+}

@@ -1,0 +1,90 @@
+//! One connection being opened, for every request that waits for it.
+//!
+//! Invariant: an endpoint that does not answer costs its waiters one attempt together, not one
+//! after the other; whoever was waiting gets the outcome of the attempt that was running.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use crate::upstream::connect::ConnectError;
+
+/// Why there is no connection for a request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// None could be opened.
+    #[error("{error}")]
+    Connect {
+        /// What happened.
+        error: Rc<ConnectError>,
+        /// Whether another request had started the attempt; it has counted the failure.
+        shared: bool,
+    },
+    /// Too many requests use the endpoint or wait for it.
+    #[error("too many requests to {addr} ({limit})")]
+    Crowded {
+        /// The endpoint.
+        addr: SocketAddr,
+        /// The limit that was reached.
+        limit: &'static str,
+    },
+}
+
+impl From<ConnectError> for LeaseError {
+    fn from(error: ConnectError) -> LeaseError {
+        LeaseError::Connect { error: Rc::new(error), shared: false }
+    }
+}
+
+/// One connection being opened, for everybody who waits for it.
+#[derive(Default)]
+pub(super) struct Opening {
+    outcome: RefCell<Option<Result<(), Rc<ConnectError>>>>,
+    done: Notify,
+    waiting: Rc<Cell<u32>>,
+}
+
+impl Opening {
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.get() as usize
+    }
+
+    /// Tells everybody who waits how it ended.
+    pub(super) fn finish(&self, outcome: Result<(), Rc<ConnectError>>) {
+        *self.outcome.borrow_mut() = Some(outcome);
+        self.done.notify_waiters();
+    }
+
+    /// Waits for the end.
+    pub(super) async fn wait(&self) -> Result<(), Rc<ConnectError>> {
+        let _waiting = Count::one(&self.waiting);
+        loop {
+            // Made before the look, so that nothing said in between is missed.
+            let done = self.done.notified();
+            if let Some(outcome) = &*self.outcome.borrow() {
+                return outcome.clone();
+            }
+            done.await;
+        }
+    }
+}
+
+/// One of something that is counted while it lasts.
+pub(super) struct Count(Rc<Cell<u32>>);
+
+impl Count {
+    /// Counts one more until it is dropped.
+    pub(super) fn one(of: &Rc<Cell<u32>>) -> Count {
+        of.set(of.get() + 1);
+        Count(Rc::clone(of))
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,230 @@
+//! How far the request body of one exchange got, and how long its response head may take.
+//!
+//! Invariant: the clock of the response head starts when the request body has ended, so a slow
+//! upload is not mistaken for a slow answer; a body that stands still has a clock of its own.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Why a body was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It is longer than its limit.
+    #[error("the body is longer than {0} bytes")]
+    TooLarge(u64),
+    /// Its sender sent nothing for too long.
+    #[error("the body made no progress in time")]
+    Stalled,
+    /// Its exchange has lasted too long.
+    #[error("the exchange has reached its greatest age")]
+    TooOld,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Sending,
+    Sent,
+    /// Nobody will read the rest.
+    Abandoned,
+    Failed(Fault),
+}
+
+/// The state of a request body, shared by the body, the wait for the response head and the
+/// response body.
+#[derive(Debug)]
+pub struct Upload {
+    phase: Cell<Phase>,
+    waiting: Cell<bool>,
+    last: Cell<Instant>,
+    changed: Notify,
+}
+
+impl Upload {
+    /// An upload that has just begun.
+    pub fn begin() -> Rc<Upload> {
+        Rc::new(Upload {
+            phase: Cell::new(Phase::Sending),
+            waiting: Cell::new(false),
+            last: Cell::new(Instant::now()),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Something of the exchange moved, in either direction.
+    pub fn moved(&self) {
+        self.last.set(Instant::now());
+    }
+
+    /// When something of the exchange moved last.
+    pub fn last_moved(&self) -> Instant {
+        self.last.get()
+    }
+
+    /// Whether the reader of the body waits for its sender.
+    pub fn set_waiting(&self, waiting: bool) {
+        self.waiting.set(waiting);
+    }
+
+    /// The body was sent whole.
+    pub fn sent(&self) {
+        self.end(Phase::Sent);
+    }
+
+    /// The body was dropped before its end.
+    pub fn abandoned(&self) {
+        self.end(Phase::Abandoned);
+    }
+
+    /// The body was cut.
+    pub fn failed(&self, fault: Fault) {
+        self.end(Phase::Failed(fault));
+    }
+
+    fn end(&self, phase: Phase) {
+        if self.phase.get() == Phase::Sending {
+            self.phase.set(phase);
+            self.moved();
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether the body was sent whole.
+    pub fn is_sent(&self) -> bool {
+        self.phase.get() == Phase::Sent
+    }
+
+    /// Why the body was cut, if it was.
+    pub fn fault(&self) -> Option<Fault> {
+        match self.phase.get() {
+            Phase::Failed(fault) => Some(fault),
+            Phase::Sending | Phase::Sent | Phase::Abandoned => None,
+        }
+    }
+
+    /// Waits until there is no more to send.
+    async fn ended(&self, idle: Duration) -> Result<(), Late> {
+        while self.phase.get() == Phase::Sending {
+            let until = self.last.get() + idle;
+            if Instant::now() >= until {
+                // Either side can stand still: the client that sends, or the server that reads.
+                return Err(if self.waiting.get() {
+                    Late::Body(Fault::Stalled)
+                } else {
+                    Late::Head(idle)
+                });
+            }
+            let _ = tokio::time::timeout_at(until, self.changed.notified()).await;
+        }
+        self.fault().map_or(Ok(()), |fault| Err(Late::Body(fault)))
+    }
+}
+
+/// How long an exchange may take until its response head.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From the end of the request body; `None` for gRPC, whose calls carry their own deadlines.
+    pub head: Option<Duration>,
+    /// Without progress of the request body.
+    pub idle: Duration,
+}
+
+/// Why nobody waits for the response head any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// It did not come within this time.
+    Head(Duration),
+    /// The request body was cut.
+    Body(Fault),
+}
+
+/// Waits for the response head that `sending` brings.
+///
+/// # Errors
+/// [`Late`] when it took too long or the request body was cut before it came.
+pub async fn head<T, E>(
+    sending: impl Future<Output = Result<T, E>>,
+    upload: &Upload,
+    patience: Patience,
+) -> Result<Result<T, E>, Late> {
+    let late = async {
+        if let Err(late) = upload.ended(patience.idle).await {
+            return late;
+        }
+        let Some(limit) = patience.head else { return std::future::pending().await };
+        tokio::time::sleep(limit).await;
+        Late::Head(limit)
+    };
+    tokio::select! {
+        biased;
+        done = sending => match (&done, upload.fault()) {
+            (Err(_), Some(fault)) => Err(Late::Body(fault)),
+            _ => Ok(done),
+        },
+        late = late => Err(late),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(work)
+    }
+
+    async fn never() -> Result<(), ()> {
+        std::future::pending().await
+    }
+
+    #[test]
+    fn the_head_has_its_whole_time_after_the_body() {
+        run(async {
+            let upload = Upload::begin();
+            let patience = Patience { head: Some(60 * MS), idle: 10_000 * MS };
+            let begun = Instant::now();
+            let body = async {
+                tokio::time::sleep(120 * MS).await;
+                upload.sent();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                late = head(never(), &upload, patience) => assert_eq!(late, Err(Late::Head(60 * MS))),
+                () = body => {}
+            }
+            assert!(begun.elapsed() >= 180 * MS, "{:?}", begun.elapsed());
+        });
+    }
+
+    #[test]
+    fn a_body_that_stands_still_ends_the_wait() {
+        run(async {
+            let patience = Patience { head: None, idle: 20 * MS };
+            let unread = Upload::begin();
+            assert_eq!(head(never(), &unread, patience).await, Err(Late::Head(20 * MS)));
+            let silent = Upload::begin();
+            silent.set_waiting(true);
+            assert_eq!(head(never(), &silent, patience).await, Err(Late::Body(Fault::Stalled)));
+        });
+    }
+
+    #[test]
+    fn a_cut_body_is_the_reason_even_if_sending_fails_first() {
+        run(async {
+            let patience = Patience { head: None, idle: 10_000 * MS };
+            let upload = Upload::begin();
+            upload.failed(Fault::TooLarge(7));
+            let failed = async { Err::<(), _>("broken pipe") };
+            let late = head(failed, &upload, patience).await;
+            assert_eq!(late, Err(Late::Body(Fault::TooLarge(7))));
+            // An answer that came is an answer, whatever became of the body.
+            assert_eq!(head(async { Ok::<_, ()>(1) }, &upload, patience).await, Ok(Ok(1)));
+        });
+    }
+}
