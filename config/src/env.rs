@@ -86,14 +86,6 @@ pub const HOME: Variable = Variable {
     summary: "Home folder, for the default of `XDG_CACHE_HOME`.",
 };
 
-/// Where cargo puts what it builds.
-pub const CARGO_TARGET_DIR: Variable = Variable {
-    name: "CARGO_TARGET_DIR",
-    read_by: "cargo xtask",
-    default: "`target`",
-    summary: "Cargo's own variable; the programs end-to-end tests start are in `e2e` below it.",
-};
-
 /// Cargo's home folder.
 pub const CARGO_HOME: Variable = Variable {
     name: "CARGO_HOME",
@@ -164,7 +156,6 @@ pub const ALL: &[Variable] = &[
     COUNTERSIGN_CACHE,
     XDG_CACHE_HOME,
     HOME,
-    CARGO_TARGET_DIR,
     CARGO_HOME,
     COUNTERSIGN_TESTBED,
 ];

@@ -53,7 +53,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["bench"] => suite::bench(suite::Plan::Full),
         ["bench", "quick"] => suite::bench(suite::Plan::Quick),
         ["bin"] => {
-            println!("{}", suite::programs_dir("e2e").display());
+            println!("{}", suite::programs_dir("e2e")?.display());
             Ok(())
         }
         ["docs"] => docs::write(),

@@ -2,9 +2,9 @@
 //! Unit and property tests run from cargo's dev profile, with overflow checks; end-to-end tests
 //! start the real programs, built once in profile `e2e`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use countersign_config::env;
 
 use crate::{repo, testbed};
@@ -45,7 +45,7 @@ fn end_to_end(filter: &[&str]) -> Result<()> {
     let mut command = repo::cargo();
     command.args(["test", "--locked", "--package", "countersign-integration", "--test", "it"]);
     command.arg("--").args(filter);
-    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")))
+    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")?))
 }
 
 /// How long the bench may take.
@@ -71,7 +71,7 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
     if matches!(plan, Plan::Quick) {
         command.env(env::QUICK.name, "1");
     }
-    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir(profile)))
+    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir(profile)?))
 }
 
 /// Builds the programs of some packages in a profile.
@@ -85,7 +85,10 @@ fn programs(profile: &str, packages: &[&str]) -> Result<()> {
 }
 
 /// Where cargo puts the programs of a profile.
-pub(crate) fn programs_dir(profile: &str) -> PathBuf {
-    let target = env::CARGO_TARGET_DIR.get();
-    target.map_or_else(|| repo::root().join("target"), PathBuf::from).join(profile)
+pub(crate) fn programs_dir(profile: &str) -> Result<PathBuf> {
+    let json =
+        repo::output(repo::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&json).context("cargo metadata")?;
+    let target = metadata["target_directory"].as_str().context("cargo names no target folder")?;
+    Ok(Path::new(target).join(profile))
 }
