@@ -5,13 +5,25 @@
 use countersign_integration::app::status;
 use countersign_integration::client::{self, Call};
 use countersign_integration::lab::user_claims;
-use countersign_integration::outcome::{refused, refused_grpc, refused_head};
+use countersign_integration::outcome::{self, refused, refused_grpc, refused_head};
 use countersign_integration::proxy::Spec;
 use countersign_integration::token::now_s;
 use countersign_integration::{App, Lab, Mesh, Proxy, Tokens, documents, ports, tls, wait};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 const HOST: &str = "orders.shop";
+
+/// The table of the program and this file know the same reasons.
+#[test]
+fn every_refusal_is_produced() {
+    let here = include_str!("refusals.rs");
+    for reason in outcome::table().keys() {
+        let only_in_a_unit_test = reason == "keys_unavailable";
+        assert!(here.contains(&format!("\"{reason}\"")) || only_in_a_unit_test, "{reason}");
+    }
+    assert!(outcome::table().len() > 45);
+}
 
 /// A sound token for the sidecar `orders`, changed.
 fn changed(lab: &Lab, change: impl FnOnce(&mut Value)) -> String {
@@ -81,11 +93,17 @@ async fn attack_floods_bad_signatures() {
     let lab = Lab::new();
     let app = App::mirror();
     let orders = lab.orders(&app, |spec| spec).await;
-    let mut bad = lab.peer(&orders, &lab.ca.leaf("shop", "web")).await;
+    let bad = lab.peer(&orders, &lab.ca.leaf("shop", "web")).await;
     let token = lab.gateway.mint(&lab.id("shop", "web"));
     let forged = format!("{}AAAA", &token[..token.len() - 4]);
+    // Many at a time, so that they fall into one second on any machine.
+    let mut all = JoinSet::new();
     let reply = loop {
-        let reply = bad.send(Call::get(HOST, "/").context(&forged)).await.unwrap();
+        while all.len() < 40 {
+            let (mut shared, forged) = (bad.share().unwrap(), forged.clone());
+            all.spawn(async move { shared.send(Call::get(HOST, "/").context(&forged)).await });
+        }
+        let reply = all.join_next().await.unwrap().unwrap().unwrap();
         if reply.status != 401 {
             break reply;
         }
@@ -201,7 +219,7 @@ async fn an_app_that_does_not_answer() {
             }
         })
     });
-    let orders = lab.orders(&app, |spec| spec.limit("REQUEST_MS_MAX", 300)).await;
+    let orders = lab.orders(&app, |spec| spec.limit("REQUEST_MS_MAX", 1_000)).await;
     let mut peer = lab.peer(&orders, lab.gateway.leaf()).await;
     let reply = peer.send(Call::get(HOST, "/hang")).await.unwrap();
     refused(&orders, &reply, "app_timeout").await;

@@ -142,7 +142,7 @@ async fn attack_keeps_http_connection_past_certificate_end() {
     let lab = Lab::new();
     let app = App::mirror();
     let orders = lab.orders(&app, |spec| spec).await;
-    let short = lab.ca.issue(Request::new(&[&lab.id("shop", "web")]).lives_s(3));
+    let short = lab.ca.issue(Request::new(&[&lab.id("shop", "web")]).lives_s(6));
     let mut conn = lab.peer(&orders, &short).await;
     assert_eq!(conn.send(Call::get("orders.shop", "/")).await.unwrap().status, 200);
     wait::until_true("the end of the connection", || conn.is_closed()).await;

@@ -1,10 +1,17 @@
-//! Secrets in any output of the whole mesh (T12).
+//! Secrets in any output of the whole mesh, and in what a crash would print (T12).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
+use countersign_ctxtoken::{
+    Constraints, KeyRef, Limits, LocalSigner, Minter, NewContext, Origin, Rctx, ScopePattern,
+    SubPattern, Subject, Tctx, TokenIds, UnixTime, UserName,
+};
 use countersign_integration::client::Call;
 use countersign_integration::world::Setting;
-use countersign_integration::{Conn, World};
+use countersign_integration::{Authority, Conn, World};
+use countersign_workload_id::{TrustDomain, WorkloadId};
 
 /// Every part of a token that gives it away: the whole, and each of its parts of some length.
 fn sentinels(token: &str) -> Vec<String> {
@@ -75,6 +82,69 @@ async fn attack_reads_tokens_from_any_output() {
         // Any compact JWS at all begins like this.
         if let Some(at) = text.find("eyJ") {
             panic!("{place} holds a token: {}", &text[at..(at + 60).min(text.len())]);
+        }
+    }
+}
+
+/// What holds a token or a key has no text but a name, so a panic that prints it tells nothing.
+#[test]
+fn attack_reads_tokens_from_panic_text() {
+    let ca = Authority::new("lab.test");
+    let leaf = ca.leaf("edge", "gateway");
+    let id: WorkloadId = ca.id("edge", "gateway").parse().unwrap();
+    let domain = TrustDomain::parse("lab.test").unwrap();
+    let signer = Arc::new(LocalSigner::from_pkcs8_der(&leaf.key).unwrap());
+    let allow = Constraints {
+        origins: vec![Origin::User],
+        subs: vec![SubPattern::parse("user:*").unwrap()],
+        scopes: vec![ScopePattern::parse("orders.*").unwrap()],
+        max_ttl_s: 60,
+    };
+    let chain = KeyRef::X5c(leaf.chain.iter().map(|der| der.to_vec()).collect());
+    let limits = Limits::default();
+    let minter = Minter::new(id.clone(), domain, allow, chain, signer.clone(), None, &limits);
+    let minter = minter.unwrap();
+    let context = NewContext {
+        sub: Subject::User(UserName::new(None, "alice").unwrap()),
+        scope: vec!["orders.read".to_owned()],
+        req_wl: id.clone(),
+        rctx: Rctx::new(Origin::User, id),
+        tctx: Tctx::default(),
+        act: None,
+    };
+    let txn = "01a1f9e6-9359-7e8d-bfc5-2f2007d3fcf2".to_owned();
+    let token = minter.mint(&context, TokenIds { txn, jti: [7; 16] }, UnixTime(1000), 60).unwrap();
+    let panicked = catch_unwind(AssertUnwindSafe(|| panic!("{token:?} {signer:?} {minter:?}")));
+    let text = *panicked.unwrap_err().downcast::<String>().unwrap();
+    for secret in sentinels(token.expose()) {
+        assert!(!text.contains(&secret), "{text}");
+    }
+    assert!(!text.contains("eyJ"), "{text}");
+}
+
+/// The names and labels of metrics, and every trace line, after requests full of secrets.
+#[tokio::test]
+async fn attack_reads_tokens_from_spans_and_metrics() {
+    let world = World::with(&Setting { log: "trace", ..Setting::default() }).await;
+    let alice = world.user("alice");
+    let mut curl = Conn::h2(world.gateway.gateway()).await.unwrap();
+    for path in ["/v1/users/alice/orders", "/v1/users/alice/nothing", "/v2"] {
+        let call = Call::get("api.example.com", path).bearer(&alice);
+        curl.send(
+            call.header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        )
+        .await
+        .unwrap();
+    }
+    for proxy in [&world.gateway, &world.orders, &world.billing] {
+        let told = proxy.metrics().await + &proxy.log();
+        for secret in sentinels(&alice) {
+            assert!(!told.contains(&secret));
+        }
+        assert!(!told.contains("eyJ"), "a compact JWS");
+        let labels = proxy.metrics().await;
+        for personal in ["alice", "0af7651916cd43dd8448eb211c80319c", "127.0.0.1"] {
+            assert!(!labels.contains(personal), "{personal} in a label");
         }
     }
 }

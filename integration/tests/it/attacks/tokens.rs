@@ -87,6 +87,31 @@ async fn attack_uses_token_issued_to_another_first_holder() {
     refused(&orders, &reply, "custody_broken").await;
 }
 
+/// Hop records come later; until then nothing but the first holder counts, whatever a peer adds.
+#[tokio::test]
+async fn attack_invents_a_previous_hop() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders(&app, |spec| spec).await;
+    let stolen = lab.gateway.mint(&lab.id("shop", "web"));
+    let thief = Tokens::of(&lab.ca, "shop", "thief");
+    let hop = thief.sign_with(
+        &json!({"alg": "ES256", "typ": "csign-hop+jwt", "kid": thief.kid()}),
+        &json!({"sub": lab.id("shop", "web"), "aud": lab.id("shop", "thief"), "n": 0}),
+    );
+    let call = || Call::get(HOST, "/").context(&stolen);
+    for call in [
+        call(),
+        call().header("countersign-hops", &hop),
+        call().header("countersign-hops", &format!("{hop}, {hop}")),
+        call().header("countersign-caller", &lab.id("shop", "web")),
+    ] {
+        let reply = lab.call_as("shop", "thief", &orders, call).await;
+        refused(&orders, &reply, "custody_broken").await;
+    }
+    assert!(app.seen().is_empty());
+}
+
 /// `web` received the token rightfully; policy says what it may do with it.
 #[tokio::test]
 async fn attack_presents_received_token_where_policy_forbids() {

@@ -111,6 +111,59 @@ async fn attack_smuggles_a_second_request() {
     assert!(app.seen().is_empty(), "{:?}", app.seen());
 }
 
+/// Streams opened and reset at once, by the thousand: the connection ends, others are served.
+#[tokio::test]
+async fn h2_rapid_reset() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders(&app, |spec| spec).await;
+    let config = tls::client(Some(lab.gateway.leaf()), &[tls::MESH_H2]);
+    let stream = client::tls_stream(orders.inbound(), config).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::spawn(connection);
+    for _ in 0..20_000 {
+        let Ok(mut ready) = sender.clone().ready().await else { break };
+        let request = http::Request::get("http://orders.shop/").body(()).unwrap();
+        let Ok((_, mut body)) = ready.send_request(request, false) else { break };
+        // Let the head out first, or there is nothing to reset.
+        tokio::task::yield_now().await;
+        body.send_reset(h2::Reason::CANCEL);
+    }
+    drop(sender);
+    let outcome = countersign_integration::wait::ends("the connection", ended).await.unwrap();
+    let error = outcome.expect_err("the flood was borne to its end");
+    assert!(error.is_go_away() || error.is_io(), "{error}");
+    let reply = lab.call_as("shop", "web", &orders, Call::get(HOST, "/")).await;
+    assert_eq!(reply.status, 200);
+}
+
+/// A head that never ends, in CONTINUATION frames: the limit ends it.
+#[tokio::test]
+async fn h2_continuation_flood() {
+    use tokio::io::AsyncWriteExt as _;
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders(&app, |spec| spec).await;
+    let config = tls::client(Some(lab.gateway.leaf()), &[tls::MESH_H2]);
+    let mut stream = client::tls_stream(orders.inbound(), config).await.unwrap();
+    let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    start.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]); // SETTINGS
+    start.extend([0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]); // HEADERS without END_HEADERS: `GET`
+    stream.write_all(&start).await.unwrap();
+    // CONTINUATION: literal fields without indexing, `x: aaa…`.
+    let mut field = vec![0, 1, b'x', 0x7f, 0x81, 0x7e];
+    field.extend(vec![b'a'; 16_384 - field.len()]);
+    let mut frame = vec![0, 0x40, 0, 9, 0, 0, 0, 0, 1];
+    frame.extend(&field);
+    let mut written = 0;
+    while written < 10_000 && stream.write_all(&frame).await.is_ok() {
+        written += 1;
+    }
+    assert!(written < 10_000, "160 MB of one head were taken");
+    let reply = lab.call_as("shop", "web", &orders, Call::get(HOST, "/")).await;
+    assert_eq!(reply.status, 200);
+}
+
 /// A rule about a path holds for every spelling of it that any server could take for the same.
 #[tokio::test]
 async fn host_and_path_spellings() {
