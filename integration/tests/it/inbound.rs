@@ -226,3 +226,27 @@ async fn app_cannot_change_or_read_secrets_via_admin() {
     assert_eq!(client::call(admin, Call::get(&host, "/")).await.status, 200);
     assert!(orders.process.exit_status().is_none());
 }
+
+/// A permit has an end: what still streams then is cut, and never looks whole.
+#[tokio::test]
+async fn a_stream_ends_with_its_permit() {
+    let lab = Lab::new();
+    let app = App::serving(|_| {
+        Box::pin(async {
+            let (sender, body) = client::stream();
+            tokio::spawn(async move {
+                let _ = sender.send(Ok(hyper::body::Frame::data("first".into()))).await;
+                sender.closed().await;
+            });
+            Ok(Response::new(body))
+        })
+    });
+    let rules = json!([{
+        "name": "short", "effect": "allow", "match": {"caller": {"anyInMesh": true}},
+        "context": "optional", "obligations": {"maxStreamAge": "1s"},
+    }]);
+    let orders = lab.orders_with(&app, &lab.mesh(), rules, |spec| spec).await;
+    let mut peer = lab.peer(&orders, lab.gateway.leaf()).await;
+    let streamed = wait::ends("the stream", peer.send(Call::get(HOST, "/"))).await;
+    assert!(streamed.is_err(), "a cut body looks whole");
+}

@@ -119,6 +119,15 @@ impl ProxyBody {
         self
     }
 
+    /// Ends the body at `end` at the latest.
+    #[must_use]
+    pub fn until(mut self, end: Option<Instant>) -> ProxyBody {
+        if let ProxyBody::Stream(streaming) = &mut self {
+            streaming.clock.until = streaming.clock.until.into_iter().chain(end).min();
+        }
+        self
+    }
+
     /// Makes this the request body of an exchange and hands out its progress.
     pub fn begin_upload(&mut self) -> Rc<Upload> {
         let upload = Upload::begin();

@@ -9,7 +9,9 @@ use std::time::Duration;
 use countersign_config::limits;
 use http::{Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 
+use crate::clock::Now;
 use crate::http::body::{Guards, ProxyBody};
 use crate::http::hygiene;
 use crate::http::translate::{self, Restored};
@@ -35,12 +37,14 @@ pub async fn to_app(
     conn: &Connection,
     enriched: Enriched,
     body: Incoming,
-    _permit: Permit,
+    permit: Permit,
     slot: InFlight,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
     let limits = &conn.worker().shared.config.limits;
-    let mut body = ProxyBody::stream(body).counting(conn.count_trailers()).within(limits);
+    let end = end_of(&permit, journal.started);
+    let body = ProxyBody::stream(body).counting(conn.count_trailers());
+    let mut body = body.within(limits).until(end);
     if let Some(max) = limits.body_bytes_max {
         declared_at_most(&body, max)?;
         body = body.at_most(max);
@@ -57,7 +61,13 @@ pub async fn to_app(
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::AppTimeout))??;
     guards.checkout = Some(checkout);
     guards.in_flight = Some(slot);
-    respond(conn, response, guards, upload, journal)
+    respond(conn, response, guards, (upload, end), journal)
+}
+
+/// When the permit ends, for exchanges that are still streaming then (a time window, an age limit).
+fn end_of(permit: &Permit, now: Now) -> Option<Instant> {
+    let end_ms = u64::try_from(permit.decision().valid_until?).ok()?;
+    Some(Instant::now() + Duration::from_millis(end_ms.saturating_sub(now.millis())))
 }
 
 /// A body that says it is too long is refused before any of it is sent.
@@ -121,7 +131,7 @@ fn respond(
     conn: &Connection,
     response: Response<Incoming>,
     guards: Guards,
-    upload: Rc<Upload>,
+    (upload, end): (Rc<Upload>, Option<Instant>),
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
     let (mut parts, body) = response.into_parts();
@@ -135,6 +145,7 @@ fn respond(
     let body = ProxyBody::guarded(body, guards)
         .counting(conn.count_trailers())
         .within(&conn.worker().shared.config.limits)
+        .until(end)
         .answering(upload);
     Ok(Response::from_parts(parts, body))
 }
