@@ -61,6 +61,11 @@ impl Figure {
         }
     }
 
+    fn spread(&self) -> String {
+        let spread = self.ratio_spread.map(|[low, high]| format!("{low:.2}..{high:.2}"));
+        spread.unwrap_or_default()
+    }
+
     fn summarise(&mut self) {
         for round in &mut self.rounds {
             round.ratio = round.ours.zip(round.peer).map(|(ours, peer)| ours / peer);
@@ -142,6 +147,27 @@ impl Figures {
         self.figures.iter_mut().for_each(Figure::summarise);
     }
 
+    /// The same as rows of Markdown, for `docs/performance.md`.
+    pub(crate) fn markdown(&self) -> String {
+        let mut rows = "| figure | unit | countersign | Envoy | ratio | spread | no proxy |\n\
+                        |---|---|---:|---:|---:|---|---:|\n"
+            .to_owned();
+        for figure in &self.figures {
+            let _ = writeln!(
+                rows,
+                "| `{}` | {} | {} | {} | {} | {} | {} |",
+                figure.name,
+                figure.unit,
+                cell(figure.ours, 1),
+                cell(figure.peer, 1),
+                cell(figure.ratio, 2),
+                figure.spread(),
+                cell(figure.direct, 1),
+            );
+        }
+        rows
+    }
+
     /// The table people read.
     pub(crate) fn table(&self) -> String {
         let mut table = format!(
@@ -149,7 +175,6 @@ impl Figures {
             "figure", "unit", "countersign", "envoy", "ratio", "spread", "no proxy"
         );
         for figure in &self.figures {
-            let spread = figure.ratio_spread.map(|[low, high]| format!("{low:.2}..{high:.2}"));
             let _ = writeln!(
                 table,
                 "{:<36} {:>5} {:>12} {:>12} {:>7}  {:<13} {:>10}",
@@ -158,7 +183,7 @@ impl Figures {
                 cell(figure.ours, 1),
                 cell(figure.peer, 1),
                 cell(figure.ratio, 2),
-                spread.unwrap_or_default(),
+                figure.spread(),
                 cell(figure.direct, 1),
             );
         }
@@ -201,6 +226,8 @@ mod tests {
         figures.summarise();
         assert_eq!(figures.figures[0].ratio, Some(0.5));
         assert_eq!(figures.figures[0].ratio_spread, Some([0.25, 1.5]));
+        let row = "| `x` | us | 2.0 | 4.0 | 0.50 | 0.25..1.50 | 10.0 |";
+        assert!(figures.markdown().ends_with(&format!("{row}\n")), "{}", figures.markdown());
     }
 
     #[test]

@@ -35,8 +35,8 @@ Usage: countersign-bench run [--quick] [--only PEER] [--envoy PATH] [--proxy PAT
   --envoy PATH   Envoy's executable, if not COUNTERSIGN_ENVOY or what `cargo xtask testbed` installs
   --proxy PATH   countersign-proxy, if not the one in COUNTERSIGN_BIN_DIR or beside this program
 
-Results: a table on stdout and target/bench/summary.json; configurations and logs in
-target/bench/work.";
+Results: a table on stdout, the same in target/bench/summary.json and table.md; configurations and
+logs in target/bench/work.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

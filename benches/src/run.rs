@@ -70,7 +70,7 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
         eprintln!("round {} of {}", round + 1, plan.rounds);
         bench.round(round)?;
     }
-    bench.report(&out.join("summary.json"), &setting)
+    bench.report(&out, &setting)
 }
 
 /// Where this executable is: the folder of its profile in `target`.
@@ -206,7 +206,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn report(mut self, summary: &Path, setting: &Setting) -> Result<()> {
+    fn report(mut self, out: &Path, setting: &Setting) -> Result<()> {
         let notes: Vec<String> =
             self.drop_unsteady().into_iter().chain(self.load_core_note()).collect();
         self.figures.summarise();
@@ -214,13 +214,13 @@ impl<'a> Bench<'a> {
         document["conditions"] = self.conditions(setting);
         document["notes"] = json!(notes);
         let text = serde_json::to_string_pretty(&document)? + "\n";
-        fs::write(summary, text)
-            .with_context(|| format!("could not write {}", summary.display()))?;
+        write(&out.join("summary.json"), &text)?;
+        write(&out.join("table.md"), &self.figures.markdown())?;
         println!("{}", self.figures.table());
         for note in notes {
             println!("note: {note}");
         }
-        println!("{}; also in {}", machine::describe(), summary.display());
+        println!("{}; also in {}", machine::describe(), out.join("summary.json").display());
         Ok(())
     }
 
@@ -263,6 +263,10 @@ impl<'a> Bench<'a> {
             "pinning": {"load": setting.cores.load, "proxies": setting.cores.proxies},
         })
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
 
 fn side(pair: &Pair) -> Side {
