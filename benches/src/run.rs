@@ -17,7 +17,7 @@ use crate::load::{self, Protocol, Target};
 use crate::machine::{self, Cores};
 use crate::pki::Pki;
 use crate::plan::{CASES, Case, Loop, MEMORY_CASE, Plan};
-use crate::sidecars::{Make, Pair, Setting, Variant};
+use crate::sidecars::{self, Make, Pair, Setting, Variant};
 use crate::tokens::TokenPool;
 
 /// A round counts only if the server alone was this close to its median.
@@ -49,6 +49,7 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
     let out = programs.parent().context("my executable has no target folder")?.join("bench");
     let work = out.join("work");
     fs::create_dir_all(&work).with_context(|| format!("could not make {}", work.display()))?;
+    sidecars::end_with_us()?;
     let cores = Cores::pick()?;
     machine::pin_thread(cores.load)?;
     let server = Backend::start(cores.load)?;

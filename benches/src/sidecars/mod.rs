@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::load::Protocol;
 
 pub(crate) use pair::{Pair, Setting};
+pub(crate) use process::end_with_us;
 
 /// Rules B decides with; only the last one matches.
 const RULES: usize = 20;

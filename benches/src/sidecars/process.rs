@@ -1,13 +1,55 @@
-//! A proxy as a child process: its output goes to a log file, and it ends with its owner.
+//! A proxy as a child process: its output goes to a log file, and it ends with its owner, also
+//! when that is ended by a signal.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::load::runtime;
 
 /// How much of a log an error shows.
 const TAIL_BYTES: usize = 2000;
+
+/// Children that a signal must take along. Taken out before they are waited for, so none of these
+/// numbers can belong to another process.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Watches for SIGINT and SIGTERM on a thread of its own; then ends all children, and us.
+pub(crate) fn end_with_us() -> Result<()> {
+    let runtime = runtime()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let watch = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    std::thread::Builder::new()
+        .name("bench-signals".into())
+        .spawn(move || {
+            runtime.block_on(watch);
+            kill_children();
+            std::process::exit(130);
+        })
+        .context("could not start the signal thread")?;
+    Ok(())
+}
+
+fn kill_children() {
+    let children = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    for pid in children.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+        // It may have ended by the same signal already.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
 
 pub(super) struct Proxy {
     name: String,
@@ -27,6 +69,7 @@ impl Proxy {
             .stderr(output)
             .spawn()
             .with_context(|| format!("could not start {name}: {:?}", command.get_program()))?;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(child.id());
         Ok(Proxy { name: name.to_owned(), child, log })
     }
 
@@ -52,6 +95,8 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        let own = self.child.id();
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != own);
         // Both fail only if the process is already gone.
         let _ = self.child.kill();
         let _ = self.child.wait();
