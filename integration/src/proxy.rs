@@ -19,6 +19,7 @@ pub struct Spec {
     folder: PathBuf,
     config: Value,
     log: String,
+    env: Vec<(String, PathBuf)>,
     output: Output,
     inbound: Option<SocketAddr>,
     outbound: Option<SocketAddr>,
@@ -46,6 +47,7 @@ impl Spec {
             folder: folder.to_owned(),
             config,
             log: "info".to_owned(),
+            env: Vec::new(),
             output: Output::File,
             inbound: None,
             outbound: None,
@@ -114,6 +116,13 @@ impl Spec {
         self
     }
 
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: PathBuf) -> Spec {
+        self.env.push((name.to_owned(), value));
+        self
+    }
+
     /// Gives it a pipe that nobody reads as its standard output.
     #[must_use]
     pub fn unread_stdout(mut self) -> Spec {
@@ -147,6 +156,7 @@ impl Spec {
         let mut command = Command::new(programs::proxy());
         command.arg("--config").arg(&file).current_dir(&self.folder);
         command.env("COUNTERSIGN_LOG", &self.log).env("COUNTERSIGN_LOG_FORMAT", "json");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let process = Process::start_with(&self.name, command, &self.folder, self.output);
         let address = |field: &str| {
             let text = self.config[field]["address"].as_str();

@@ -104,7 +104,9 @@ impl World {
             let socket = dir.join("ids").join(format!("{namespace}.{account}.sock"));
             let source = json!({"workloadApi": {"socket": socket}});
             let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-            Spec::new(dir, namespace, account, source).documents(&files).log(setting.log)
+            let spec = Spec::new(dir, namespace, account, source).documents(&files);
+            // Two, so that an onward call may land on another worker than what caused it.
+            spec.log(setting.log).with(|config| config["workers"] = json!(2))
         };
         let orders = spec("shop", "orders").inbound_at(at_orders, app_a.address).outbound_at(out);
         let billing = spec("shop", "billing").inbound_at(at_billing, app_b.address);

@@ -396,13 +396,17 @@ impl Journal {
     }
 
     fn request_facts(&self) -> RequestFacts {
-        let route = self.decision.as_ref().and_then(|decision| decision.route.clone());
+        let decision = self.decision.as_ref();
+        let route = decision.and_then(|decision| decision.route.clone());
+        // A path can name a person, so it is recorded only where a rule demands everything.
+        let full = decision.is_some_and(|decision| decision.audit == AuditLevel::Full);
+        let path = self.path.as_ref().filter(|_| full);
         RequestFacts {
             protocol: self.protocol.text(),
             method: self.method.clone(),
             host: self.host.as_ref().map_or(Text::Static(""), Text::from),
             route: route.map(Text::Shared),
-            path: None,
+            path: path.map(|path| path.path().to_owned().into()),
             port: self.port,
         }
     }

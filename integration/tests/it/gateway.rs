@@ -3,7 +3,7 @@
 use countersign_integration::client::{self, Call, Conn};
 use countersign_integration::lab::user_claims;
 use countersign_integration::pki::Request;
-use countersign_integration::{App, Lab, Mesh, Proxy, Tokens, ports, tls, wait};
+use countersign_integration::{App, Lab, Mesh, Proxy, Tokens, documents, ports, tls, wait};
 use serde_json::{Value, json};
 
 const API: &str = "api.example.com";
@@ -146,4 +146,52 @@ async fn users_do_not_mix_on_one_connection() {
     }
     all.join_all().await;
     assert_eq!(app.seen().len(), 200);
+}
+
+/// A restart loses nothing that tokens are verified with: their certificates come along.
+#[tokio::test]
+async fn issuer_restart_keeps_traffic_flowing() {
+    let lab = Lab::new();
+    let users = Tokens::of(&lab.ca, "idp", "keys");
+    let app = App::mirror();
+    let mesh = lab.gateway_mesh(&users);
+    let rules = documents::anybody();
+    let orders = lab.orders_with(&app, &mesh, rules, |spec| spec).await;
+    let id = lab.id("shop", "orders");
+    let mesh = mesh.destination("shop/orders", "orders.shop", orders.inbound(), &[&id]);
+    let mesh = lab.write("gateway-mesh.yaml", &mesh.document());
+    let spec = lab.proxy("edge", "gateway").gateway("shop/orders").documents(&[&mesh]);
+    let alice = users.user(&user_claims("alice"));
+    for _ in 0..3 {
+        let gateway = spec.clone().start().await;
+        let reply = client::call(gateway.gateway(), Call::get(API, PATH).bearer(&alice)).await;
+        assert_eq!(reply.seen("countersign-user").as_deref(), Some("alice"));
+        gateway.process.terminate();
+        assert_eq!(gateway.process.ended().await.code(), Some(0));
+    }
+}
+
+/// A body that does not say how long it is, is counted: past the limit it ends.
+#[tokio::test]
+async fn attack_sends_endless_body() {
+    let lab = Lab::new();
+    let users = Tokens::of(&lab.ca, "idp", "keys");
+    let limit = |config: &mut Value| config["limits"] = json!({"BODY_BYTES_MAX": 100_000});
+    let (gateway, _server) = start(&lab, &users, |mesh| mesh, limit).await;
+    let alice = users.user(&user_claims("alice"));
+    let mut conn = Conn::h2(gateway.gateway()).await.unwrap();
+    let (sender, body) = client::stream();
+    let call = Call::post(API, "/v1/users/alice/echo", "").bearer(&alice).body(body);
+    let flood = tokio::spawn(async move {
+        let mut sent = 0;
+        while sender.send(Ok(http_body::Frame::data(vec![0; 10_000].into()))).await.is_ok() {
+            sent += 10_000;
+        }
+        sent
+    });
+    let outcome = conn.send(call).await;
+    assert!(outcome.is_err() || outcome.is_ok_and(|reply| reply.status >= 400));
+    drop(conn);
+    let sent = wait::ends("the flood", flood).await.unwrap();
+    assert!(sent < 5_000_000, "{sent} bytes were taken");
 }

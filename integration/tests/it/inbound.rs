@@ -250,3 +250,14 @@ async fn a_stream_ends_with_its_permit() {
     let streamed = wait::ends("the stream", peer.send(Call::get(HOST, "/"))).await;
     assert!(streamed.is_err(), "a cut body looks whole");
 }
+
+/// The variable that makes other programs write down their TLS secrets has no effect here.
+#[tokio::test]
+async fn no_key_log() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let log = lab.folder().join("keys.log");
+    let orders = lab.orders(&app, |spec| spec.env("SSLKEYLOGFILE", log.clone())).await;
+    assert_eq!(lab.call_as_gateway(&orders, Call::get(HOST, "/")).await.status, 200);
+    assert!(!log.exists());
+}

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use countersign_integration::app::status;
 use countersign_integration::client::{Call, Conn};
-use countersign_integration::{App, Lab, tls, wait};
+use countersign_integration::{App, Lab, documents, tls, wait};
+use rustix::process::Signal;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -116,6 +118,36 @@ async fn drain_under_load_loses_no_request() {
     assert_eq!(orders.process.ended().await.code(), Some(0));
     assert_eq!(orders.decisions().len(), answered);
     assert_eq!(app.seen().len(), answered);
+}
+
+/// Under `audit: full` the record is on the disk before the app gets the request, so not even a
+/// crash loses it; the next start says that the one before did not end in order.
+#[tokio::test]
+async fn attack_crashes_proxy_to_lose_a_record() {
+    let lab = Lab::new();
+    let app = App::serving(|_| Box::pin(std::future::pending()));
+    let rules = json!([{"name": "vault", "effect": "allow", "context": "none",
+        "match": {"caller": {"anyInMesh": true}}, "obligations": {"audit": "full"}}]);
+    let mesh = lab.write("mesh.yaml", &lab.mesh().document());
+    let access = lab.write("access.yaml", &documents::access("shop", rules));
+    let spec = lab.proxy("shop", "orders").inbound(app.address).documents(&[&mesh, &access]);
+    let orders = spec.clone().start().await;
+    let mut peer = lab.peer(&orders, lab.gateway.leaf()).await;
+    let open = tokio::spawn(async move { peer.send(Call::get(HOST, "/secret")).await });
+    wait::until_true("the request at the app", || !app.seen().is_empty()).await;
+    orders.process.signal(Signal::KILL);
+    orders.process.ended().await;
+    assert!(open.await.unwrap().is_err());
+    let id = app.last().header("countersign-decision").unwrap().to_owned();
+    let record = orders.record(&id).await;
+    assert_eq!((&record["decision"], &record["rule"]), (&json!("allow"), &json!("vault")));
+    assert_eq!(record["req"]["path"], "/secret", "{record}");
+
+    let again = spec.start().await;
+    let gap = |record: &serde_json::Value| {
+        record["kind"] == "gap" && record["why"] == "previous_process_not_stopped"
+    };
+    wait::until_true("the gap", || again.audit().iter().any(gap)).await;
 }
 
 /// GOAWAY said so before the request was taken: it can be sent elsewhere.
