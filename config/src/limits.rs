@@ -51,7 +51,7 @@ macro_rules! bounds {
 }
 
 bounds! {
-    /// Connections of the whole process. The value in force is the smallest of this, memory limit / 64 KiB and (NOFILE - 256) / 2, unless a `ProxyConfig` sets it.
+    /// Connections of the whole process. The value in force is the smallest of this, memory limit / 64 KiB and (NOFILE - 256) / 2, unless a `ProxyConfig` sets it. Beside other listeners, a quarter is kept for outbound ones.
     CONNS_MAX: usize = 10_000;
     /// Connections from one client address at a gateway (process), counted after PROXY protocol or a trusted `X-Forwarded-For`; trusted proxies are exempt.
     CONNS_PER_SOURCE_MAX: usize = 256;
@@ -109,10 +109,10 @@ bounds! {
     H2_RESET_PENDING_MAX: usize = 20;
     /// HTTP/2 streams we reset because of peer errors before the connection ends.
     H2_LOCAL_RESET_MAX: usize = 1_024;
-    /// HTTP/2 receive window of a stream.
-    H2_STREAM_WINDOW_BYTES: u32 = 262_144;
-    /// HTTP/2 receive window of a connection; at least four streams' worth.
-    H2_CONN_WINDOW_BYTES: u32 = 1_048_576;
+    /// HTTP/2 receive window of a stream. Unread bodies hold at most this much per request in flight: 256 MiB for a worker full of stalled requests.
+    H2_STREAM_WINDOW_BYTES: u32 = 65_536;
+    /// HTTP/2 receive window of a connection: the windows of all its streams together, so that streams nobody reads never block the others; follows `H2_STREAMS_MAX`.
+    H2_CONN_WINDOW_BYTES: u32 = H2_STREAMS_MAX * H2_STREAM_WINDOW_BYTES;
     /// An HTTP/2 frame we accept.
     H2_FRAME_BYTES_MAX: u32 = 16_384;
     /// Bytes buffered for sending on one HTTP/2 stream.
@@ -235,9 +235,11 @@ bounds! {
     ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB;
     /// Time between self-tests of the redirect.
     SELF_TEST_MS: u64 = 30_000;
-    /// Time a draining proxy keeps accepting, so that callers learn of it.
+    /// Time a gateway keeps accepting after SIGTERM, so that its load balancer learns of it; a sidecar, which ends after its app, does not wait.
     DRAIN_DELAY_MS: u64 = 5_000;
-    /// Time open requests get to finish when the process stops.
+    /// Time a connection without a request gets to bring its first one when the process stops.
+    DRAIN_FIRST_REQUEST_MS_MAX: u64 = 1_000;
+    /// Time open requests get to finish when the process stops; a second signal ends it.
     DRAIN_MS_MAX: u64 = 120_000;
     /// Body bytes of a refused request read and dropped; a longer one closes the connection.
     REFUSED_BODY_DRAIN_BYTES_MAX: usize = 64 * KIB;
@@ -295,12 +297,18 @@ limits! {
     stream_age_s_max: u64 = STREAM_AGE_S_MAX, Any, 86_400;
     /// `ENDPOINT_INFLIGHT_MAX`
     endpoint_inflight_max: usize = ENDPOINT_INFLIGHT_MAX, Any, 65_536;
+    /// `H2_STREAMS_MAX`
+    h2_streams_max: u32 = H2_STREAMS_MAX, Any, 1_024;
+    /// `H2_HEADER_LIST_BYTES_MAX`
+    h2_header_list_bytes_max: u32 = H2_HEADER_LIST_BYTES_MAX, Any, 1_048_576;
     /// `REQUEST_MS_MAX`
     request_ms_max: u64 = REQUEST_MS_MAX, Any, 3_600_000;
     /// `INFLIGHT_MAX`
     inflight_max: usize = INFLIGHT_MAX, Any, 65_536;
     /// `CONN_AGE_S_MAX`
     conn_age_s_max: u64 = CONN_AGE_S_MAX, Any, 86_400;
+    /// `DRAIN_DELAY_MS`
+    drain_delay_ms: u64 = DRAIN_DELAY_MS, Lower, DRAIN_DELAY_MS;
     /// `DRAIN_MS_MAX`
     drain_ms_max: u64 = DRAIN_MS_MAX, Lower, DRAIN_MS_MAX;
 }
@@ -315,6 +323,11 @@ impl Limits {
         let by_memory = memory_bytes.map_or(u64::MAX, |bytes| bytes / (64 * 1024));
         let by_files = nofile.saturating_sub(256) / 2;
         usize::try_from(by_memory.min(by_files)).unwrap_or(usize::MAX).clamp(1, CONNS_MAX)
+    }
+
+    /// The HTTP/2 window of a connection: never less than its streams' windows together.
+    pub fn h2_conn_window_bytes(&self) -> u32 {
+        self.h2_streams_max.saturating_mul(H2_STREAM_WINDOW_BYTES).max(H2_CONN_WINDOW_BYTES)
     }
 
     /// The largest request body at a gateway.
@@ -378,7 +391,13 @@ mod tests {
     }
 
     #[test]
-    fn windows_hold_several_streams() {
-        const { assert!(H2_CONN_WINDOW_BYTES >= 4 * H2_STREAM_WINDOW_BYTES) };
+    fn a_connection_window_holds_all_its_streams() {
+        const { assert!(H2_CONN_WINDOW_BYTES >= H2_STREAMS_MAX * H2_STREAM_WINDOW_BYTES) };
+        for streams in [1, H2_STREAMS_MAX, 1_024] {
+            let limits = Limits { h2_streams_max: streams, ..Limits::default() };
+            let window = limits.h2_conn_window_bytes();
+            assert!(window >= streams * H2_STREAM_WINDOW_BYTES);
+            assert!(window < 1 << 31, "RFC 9113 §6.9.1");
+        }
     }
 }

@@ -32,7 +32,6 @@ pub(crate) const PLANNED: &[(&str, &str)] = &[
     ("HOPS_BYTES_MAX", "hop records"),
     ("HOPS_MAX", "hop records"),
     ("HOP_CERTS_BYTES_MAX", "hop records"),
-    ("DRAIN_DELAY_MS", "drain before a stop"),
 ];
 
 /// What a bound waits for; `None`: it is in force.

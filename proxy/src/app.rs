@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use countersign_policy::doc::OnAuditFull;
 use countersign_workload_id::WorkloadId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use crate::admin::{AdminServer, Condition, Pages, Readiness, WhyRing};
 use crate::audit::{
@@ -31,6 +31,7 @@ use crate::context_index::{ContextIndex, Propagation};
 use crate::gateway;
 use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
+use crate::http::serve::Drain;
 use crate::inbound;
 use crate::intercept::listen;
 use crate::live::{Builder, Live};
@@ -42,11 +43,14 @@ use crate::telemetry::Metrics;
 use crate::telemetry::logs::{Format, Logs};
 use crate::telemetry::process::Lifecycle;
 use crate::tls::edge::EdgeTls;
-use crate::worker::{self, Shared, Sockets, Worker};
+use crate::worker::{self, Alive, ConnsMax, Shared, Sockets, Worker};
 
 /// How long start-up waits for the first answers of identity providers; their users would
 /// otherwise be refused in the first moments.
 const FIRST_KEYS_WAIT: Duration = Duration::from_secs(2);
+
+/// Certificates that nobody renews are good for minutes: somebody must look.
+const CERTS_ENDED: &str = "the task that renews certificates has ended";
 
 /// How a run ended other than as asked.
 enum Failed {
@@ -87,7 +91,10 @@ fn start(file: &Path) -> Result<(), Failed> {
         .map_err(|error| Failed::Broken(format!("no runtime: {error}")))?;
     let metrics = Metrics::new(Now::read());
     metrics.attach_log_dropped(logs.dropped());
-    runtime.block_on(control(Arc::new(config), Arc::new(documents), metrics))
+    let ended = runtime.block_on(control(Arc::new(config), Arc::new(documents), metrics));
+    // After a second signal a thread still waits for the workers; nobody waits for it.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Every port once, without sharing: finds out what is taken before anything starts.
@@ -119,12 +126,11 @@ async fn control(
     };
     serve_admin(&config, pages).await?;
     let certs = certs_source(&config)?;
-    let Some(first) = first_identity(&certs, &readiness, &mut ends).await else { return Ok(()) };
+    let Some(first) = first_identity(&certs, &readiness, &mut ends).await? else { return Ok(()) };
     let started = Started { config, documents, metrics, readiness, why, personal, certs };
     let mut running = started.bring_up(first).await?;
-    running.until_end(&mut ends).await?;
-    running.shut_down().await;
-    Ok(())
+    let asked = running.until_end(&mut ends).await?;
+    running.shut_down(asked, &mut ends).await
 }
 
 /// What exists once there is an identity.
@@ -149,6 +155,7 @@ struct Running {
     edges: Edges,
     workers: Vec<JoinHandle<()>>,
     audit_writer: AuditWriter,
+    certs_ended: bool,
 }
 
 impl Started {
@@ -180,7 +187,10 @@ impl Started {
             provider_keys: provider_keys.reader(),
             tag: tag(&self_id),
             conns_per_worker_max: conns_per_worker(&config),
-            drain: CancellationToken::new(),
+            drain: Drain::new(Arc::clone(&config)),
+            drain_outbound: Drain::new(Arc::clone(&config)),
+            entering: Arc::new(AtomicUsize::new(worker_count(&config))),
+            failed: Arc::default(),
             config,
         };
         let edges = edge_listeners(&shared.config)?;
@@ -200,31 +210,35 @@ impl Started {
             edges,
             workers,
             audit_writer,
+            certs_ended: false,
         })
     }
 }
 
 impl Running {
-    /// Watches everything that can change until something ends the process.
-    async fn until_end(&mut self, ends: &mut Ends) -> Result<(), Failed> {
+    /// Watches everything that can change until something ends the process; says which signal, or
+    /// nothing when a part of it broke.
+    async fn until_end(&mut self, ends: &mut Ends) -> Result<Option<Asked>, Failed> {
         let hangup = signal(SignalKind::hangup());
         let mut hangup = hangup.map_err(|error| Failed::Broken(error.to_string()))?;
         let mut status = self.certs.status();
         let mut updates = self.certs.certs();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut renewing = true;
         loop {
             tokio::select! {
-                () = ends.terminate() => return Ok(()),
-                () = self.shared.drain.cancelled() => return Ok(()),
+                asked = ends.asked() => return Ok(Some(asked)),
+                () = self.shared.drain.cancelled() => return Ok(None),
                 _ = hangup.recv() => self.reload.documents(&self.shared.config, true),
-                Ok(()) = updates.changed() => {
+                changed = updates.changed(), if renewing => {
                     let certs = Arc::clone(&updates.borrow_and_update());
-                    self.reload.certs(certs);
+                    if changed.is_ok() { self.reload.certs(certs) } else { renewing = false }
                 }
-                Ok(()) = status.changed() => {
-                    self.reload.identity_status(&status.borrow_and_update());
+                changed = status.changed(), if renewing => {
+                    let status = status.borrow_and_update();
+                    if changed.is_ok() { self.reload.identity_status(&status) } else { renewing = false }
                 }
-                _ = tick.tick() => self.look_around(),
+                _ = tick.tick() => self.look_around(renewing),
             }
             if let Some(gateway) = self.reload.take_gateway_change() {
                 self.provider_keys.set_providers(&gateway.providers);
@@ -233,37 +247,65 @@ impl Running {
     }
 
     /// Once a second: files, key ages, contexts whose grace is over.
-    fn look_around(&mut self) {
+    fn look_around(&mut self, renewing: bool) {
         self.reload.documents(&self.shared.config, false);
         self.reload.provider_status(&self.shared.provider_keys.status());
         refresh_edges(&self.edges);
         self.shared.contexts.sweep(Now::read());
+        if !renewing && !std::mem::replace(&mut self.certs_ended, true) {
+            tracing::error!(code = "ID-09", "{CERTS_ENDED}");
+        }
+        if self.certs_ended {
+            self.readiness.missing(Condition::Identity, CERTS_ENDED);
+        }
     }
 
-    /// Start-up reversed: ports first, audit last.
-    async fn shut_down(self) {
+    /// Start-up reversed: ports first, audit last. A second signal cuts it short.
+    async fn shut_down(self, asked: Option<Asked>, ends: &mut Ends) -> Result<(), Failed> {
         let process = self.metrics.process();
         self.readiness.leaving("draining");
         process.lifecycle(Lifecycle::Draining);
         tracing::info!("draining");
-        self.shared.drain.cancel();
         let workers = self.workers;
-        tokio::task::spawn_blocking(move || join(workers)).await.unwrap_or_default();
+        let joined = tokio::task::spawn_blocking(move || join(workers));
+        let drained = async {
+            // A gateway's load balancer needs a moment to learn of it; a sidecar's app is gone.
+            if asked == Some(Asked::Terminate) && !self.shared.config.gateway.is_empty() {
+                let delay = self.shared.config.limits.drain_delay_ms;
+                tokio::time::sleep(Duration::from_millis(delay)).await;
+            }
+            self.shared.drain.cancel();
+            joined.await.unwrap_or_default();
+        };
+        tokio::select! {
+            () = drained => {}
+            _ = ends.asked() => tracing::warn!(code = "DP-07", "a second signal ends the drain"),
+        }
         process.lifecycle(Lifecycle::Stopping);
         self.provider_keys.stop().await;
         let (old, new) = (Some("draining".into()), Some("stopped".into()));
         self.shared.audit.record(Record::control(Now::read(), "lifecycle".into(), old, new));
         self.audit_writer.stop();
         tracing::info!("stopped");
+        if self.shared.failed.load(Ordering::Relaxed) {
+            return Err(Failed::Broken("the data path broke; see the log".to_owned()));
+        }
+        Ok(())
     }
 }
 
 fn join(workers: Vec<JoinHandle<()>>) {
     for worker in workers {
-        if worker.join().is_err() {
-            tracing::error!(code = "DP-05", "a worker ended with a panic");
-        }
+        // A panic has been noted by the worker itself, on its way out.
+        let _ = worker.join();
     }
+}
+
+/// Which signal ends the process: an orchestrator's, or that of somebody who waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Terminate,
+    Interrupt,
 }
 
 /// The signals that end the process.
@@ -280,10 +322,10 @@ impl Ends {
         })
     }
 
-    async fn terminate(&mut self) {
+    async fn asked(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Terminate,
+            _ = self.interrupt.recv() => Asked::Interrupt,
         }
     }
 }
@@ -329,24 +371,25 @@ async fn first_identity(
     certs: &CertsHandle,
     readiness: &Readiness,
     ends: &mut Ends,
-) -> Option<Arc<Certs>> {
+) -> Result<Option<Arc<Certs>>, Failed> {
     let mut updates = certs.certs();
     let mut status = certs.status();
+    let ended = |_| Failed::Broken(CERTS_ENDED.to_owned());
     loop {
         let current = Arc::clone(&updates.borrow_and_update());
         if current.identity.is_some() && !current.bundles.is_empty() {
             readiness.met(Condition::Identity);
             readiness.met(Condition::Trust);
-            return Some(current);
+            return Ok(Some(current));
         }
         let text = status.borrow_and_update().to_string();
         readiness.missing(Condition::Identity, text.clone());
         readiness.missing(Condition::Trust, text.clone());
         tracing::info!(status = text, "waiting for an identity");
         tokio::select! {
-            changed = updates.changed() => changed.ok()?,
-            changed = status.changed() => changed.ok()?,
-            () = ends.terminate() => return None,
+            changed = updates.changed() => changed.map_err(ended)?,
+            changed = status.changed() => changed.map_err(ended)?,
+            _ = ends.asked() => return Ok(None),
         }
     }
 }
@@ -410,10 +453,11 @@ fn worker_count(config: &ProxyConfig) -> usize {
     config.workers.or(set).unwrap_or_else(machine::workers).max(1)
 }
 
-fn conns_per_worker(config: &ProxyConfig) -> usize {
+fn conns_per_worker(config: &ProxyConfig) -> ConnsMax {
     let nofile = machine::raise_nofile();
     let all = config.limits.conns_max_in_force(machine::memory_limit(), nofile);
-    all.div_ceil(worker_count(config))
+    let entering = !config.inbound.is_empty() || !config.gateway.is_empty();
+    ConnsMax::share(all.div_ceil(worker_count(config)), entering, !config.outbound.is_empty())
 }
 
 type Edges = Vec<Arc<gateway::accept::Listener>>;
@@ -453,17 +497,18 @@ fn start_workers(
         let (shared, metrics) = (shared.clone(), metrics.clone());
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
         let thread = thread.spawn(move || {
+            let alive = Alive::new(shared.clone());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build_local(tokio::runtime::LocalOptions::default());
             match runtime {
                 Ok(runtime) => {
                     let worker = std::rc::Rc::new(Worker::new(shared, metrics.worker(number)));
-                    runtime.block_on(worker::run(worker, sockets));
+                    runtime.block_on(worker::run(worker, sockets, alive));
                 }
                 Err(error) => {
                     tracing::error!(code = "DP-06", %error, "a worker could not start");
-                    shared.drain.cancel();
+                    shared.fail();
                 }
             }
         });

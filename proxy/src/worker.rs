@@ -4,15 +4,15 @@
 //! no request waits for another worker or for the control thread.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use countersign_config::{ProxyConfig, limits};
 use countersign_ctxtoken::TokenCache;
-use futures_util::FutureExt as _;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::WhyRing;
 use crate::audit::{AuditSink, DecisionId};
@@ -21,7 +21,8 @@ use crate::context_index::{ContextIndex, Propagation};
 use crate::failures::Failures;
 use crate::gateway::provider_keys::KeysReader;
 use crate::gateway::user_cache::UserCache;
-use crate::intercept::listen;
+use crate::http::serve::Drain;
+use crate::intercept::listen::{self, AcceptError};
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::telemetry::WorkerMetrics;
@@ -48,9 +49,87 @@ pub struct Shared {
     /// Tag of this process in decision ids.
     pub tag: u16,
     /// Connections one worker may hold.
-    pub conns_per_worker_max: usize,
-    /// Set once: stop accepting, finish what is open.
-    pub drain: CancellationToken,
+    pub conns_per_worker_max: ConnsMax,
+    /// Set once: stop accepting from outside this pod, finish what is open.
+    pub drain: Drain,
+    /// The same for the app's own calls; set when no worker serves anybody from outside any more.
+    pub drain_outbound: Drain,
+    /// Workers that still serve somebody from outside.
+    pub entering: Arc<AtomicUsize>,
+    /// Whether the process ends because something broke.
+    pub failed: Arc<AtomicBool>,
+}
+
+/// Connections one worker may hold. Apart, so that a flood from outside cannot stop the app's own
+/// calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnsMax {
+    /// From outside the pod: inbound and gateway.
+    pub entering: usize,
+    /// From the app.
+    pub outbound: usize,
+}
+
+impl ConnsMax {
+    /// Shares `all` connections of a worker out: a quarter for the app where both kinds listen.
+    pub fn share(all: usize, entering: bool, outbound: bool) -> ConnsMax {
+        let kept = match (entering, outbound) {
+            (_, false) => 0,
+            (false, true) => all,
+            (true, true) => all / 4,
+        };
+        ConnsMax { entering: all.saturating_sub(kept).max(1), outbound: kept.max(1) }
+    }
+}
+
+impl Shared {
+    /// Ends the process because something broke: exit code 1.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.drain.cancel();
+    }
+}
+
+/// A worker's thread, from start to end; dropped however it ends.
+pub struct Alive {
+    shared: Shared,
+    entering: bool,
+}
+
+impl Alive {
+    /// For a thread that begins.
+    pub fn new(shared: Shared) -> Alive {
+        Alive { shared, entering: true }
+    }
+
+    /// Nobody from outside is served any more. After the last worker has said so, the app's own
+    /// calls end too: requests in progress may have needed them, on any worker.
+    fn nobody_entering(&mut self) {
+        if std::mem::take(&mut self.entering)
+            && self.shared.entering.fetch_sub(1, Ordering::Relaxed) <= 1
+        {
+            self.shared.drain_outbound.cancel();
+        }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if std::thread::panicking() || !self.shared.drain.is_cancelled() {
+            tracing::error!(code = "DP-05", "a worker ended early");
+            self.shared.fail();
+        }
+        self.nobody_entering();
+    }
+}
+
+/// Who opens a connection.
+#[derive(Clone, Copy)]
+enum Side {
+    /// Somebody outside the pod.
+    Outside,
+    /// The app.
+    App,
 }
 
 /// One worker's state.
@@ -71,7 +150,7 @@ pub struct Worker {
     pub tokens: RefCell<TokenCache>,
     random: RefCell<Random>,
     in_flight: Rc<Cell<usize>>,
-    connections: Cell<usize>,
+    connections: [Rc<Cell<usize>>; 2],
 }
 
 /// One request's place under the in-flight cap; freed when its response body ended.
@@ -108,7 +187,7 @@ impl Worker {
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             random: RefCell::new(Random::new()),
             in_flight: Rc::new(Cell::new(0)),
-            connections: Cell::new(0),
+            connections: Default::default(),
             shared,
         }
     }
@@ -143,9 +222,28 @@ impl Worker {
         self.in_flight.get()
     }
 
-    /// Counts a connection in or out.
-    fn track(&self, change: isize) {
-        self.connections.set(self.connections.get().saturating_add_signed(change));
+    fn connections(&self, side: Side) -> &Rc<Cell<usize>> {
+        let [outside, app] = &self.connections;
+        match side {
+            Side::Outside => outside,
+            Side::App => app,
+        }
+    }
+
+    /// Whether another connection may be accepted.
+    fn has_room(&self, side: Side) -> bool {
+        let max = match side {
+            Side::Outside => self.shared.conns_per_worker_max.entering,
+            Side::App => self.shared.conns_per_worker_max.outbound,
+        };
+        self.connections(side).get() < max
+    }
+
+    fn drain(&self, side: Side) -> &Drain {
+        match side {
+            Side::Outside => &self.shared.drain,
+            Side::App => &self.shared.drain_outbound,
+        }
     }
 }
 
@@ -160,112 +258,148 @@ pub struct Sockets {
     pub gateway: Vec<(std::net::TcpListener, Arc<gateway::accept::Listener>)>,
 }
 
-/// Runs a worker until drained.
-pub async fn run(worker: Rc<Worker>, sockets: Sockets) {
-    let mut accepting = Vec::new();
+/// Runs a worker until drained: first what comes from outside, then what the app calls.
+pub async fn run(worker: Rc<Worker>, sockets: Sockets, mut alive: Alive) {
+    let mut entering = Vec::new();
     for (socket, listener) in sockets.inbound {
         let listener = Rc::new(listener);
-        accepting.push(spawn_accept(&worker, socket, move |worker, stream, from| {
+        entering.push(spawn_accept(&worker, Side::Outside, socket, move |worker, stream, from| {
             inbound::accept::connection(worker, Rc::clone(&listener), stream, from)
         }));
     }
-    for (socket, listener) in sockets.outbound {
-        let listener = Rc::new(listener);
-        accepting.push(spawn_accept(&worker, socket, move |worker, stream, from| {
-            outbound::accept::connection(worker, Rc::clone(&listener), stream, from)
+    for (socket, listener) in sockets.gateway {
+        entering.push(spawn_accept(&worker, Side::Outside, socket, move |worker, stream, from| {
+            gateway::accept::connection(worker, Arc::clone(&listener), stream, from)
         }));
     }
-    for (socket, listener) in sockets.gateway {
-        accepting.push(spawn_accept(&worker, socket, move |worker, stream, from| {
-            gateway::accept::connection(worker, Arc::clone(&listener), stream, from)
+    let mut leaving = Vec::new();
+    for (socket, listener) in sockets.outbound {
+        let listener = Rc::new(listener);
+        leaving.push(spawn_accept(&worker, Side::App, socket, move |worker, stream, from| {
+            outbound::accept::connection(worker, Rc::clone(&listener), stream, from)
         }));
     }
     let upkeep = tokio::task::spawn_local(upkeep(Rc::clone(&worker)));
     worker.shared.drain.cancelled().await;
-    for task in accepting {
-        let _ = task.await;
-    }
-    finish(&worker).await;
+    let until = Instant::now() + Duration::from_millis(worker.shared.config.limits.drain_ms_max);
+    finish(&worker, Side::Outside, entering, until).await;
+    alive.nobody_entering();
+    worker.shared.drain_outbound.cancelled().await;
+    finish(&worker, Side::App, leaving, until).await;
     upkeep.abort();
 }
 
 /// Accepts until drain, then empties the kernel's queue so that no queued client is reset.
 fn spawn_accept<F, Fut>(
     worker: &Rc<Worker>,
+    side: Side,
     socket: std::net::TcpListener,
     serve: F,
 ) -> tokio::task::JoinHandle<()>
 where
-    F: Fn(Rc<Worker>, tokio::net::TcpStream, std::net::SocketAddr) -> Fut + 'static,
+    F: Fn(Rc<Worker>, TcpStream, SocketAddr) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        let listener = match TcpListener::from_std(socket) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(code = "DP-02", %error, "a listener could not be started");
-                return;
-            }
+        let spawn = |stream, from| {
+            spawn_connection(worker.connections(side), serve(Rc::clone(&worker), stream, from));
         };
-        let drain = worker.shared.drain.clone();
-        let mut queued_left = limits::LISTEN_BACKLOG_MAX;
-        loop {
-            let accepted = if drain.is_cancelled() {
-                queued_left -= 1;
-                let queued = listen::accept(&listener).now_or_never();
-                let Some(queued) = queued.filter(|_| queued_left > 0) else { return };
-                queued
-            } else {
-                tokio::select! {
-                    accepted = listen::accept(&listener) => accepted,
-                    () = drain.cancelled() => continue,
-                }
-            };
-            match accepted {
-                Ok((stream, from)) => {
-                    spawn_connection(&worker, serve(Rc::clone(&worker), stream, from))
-                }
-                Err(error) => {
-                    tracing::error!(code = "DP-03", %error, "the accept loop ended");
-                    worker.shared.drain.cancel();
-                    return;
-                }
-            }
-            if worker.connections.get() >= worker.shared.conns_per_worker_max {
-                worker.metrics.limit_hit("CONNS_MAX");
-                wait_for_room(&worker).await;
+        match accept_until_drain(&worker, side, socket, spawn).await {
+            Ok(listener) => accept_queued(listener, spawn),
+            Err(error) => {
+                tracing::error!(code = "DP-03", %error, "a listener does not accept");
+                worker.shared.fail();
             }
         }
     })
 }
 
-fn spawn_connection(worker: &Rc<Worker>, serve: impl Future<Output = ()> + 'static) {
-    worker.track(1);
-    let worker = Rc::clone(worker);
+async fn accept_until_drain(
+    worker: &Worker,
+    side: Side,
+    socket: std::net::TcpListener,
+    spawn: impl Fn(TcpStream, SocketAddr),
+) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::from_std(socket)?;
+    let drain = worker.drain(side);
+    loop {
+        tokio::select! {
+            accepted = listen::accept(&listener) => {
+                let (stream, from) = accepted?;
+                spawn(stream, from);
+            }
+            () = drain.cancelled() => return Ok(listener),
+        }
+        if !worker.has_room(side) {
+            worker.metrics.limit_hit("CONNS_MAX");
+            wait_for_room(worker, side).await;
+        }
+    }
+}
+
+/// Accepts what the kernel has queued, then closes the listener. Asks the socket itself: tokio's
+/// readiness may not have heard of the newest connections.
+fn accept_queued(listener: TcpListener, spawn: impl Fn(TcpStream, SocketAddr)) {
+    let Ok(socket) = listener.into_std() else { return };
+    for _ in 0..limits::LISTEN_BACKLOG_MAX {
+        match socket.accept() {
+            Ok((stream, from)) => {
+                let stream =
+                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                if let Ok(stream) = stream {
+                    listen::tune(&stream);
+                    spawn(stream, from);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+            Err(error) if listen::classify(&error) == AcceptError::Connection => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// One open connection, counted until it ends, even by a panic.
+struct Open(Rc<Cell<usize>>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+fn spawn_connection(count: &Rc<Cell<usize>>, serve: impl Future<Output = ()> + 'static) {
+    count.set(count.get() + 1);
+    let open = Open(Rc::clone(count));
     tokio::task::spawn_local(async move {
+        let _open = open;
         serve.await;
-        worker.track(-1);
     });
 }
 
 /// At the cap the loop stops accepting; the kernel's queue holds the newcomers.
-async fn wait_for_room(worker: &Worker) {
-    while worker.connections.get() >= worker.shared.conns_per_worker_max
-        && !worker.shared.drain.is_cancelled()
-    {
+async fn wait_for_room(worker: &Worker, side: Side) {
+    while !worker.has_room(side) && !worker.drain(side).is_cancelled() {
         tokio::time::sleep(Duration::from_millis(limits::ACCEPT_BACKOFF_MS_MIN)).await;
     }
 }
 
-/// Waits until every connection ended or the drain time is over.
-async fn finish(worker: &Worker) {
-    let until = Instant::now() + Duration::from_millis(worker.shared.config.limits.drain_ms_max);
-    while worker.connections.get() > 0 && Instant::now() < until {
+/// Waits until the listeners are closed and every connection ended, or the drain time is over.
+async fn finish(
+    worker: &Worker,
+    side: Side,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+    until: Instant,
+) {
+    for task in accepting {
+        let _ = task.await;
+    }
+    let open = worker.connections(side);
+    while open.get() > 0 && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    if worker.connections.get() > 0 {
-        tracing::warn!(code = "DP-04", open = worker.connections.get(), "drain time is over");
+    if open.get() > 0 {
+        tracing::warn!(code = "DP-04", open = open.get(), "drain time is over");
     }
 }
 
@@ -276,5 +410,65 @@ async fn upkeep(worker: Rc<Worker>) {
         let generation = worker.snapshot().certs_generation();
         worker.pool.sweep(generation, Instant::now());
         worker.metrics.beat(Now::read());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default());
+        runtime.expect("a runtime").block_on(work)
+    }
+
+    #[test]
+    fn a_connection_that_panics_is_counted_out() {
+        run(async {
+            let count = Rc::new(Cell::new(0));
+            spawn_connection(&count, async { panic!("as a test") });
+            spawn_connection(&count, std::future::pending());
+            assert_eq!(count.get(), 2);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(count.get(), 1);
+        });
+    }
+
+    #[test]
+    fn the_queue_is_emptied_before_the_listener_closes() {
+        run(async {
+            let any = "127.0.0.1:0".parse().expect("an address");
+            let socket = listen::bind(any, "test").expect("a socket");
+            let address = socket.local_addr().expect("its address");
+            let listener = TcpListener::from_std(socket).expect("a listener");
+            // The runtime has had no turn to hear of these.
+            let queued: Vec<_> = (0..20)
+                .map(|_| std::net::TcpStream::connect(address).expect("a connection"))
+                .collect();
+            let accepted = RefCell::new(Vec::new());
+            accept_queued(listener, |stream, _| accepted.borrow_mut().push(stream));
+            assert_eq!(accepted.borrow().len(), 20);
+            drop(accepted);
+            for mut client in queued {
+                assert_eq!(client.read(&mut [0]).expect("closed, not reset"), 0);
+            }
+            assert!(std::net::TcpStream::connect(address).is_err());
+        });
+    }
+
+    #[test]
+    fn outside_and_app_have_connections_of_their_own() {
+        let share = |all, entering, outbound| {
+            let max = ConnsMax::share(all, entering, outbound);
+            (max.entering, max.outbound)
+        };
+        assert_eq!(share(100, true, true), (75, 25));
+        assert_eq!(share(100, true, false), (100, 1));
+        assert_eq!(share(100, false, true), (1, 100));
+        assert_eq!(share(1, true, true), (1, 1));
     }
 }

@@ -4,19 +4,22 @@
 //! Invariant: an ending connection finishes what it has begun: HTTP/1.1 answers with
 //! `Connection: close`, HTTP/2 sends GOAWAY, and only the grace's end cuts.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_config::limits;
+use countersign_config::{Limits, ProxyConfig, limits};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::DecisionId;
@@ -25,10 +28,43 @@ use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadGuarded, HeadLimits, refusal_bytes};
 use crate::worker::LocalExecutor;
 
+/// The end of the process as its connections see it, and the limits they live by.
+#[derive(Clone)]
+pub struct Drain {
+    stop: CancellationToken,
+    config: Arc<ProxyConfig>,
+}
+
+impl Drain {
+    /// Nothing ends yet.
+    pub fn new(config: Arc<ProxyConfig>) -> Drain {
+        Drain { stop: CancellationToken::new(), config }
+    }
+
+    /// Ends it: set once, never unset.
+    pub fn cancel(&self) {
+        self.stop.cancel();
+    }
+
+    /// Whether it has begun.
+    pub fn is_cancelled(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits until it begins.
+    pub async fn cancelled(&self) {
+        self.stop.cancelled().await;
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+}
+
 /// When a connection must end although nobody closed it.
 pub struct Ending {
-    /// Drain of the whole process.
-    pub drain: CancellationToken,
+    /// Drain of the process, or of this direction.
+    pub drain: Drain,
     /// Wall-clock second at which the reason for the connection ends, such as a certificate.
     pub not_after: Option<u64>,
     /// Age at which it ends anyway.
@@ -36,9 +72,9 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Waits for the first of the three. The wall clock is compared once a second, so a suspended
-    /// machine does not extend a connection.
-    async fn reached(&self) {
+    /// Waits for the first of the three; comes back with the time that open requests then get. The
+    /// wall clock is compared again and again, so a suspended machine does not extend a connection.
+    async fn reached(&self) -> Duration {
         let until_certificate = async {
             let Some(not_after) = self.not_after else { return std::future::pending().await };
             while Now::read().secs() < not_after {
@@ -47,9 +83,9 @@ impl Ending {
             }
         };
         tokio::select! {
-            () = self.drain.cancelled() => {}
-            () = until_certificate => {}
-            () = tokio::time::sleep(self.age) => {}
+            () = self.drain.cancelled() => Duration::from_millis(self.drain.limits().drain_ms_max),
+            () = until_certificate => Duration::from_millis(limits::DEADLINE_GRACE_MS_MAX),
+            () = tokio::time::sleep(self.age) => Duration::from_millis(limits::DEADLINE_GRACE_MS_MAX),
         }
     }
 }
@@ -81,9 +117,11 @@ where
     let (guarded, monitor) = HeadGuarded::new(io, seen, exchange.head_limits());
     let id = exchange.next_id();
     let guarded = guarded.answering(Box::new(move |error| refusal_bytes(error, Some(id))));
+    let first = First::default();
     let service = {
-        let exchange = Rc::clone(&exchange);
+        let (exchange, first) = (Rc::clone(&exchange), first.clone());
         service_fn(move |request| {
+            first.came();
             let exchange = Rc::clone(&exchange);
             async move { Ok::<_, Infallible>(exchange.handle(request).await) }
         })
@@ -93,11 +131,11 @@ where
         .timer(TokioTimer::new())
         .auto_date_header(false)
         .header_read_timeout(Duration::from_millis(limits::H1_IDLE_MS_MAX))
-        .max_header_size(limits::H1_HEAD_BYTES_MAX)
+        .max_header_size(ending.drain.limits().h1_head_bytes_max)
         .half_close(true);
     let connection = builder.serve_connection(TokioIo::new(guarded), service);
     let graceful = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
-    drive(connection, graceful, ending).await;
+    drive(connection, graceful, ending, &first, None).await;
     if let Some(error) = monitor.violation() {
         exchange.head_refused(error, id);
     }
@@ -109,19 +147,25 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
     X: Exchange,
 {
-    let service = service_fn(move |request| {
-        let exchange = Rc::clone(&exchange);
-        async move { Ok::<_, Infallible>(exchange.handle(request).await) }
-    });
+    let first = First::default();
+    let service = {
+        let first = first.clone();
+        service_fn(move |request| {
+            first.came();
+            let exchange = Rc::clone(&exchange);
+            async move { Ok::<_, Infallible>(exchange.handle(request).await) }
+        })
+    };
+    let set = ending.drain.limits();
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .max_concurrent_streams(limits::H2_STREAMS_MAX)
+        .max_concurrent_streams(set.h2_streams_max)
         .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::H2_CONN_WINDOW_BYTES)
+        .initial_connection_window_size(set.h2_conn_window_bytes())
         .max_frame_size(limits::H2_FRAME_BYTES_MAX)
-        .max_header_list_size(limits::H2_HEADER_LIST_BYTES_MAX)
+        .max_header_list_size(set.h2_header_list_bytes_max)
         .max_pending_accept_reset_streams(limits::H2_RESET_PENDING_MAX)
         .max_local_error_reset_streams(limits::H2_LOCAL_RESET_MAX)
         .max_send_buf_size(limits::H2_SEND_BUF_BYTES_MAX)
@@ -131,23 +175,87 @@ where
     let graceful = |connection: Pin<&mut http2::Connection<_, _, LocalExecutor>>| {
         connection.graceful_shutdown()
     };
-    drive(connection, graceful, ending).await;
+    // HTTP/1 has its own clock for heads; here a silent connection would last for its whole age.
+    let silent = Duration::from_millis(set.h1_head_ms_max);
+    drive(connection, graceful, ending, &first, Some(silent)).await;
 }
 
-async fn drive<C>(connection: C, graceful: impl Fn(Pin<&mut C>), ending: &Ending)
-where
+/// Whether a connection has brought its first request.
+#[derive(Clone, Default)]
+struct First(Rc<(Cell<bool>, Notify)>);
+
+impl First {
+    fn came(&self) {
+        if !self.0.0.replace(true) {
+            self.0.1.notify_one();
+        }
+    }
+
+    fn has_come(&self) -> bool {
+        self.0.0.get()
+    }
+
+    async fn waited(&self) {
+        while !self.has_come() {
+            self.0.1.notified().await;
+        }
+    }
+
+    /// Ready when the first request is overdue; never once it has come.
+    async fn overdue(&self, limit: Option<Duration>) {
+        if let Some(limit) = limit {
+            tokio::time::sleep(limit).await;
+            if !self.has_come() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// A connection accepted a moment before the end gets this long to bring its first request, so that
+/// a client which connected in time is answered rather than reset.
+const FIRST_REQUEST: Duration = Duration::from_millis(limits::DRAIN_FIRST_REQUEST_MS_MAX);
+
+async fn drive<C>(
+    connection: C,
+    graceful: impl Fn(Pin<&mut C>),
+    ending: &Ending,
+    first: &First,
+    silent: Option<Duration>,
+) where
     C: Future<Output = Result<(), hyper::Error>>,
 {
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
+    let grace = tokio::select! {
         biased;
-        ended = connection.as_mut() => ended,
-        () = ending.reached() => {
-            graceful(connection.as_mut());
-            let grace = Duration::from_millis(limits::DEADLINE_GRACE_MS_MAX);
-            tokio::time::timeout(grace, connection).await.unwrap_or(Ok(()))
-        }
+        ended = connection.as_mut() => return log_end(ended),
+        grace = ending.reached() => grace,
+        () = first.overdue(silent) => Duration::ZERO,
     };
+    // hyper closes a connection at once that has read nothing yet; what the client has sent may be
+    // on its way.
+    if grace > Duration::ZERO && !first.has_come() {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return log_end(ended),
+            () = first.waited() => {}
+            () = tokio::time::sleep(FIRST_REQUEST) => {}
+        }
+    }
+    graceful(connection.as_mut());
+    if !first.has_come() {
+        let ended = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await;
+        match ended {
+            Ok(ended) => return log_end(ended),
+            Err(_) if !first.has_come() => return,
+            Err(_) => {}
+        }
+    }
+    log_end(tokio::time::timeout(grace, connection).await.unwrap_or(Ok(())));
+}
+
+fn log_end(ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }

@@ -53,7 +53,7 @@ pub async fn connection(
     let seen = tokio::time::timeout(deadline, read_version(&mut stream, Vec::new())).await;
     let Ok(Ok((version, seen))) = seen else { return };
     let ending = Ending {
-        drain: worker.shared.drain.clone(),
+        drain: worker.shared.drain_outbound.clone(),
         not_after: None,
         age: connection_age(&worker),
     };
