@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_config::{Limits, ProxyConfig, limits};
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -120,10 +121,18 @@ where
     let first = First::default();
     let service = {
         let (exchange, first) = (Rc::clone(&exchange), first.clone());
+        let drain = ending.drain.clone();
         service_fn(move |request| {
             first.came();
-            let exchange = Rc::clone(&exchange);
-            async move { Ok::<_, Infallible>(exchange.handle(request).await) }
+            let (exchange, drain) = (Rc::clone(&exchange), drain.clone());
+            async move {
+                let mut response = exchange.handle(request).await;
+                // hyper says so only in responses that begin after it was told.
+                if drain.is_cancelled() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         })
     };
     let mut builder = http1::Builder::new();
@@ -260,3 +269,7 @@ fn log_end(ended: Result<(), hyper::Error>) {
         tracing::debug!(%error, "connection ended");
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/serve.rs"]
+mod tests;
