@@ -18,8 +18,9 @@ const HOST: &str = "orders.shop";
 #[test]
 fn every_refusal_is_produced() {
     let here = include_str!("refusals.rs");
+    let excepted = include_str!("../../../xtask/allow_unproduced.txt");
     for reason in outcome::table().keys() {
-        let only_in_a_unit_test = reason == "keys_unavailable";
+        let only_in_a_unit_test = excepted.lines().any(|line| line.starts_with(reason.as_str()));
         assert!(here.contains(&format!("\"{reason}\"")) || only_in_a_unit_test, "{reason}");
     }
     assert!(outcome::table().len() > 45);
