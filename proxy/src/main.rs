@@ -15,7 +15,7 @@ Usage:
   countersign-proxy --version
   countersign-proxy docs refusals|metrics    print a generated reference
 
-Signals: SIGTERM and SIGINT drain and exit 0, SIGHUP reads the documents again.
+Signals: SIGTERM and SIGINT drain and exit 0 (a second one ends at once), SIGHUP reads the documents again.
 Exit codes: 0 ended as asked, 1 failed while running, 2 usage or invalid configuration.
 Environment: docs/environment.md.
 ";

@@ -55,7 +55,7 @@ refusals! {
     AppTimeout => "app_timeout", 504, 4, "timeout", "inbound", "The app sent no response head in time.";
     AudienceWrong => "audience_wrong", 401, 16, "invalid_token", "inbound", "The token is for another trust domain.";
     AuditUnavailable => "audit_unavailable", 503, 14, "unavailable", "all", "The audit queue is full and the mesh demands a record (`onFull: refuse`).";
-    BodyTooLarge => "body_too_large", 413, 8, "too_large", "gateway", "The declared body is longer than the limit.";
+    BodyTooLarge => "body_too_large", 413, 8, "too_large", "gateway, inbound", "The body is longer than the limit, as declared or as it came.";
     ClaimInvalid => "claim_invalid", 401, 16, "invalid_token", "inbound", "A claim is missing, of the wrong type or out of bounds.";
     ClientAddressInvalid => "client_address_invalid", 400, 3, "bad_request", "gateway", "The forwarded client address from a trusted proxy cannot be read.";
     ClientGone => "client_gone", 499, 1, "cancelled", "all", "The client went away before the answer; what had been done by then is in the record.";
@@ -80,7 +80,7 @@ refusals! {
     PresenterRefused => "presenter_refused", 403, 7, "denied", "inbound", "This peer may not present a context token here.";
     RateLimited => "rate_limited", 429, 8, "rate_limited", "inbound", "The peer presented too many bad tokens.";
     RequestMalformed => "request_malformed", 400, 3, "bad_request", "all", "The request breaks HTTP's grammar or framing rules.";
-    RequestTimeout => "request_timeout", 408, 4, "timeout", "all", "The request head did not arrive in time.";
+    RequestTimeout => "request_timeout", 408, 4, "timeout", "all", "The request head, or the rest of its body, did not arrive in time.";
     RouteUnknown => "route_unknown", 404, 12, "not_found", "gateway", "No route covers this host and path.";
     ServerIdentityUnexpected => "server_identity_unexpected", 502, 14, "upstream_failed", "outbound, gateway", "The server answered with an identity other than the destination's.";
     SignatureInvalid => "signature_invalid", 401, 16, "invalid_token", "inbound", "The token's signature does not verify.";

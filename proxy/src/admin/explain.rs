@@ -196,7 +196,7 @@ const INBOUND: &[Step] = &[
     ("enrich: verified headers for the app", &["context_too_large"]),
     (
         "forward: the app answers",
-        &["app_not_listening", "app_failed", "app_timeout", "client_gone"],
+        &["app_not_listening", "app_failed", "app_timeout", "body_too_large", "client_gone"],
     ),
 ];
 
