@@ -67,6 +67,8 @@ pub struct Journal {
     room: Option<AuditSlot>,
     minted: bool,
     closed: bool,
+    /// The status a refused head was answered with, where it is finer than the table's.
+    answered: Option<u16>,
     worker: Rc<Worker>,
     snap: Arc<Snapshot>,
 }
@@ -138,6 +140,7 @@ impl Journal {
             room: None,
             minted: false,
             closed: false,
+            answered: None,
             worker: Rc::clone(worker),
             snap: Arc::clone(snap),
         }
@@ -286,6 +289,7 @@ impl Journal {
     /// guard has answered already.
     pub fn refuse_head(mut self, error: HeadError) {
         self.closed = true;
+        self.answered = Some(error.status().0);
         let refusal = match error {
             HeadError::HeadTimeout => Refusal::RequestTimeout,
             HeadError::TargetTooLong => Refusal::UriTooLong,
@@ -324,7 +328,7 @@ impl Journal {
             (_, false) => RecordKind::Refusal,
         };
         if !self.recorded {
-            let status = (!gone).then_some(row.http);
+            let status = (!gone).then_some(self.answered.unwrap_or(row.http));
             let record = self.record(kind, status, Some(refused));
             self.keep(record);
         }

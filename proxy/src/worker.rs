@@ -25,6 +25,7 @@ use crate::http::serve::Drain;
 use crate::intercept::listen::{self, AcceptError};
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
+use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::WorkerMetrics;
 use crate::upstream::pool::Pool;
 use crate::{gateway, inbound, outbound};
@@ -207,14 +208,18 @@ impl Worker {
         DecisionId::new(now, self.shared.tag, u64::from_ne_bytes(self.random()))
     }
 
-    /// A place under the in-flight cap, if there is one.
-    pub fn admit(&self) -> Option<InFlight> {
+    /// A place under the in-flight cap.
+    ///
+    /// # Errors
+    /// `overloaded` when there is none.
+    pub fn admit(&self) -> Result<InFlight, Refused> {
         if self.in_flight.get() >= self.shared.config.limits.inflight_max {
             self.metrics.limit_hit("INFLIGHT_MAX");
-            return None;
+            let detail = "too many requests in flight";
+            return Err(Refused::new(Refusal::Overloaded, Stage::Accept, detail));
         }
         self.in_flight.set(self.in_flight.get() + 1);
-        Some(InFlight(Rc::clone(&self.in_flight)))
+        Ok(InFlight(Rc::clone(&self.in_flight)))
     }
 
     /// Requests in flight, for drain.

@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::sink::lock;
 use super::*;
 use crate::clock::Now;
-use crate::telemetry::{Direction, Lookup, Redacted, Verdict};
+use countersign_ctxtoken::Redacted;
+
+use crate::telemetry::{Direction, Lookup, Verdict};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -369,6 +371,6 @@ fn attack_reads_tokens_from_any_output() {
     const { assert!(!Probe::<PseudonymKey>::SHOWN) };
     let secret = "eyJhbGciOiJFUzI1NiJ9.secret.signature";
     let printed = format!("{:?} {:?}", Redacted::new(secret), Some(Redacted::new(vec![secret])));
-    assert_eq!(printed, "[redacted] Some([redacted])");
+    assert_eq!(printed, "Redacted(..) Some(Redacted(..))");
     assert_eq!(format!("{:?}", PseudonymKey::new(secret.as_bytes())), "PseudonymKey(..)");
 }

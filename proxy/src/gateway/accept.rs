@@ -33,7 +33,7 @@ use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, OpenConnection, PeerSeries};
 use crate::tls::edge::EdgeTls;
 use crate::tls::verify::handshake_reason;
-use crate::worker::{InFlight, Worker};
+use crate::worker::Worker;
 
 /// A public listener.
 pub struct Listener {
@@ -194,16 +194,6 @@ impl Connection {
     pub fn identity_of(&self, rules: &GatewayRules) -> Result<WorkloadId, Refused> {
         rules.minter.as_ref().map(|minter| minter.issuer().clone()).ok_or_else(|| {
             Refused::new(Refusal::IdentityUnavailable, Stage::Mint, "no identity to mint with")
-        })
-    }
-
-    /// A place under the in-flight cap.
-    ///
-    /// # Errors
-    /// `overloaded` when there is none.
-    pub fn admit(&self) -> Result<InFlight, Refused> {
-        self.worker.admit().ok_or_else(|| {
-            Refused::new(Refusal::Overloaded, Stage::Accept, "too many requests in flight")
         })
     }
 }

@@ -54,7 +54,7 @@ async fn serve(
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
     let now = journal.started;
-    let slot = conn.admit()?;
+    let slot = conn.worker().admit()?;
     let (mut parts, body) = request.into_parts();
     let Some(rules) = &snap.gateway else {
         return Err(Refused::new(Refusal::RouteUnknown, Stage::Accept, "no gateway rules"));

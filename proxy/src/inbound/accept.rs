@@ -24,12 +24,11 @@ use crate::http::serve::{self, Ending, Exchange};
 use crate::intercept::prefixed::{Prefixed, read_version};
 use crate::intercept::{Captured, detect};
 use crate::journal::Journal;
-use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, OpenConnection, PeerSeries, RemovedFrom};
 use crate::tls::Alpn;
 use crate::tls::peer::{MeshPeer, NoPeer, Peer};
 use crate::tls::verify::handshake_reason;
-use crate::worker::{InFlight, Worker};
+use crate::worker::Worker;
 
 /// An inbound listener: which port it stands for, and the app behind it.
 #[derive(Clone, Copy, Debug)]
@@ -217,16 +216,6 @@ impl Connection {
     /// What is carried inside TLS; `None` for plaintext.
     pub fn alpn(&self) -> Option<Alpn> {
         self.alpn
-    }
-
-    /// A place under the in-flight cap.
-    ///
-    /// # Errors
-    /// `overloaded` when there is none.
-    pub fn admit(&self) -> Result<InFlight, Refused> {
-        self.worker.admit().ok_or_else(|| {
-            Refused::new(Refusal::Overloaded, Stage::Accept, "too many requests in flight")
-        })
     }
 
     /// Counts reserved names removed from trailers.

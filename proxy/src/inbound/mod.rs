@@ -29,7 +29,7 @@ async fn serve(
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
     let now = journal.started;
-    let slot = conn.admit()?;
+    let slot = conn.worker().admit()?;
     let (mut parts, body) = request.into_parts();
     let head = Head::inbound(&mut parts, conn, snap, journal)?;
     let ctx = context::verify(conn, &head, snap, now, journal)?;

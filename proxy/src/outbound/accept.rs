@@ -21,9 +21,8 @@ use crate::inbound::accept::connection_age;
 use crate::intercept::detect::Version;
 use crate::intercept::prefixed::{Prefixed, read_version};
 use crate::journal::Journal;
-use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, OpenConnection, PeerSeries};
-use crate::worker::{InFlight, Worker};
+use crate::worker::Worker;
 
 /// An outbound listener.
 #[derive(Clone, Debug)]
@@ -75,16 +74,6 @@ impl Connection {
     /// The destination this listener is bound to.
     pub fn bound_to(&self) -> Option<&str> {
         self.listener.bound_to.as_deref()
-    }
-
-    /// A place under the in-flight cap.
-    ///
-    /// # Errors
-    /// `overloaded` when there is none.
-    pub fn admit(&self) -> Result<InFlight, Refused> {
-        self.worker.admit().ok_or_else(|| {
-            Refused::new(Refusal::Overloaded, Stage::Accept, "too many requests in flight")
-        })
     }
 }
 

@@ -30,7 +30,7 @@ async fn serve(
     snap: &Snapshot,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
-    let slot = conn.admit()?;
+    let slot = conn.worker().admit()?;
     let (mut parts, body) = request.into_parts();
     let clean = hygiene::outbound_request(&mut parts).map_err(of_hygiene)?;
     journal.reserved_removed(RemovedFrom::Header, clean.presented.dropped);

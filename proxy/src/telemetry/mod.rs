@@ -11,13 +11,12 @@ pub mod logs;
 pub mod metrics;
 pub mod names;
 pub mod process;
-pub mod redacted;
 pub mod series;
 pub mod worker;
 
 pub use labels::{CacheUse, Direction, Lookup, Protocol, RemovedFrom, StatusClass, Verdict};
 pub use metrics::Metrics;
 pub use process::ProcessMetrics;
-pub use redacted::Redacted;
+
 pub use series::PeerSeries;
 pub use worker::{OpenConnection, WorkerMetrics};
