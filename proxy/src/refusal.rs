@@ -70,7 +70,7 @@ refusals! {
     IssuerNotAllowed => "issuer_not_allowed", 401, 16, "invalid_token", "inbound", "The signer is not in the mesh's issuer allow-list.";
     JustificationInvalid => "justification_invalid", 400, 3, "bad_request", "gateway", "The justification header does not fit a configured kind.";
     KeyUnknown => "key_unknown", 401, 16, "invalid_token", "inbound", "The signing key or certificate is not one the issuer may use.";
-    KeysUnavailable => "keys_unavailable", 503, 14, "unavailable", "inbound", "A listed issuer has no usable key set loaded.";
+    KeysUnavailable => "keys_unavailable", 503, 14, "unavailable", "inbound", "A listed issuer has no usable key set. Comes later, with fetched key sets: one from a file is checked at load.";
     LoopDetected => "loop_detected", 508, 8, "loop", "outbound", "The call would reach one of this proxy's own listeners.";
     MintRuleMissing => "mint_rule_missing", 403, 7, "denied", "gateway", "No mint rule covers this request, so no context is made for it.";
     Overloaded => "overloaded", 503, 14, "overloaded", "all", "Too many requests are in flight.";
