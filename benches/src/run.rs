@@ -179,7 +179,7 @@ impl<'a> Bench<'a> {
         case: &Case,
         target: &Target,
         pids: &[u32],
-    ) -> Result<[(String, &'static str, f64); 2]> {
+    ) -> Result<Vec<(String, &'static str, f64)>> {
         let (plan, name) = (self.plan, case.name);
         match case.pacing {
             Loop::Closed => {
@@ -191,15 +191,17 @@ impl<'a> Bench<'a> {
                 if result.foreign > FOREIGN_MAX {
                     self.disturbed.insert(round);
                 }
-                Ok([
-                    (format!("cpu_{name}"), "us", result.cpu_us),
-                    (format!("throughput_{name}"), "1/s", result.throughput),
-                ])
+                let mut figures = vec![(format!("cpu_{name}"), "us", result.cpu_us)];
+                for (which, cpu_us) in ["a", "b"].iter().zip(&result.cpu_us_each) {
+                    figures.push((format!("cpu_{which}_{name}"), "us", *cpu_us));
+                }
+                figures.push((format!("throughput_{name}"), "1/s", result.throughput));
+                Ok(figures)
             }
             Loop::Open(rate) => {
                 let result =
                     load::open(target, case.shape, rate, plan.warm_up(), plan.open_window())?;
-                Ok([
+                Ok(vec![
                     (format!("p50_{name}"), "us", result.p50_us),
                     (format!("p99_{name}"), "us", result.p99_us),
                 ])
