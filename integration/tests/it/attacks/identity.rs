@@ -3,7 +3,7 @@
 use countersign_integration::client::{self, Call, Conn};
 use countersign_integration::outcome::refused;
 use countersign_integration::pki::Request;
-use countersign_integration::{App, Authority, Lab, Leaf, Proxy, tls};
+use countersign_integration::{App, Authority, Lab, Leaf, Proxy, tls, wait};
 use serde_json::json;
 
 const HOST: &str = "orders.shop";
@@ -22,7 +22,8 @@ async fn handshake_refused(orders: &Proxy, leaf: Option<&Leaf>, reason: &str) {
     orders.metric_reaches("countersign_tls_handshakes_total", &[&label], 1.0).await;
     let all = orders.metric("countersign_tls_handshakes_total", &[]).await;
     assert!(all > before, "{reason}");
-    assert!(orders.log().contains(reason), "{reason} is not in the log");
+    // The log is written by a thread of its own, a moment after the metric.
+    wait::until_true("the reason in the log", || orders.log().contains(reason)).await;
 }
 
 #[tokio::test]
@@ -109,7 +110,7 @@ async fn attack_corrupts_bundle_to_force_fallback() {
     let app = App::mirror();
     let orders = lab.orders(&app, |spec| spec).await;
     lab.write_text("bundle.pem", "no certificate at all\n");
-    countersign_integration::wait::until_true("the complaint about the bundle", || {
+    wait::until_true("the complaint about the bundle", || {
         orders.log().contains("the trust bundle is empty")
     })
     .await;
