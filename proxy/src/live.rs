@@ -16,7 +16,6 @@ use countersign_workload_id::TrustDomain;
 use crate::gateway::rules::GatewayRules;
 use crate::outbound::discover::Destinations;
 use crate::tls::{MeshTls, TlsBuildError};
-use crate::trust::Chains;
 
 /// Everything a request is judged by.
 pub struct Snapshot {
@@ -32,8 +31,6 @@ pub struct Snapshot {
     pub policy: Arc<Compiled>,
     /// Who may make context tokens.
     pub issuers: Arc<IssuerSet>,
-    /// Validates the certificates of token signers.
-    pub chains: Chains,
     /// Which peers may present tokens where, on top of custody.
     pub presenters: Presenters,
     /// Whether a token counts only from a workload it was handed to.
@@ -173,7 +170,6 @@ impl Builder {
             hash: hash.get(..8).unwrap_or(&hash).into(),
             policy: Arc::new(countersign_policy::compile(documents, &self.workload)),
             issuers,
-            chains: Chains::new(Arc::clone(&certs.bundles), domain.clone()),
             presenters: crate::trust::presenters(documents).map_err(BuildError::Documents)?,
             custody_required: documents.mesh.custody == Custody::Required,
             token_limits: token_limits(),

@@ -1,48 +1,14 @@
-//! Whose context tokens count: the mesh's issuer list in the token crate's terms, and the
-//! validation of signers' certificates against our own trust domain's bundle.
+//! Whose context tokens count, and who may present them: the mesh's lists in the token crate's terms.
 //!
-//! Invariant: a signer's chain is validated by the same function as a peer's, and only in the
-//! bundle of our own trust domain.
+//! Invariant: an entry that cannot be used makes the whole list unusable; nothing is skipped. The
+//! signers' certificates are validated by `certs-client`, like those of peers.
 
-use std::sync::Arc;
-
-use countersign_certs_client::{TrustBundles, Usage, svid};
 use countersign_ctxtoken::{
-    ChainKey, ChainValidator, Constraints, Issuer, IssuerSet, KeyForms, KeySet,
-    Limits as TokenLimits, Origin, PathPattern, Presenter, Presenters, ScopePattern, SubPattern,
-    UnixTime, VerifyingKey,
+    Constraints, Issuer, IssuerSet, KeyForms, KeySet, Limits as TokenLimits, Origin, PathPattern,
+    Presenter, Presenters, ScopePattern, SubPattern,
 };
 use countersign_policy::Documents;
 use countersign_policy::doc::{IssuerKeys, TrustedIssuer};
-use countersign_workload_id::TrustDomain;
-use rustls::pki_types::CertificateDer;
-
-/// Validates certificates of token signers.
-pub struct Chains {
-    bundles: Arc<TrustBundles>,
-    domain: TrustDomain,
-}
-
-impl Chains {
-    /// A validator for one trust generation.
-    pub fn new(bundles: Arc<TrustBundles>, domain: TrustDomain) -> Chains {
-        Chains { bundles, domain }
-    }
-}
-
-impl ChainValidator for Chains {
-    fn validate(&self, chain_der: &[Vec<u8>], now: UnixTime) -> Result<ChainKey, String> {
-        let chain: Vec<_> =
-            chain_der.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-        let svid = svid::validate(&chain, &self.bundles, Usage::Signature, svid::unix_time(now.0))
-            .map_err(|error| error.to_string())?;
-        if svid.id.trust_domain() != &self.domain {
-            return Err(format!("{} is of another trust domain", svid.id));
-        }
-        let key = VerifyingKey::from_spki_der(&svid.spki).map_err(|error| error.to_string())?;
-        Ok(ChainKey { id: svid.id, key, not_after: UnixTime(svid.not_after) })
-    }
-}
 
 /// The issuer allow-list of the documents.
 ///
