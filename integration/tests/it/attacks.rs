@@ -1,9 +1,16 @@
 //! What attackers do, against the running programs. The names are those of the threat model;
 //! attacks that need no process are beside the code they attack.
 
+mod bypass;
+mod confusion;
+mod crypto;
+mod deputy;
 mod edge;
+mod floods_http;
 mod identity;
 mod leaks;
+mod local;
+mod outliving;
 mod responses;
 mod tokens;
 mod transport;

@@ -9,6 +9,7 @@ mod foundation;
 mod gateway;
 mod grpc;
 mod inbound;
+mod interception;
 mod interop;
 mod outbound;
 mod policy_reload;

@@ -1,0 +1,1 @@
+//! Going round the sidecar (T2).

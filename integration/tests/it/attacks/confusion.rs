@@ -1,0 +1,1 @@
+//! Requests with more than one reading (T20).

@@ -1,0 +1,1 @@
+//! Denial of service through cryptography (T24).

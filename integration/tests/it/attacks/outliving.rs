@@ -1,0 +1,1 @@
+//! Outliving the reason (T17): streams and connections after expiry, revocation or a new deny.

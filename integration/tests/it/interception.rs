@@ -1,0 +1,11 @@
+//! Interception: traffic is redirected into the proxies, in network namespaces that stand for pods,
+//! and every protocol a pod speaks goes through both of them.
+
+mod floods;
+mod http;
+mod live;
+mod matrix;
+mod redirect;
+mod tcp;
+mod upstream;
+mod world;

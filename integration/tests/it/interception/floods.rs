@@ -1,0 +1,1 @@
+//! Floods and slow peers: memory and CPU stay bounded, others are served.

@@ -1,0 +1,1 @@
+//! HTTP in every form through both sidecars.

@@ -1,0 +1,1 @@
+//! States, drain, and connections that outlive their reason.

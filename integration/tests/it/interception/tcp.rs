@@ -1,0 +1,1 @@
+//! Detection and opaque TCP through both sidecars.

@@ -1,0 +1,1 @@
+//! Destinations, load balancing and resilience, against real endpoints that fail.

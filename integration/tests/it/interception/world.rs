@@ -1,0 +1,1 @@
+//! The world of network namespaces itself: what it promises the other tests.
