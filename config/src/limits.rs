@@ -181,11 +181,17 @@ bounds! {
     RELAY_BUF_MID_BYTES: usize = 16_320;
     /// Relay buffer of a bulk transfer.
     RELAY_BUF_LARGE_BYTES: usize = 256 * KIB;
-    /// Relay buffers kept for reuse.
+    /// Bytes moved without a pause after which a relay takes the ordinary buffer.
+    RELAY_GROW_MID_BYTES: u64 = 128 * 1024;
+    /// Bytes moved without a pause after which a relay takes the bulk buffer.
+    RELAY_GROW_LARGE_BYTES: u64 = 10 * 1024 * 1024;
+    /// Silence after which a relay begins with the smallest buffer again.
+    RELAY_PAUSE_MS: u64 = 5_000;
+    /// Relay buffers of a worker: kept for reuse, and lent in larger sizes than the smallest.
     RELAY_POOL_BYTES_MAX: usize = 8 * MIB;
-    /// Idle time of an upgraded connection.
+    /// Idle time of a TCP or upgraded connection.
     TCP_IDLE_MS_MAX: u64 = 3_600_000;
-    /// Time a half-closed upgraded connection may stay open.
+    /// Idle time of a TCP or upgraded connection that one side has closed already.
     TCP_HALF_CLOSED_MS_MAX: u64 = 300_000;
     /// Age of an HTTP connection, varied by 10 % so that they do not all end together.
     CONN_AGE_S_MAX: u64 = 3_600;

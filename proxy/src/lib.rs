@@ -22,6 +22,7 @@ pub mod machine;
 pub mod outbound;
 pub mod random;
 pub mod refusal;
+pub mod relay;
 pub mod reload;
 pub mod telemetry;
 pub mod tls;

@@ -26,6 +26,7 @@ use crate::intercept::listen::{self, AcceptError};
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::refusal::{Refusal, Refused, Stage};
+use crate::relay::buffers::Buffers;
 use crate::telemetry::WorkerMetrics;
 use crate::upstream::pool::Pool;
 use crate::{gateway, inbound, outbound};
@@ -143,6 +144,8 @@ pub struct Worker {
     pub metrics: Rc<WorkerMetrics>,
     /// This worker's lane to the audit writer.
     pub audit: AuditSink,
+    /// Buffers of this worker's relays.
+    pub buffers: Rc<Buffers>,
     /// Users whose tokens this worker has verified.
     pub users: RefCell<UserCache>,
     /// Bad tokens per peer.
@@ -181,6 +184,7 @@ impl Worker {
         let audit = shared.audit.for_worker();
         Worker {
             audit,
+            buffers: Rc::default(),
             users: RefCell::default(),
             failures: RefCell::default(),
             pool: Pool::new(&shared.config.limits),

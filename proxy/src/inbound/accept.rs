@@ -91,6 +91,7 @@ async fn mesh(worker: Rc<Worker>, listener: Rc<Listener>, captured: Captured, st
     match alpn {
         Alpn::H2 => serve::http2(stream, Rc::new(conn), &ending).await,
         Alpn::Http1 => serve::http1(stream, Bytes::new(), Rc::new(conn), &ending).await,
+        Alpn::Tcp => {}
     }
 }
 

@@ -108,6 +108,9 @@ fn prepare(
             translate::to_h2(parts, authority, speaks)
                 .map_err(|error| malformed(error.to_string()))?;
         }
+        Alpn::Tcp => {
+            return Err(malformed("a request needs a connection that carries HTTP".to_owned()));
+        }
         Alpn::Http1 => {
             let host = HeaderValue::from_str(authority.as_str())
                 .map_err(|error| malformed(error.to_string()))?;

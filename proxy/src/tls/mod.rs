@@ -24,6 +24,9 @@ pub const ALPN_H2: &[u8] = b"countersign/h2";
 /// HTTP/1.1 inside mutual TLS.
 pub const ALPN_HTTP1: &[u8] = b"countersign/http1.1";
 
+/// Any bytes inside mutual TLS.
+pub const ALPN_TCP: &[u8] = b"countersign/tcp";
+
 /// What is carried inside a mesh connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alpn {
@@ -31,6 +34,8 @@ pub enum Alpn {
     H2,
     /// `countersign/http1.1`.
     Http1,
+    /// `countersign/tcp`.
+    Tcp,
 }
 
 impl Alpn {
@@ -39,6 +44,7 @@ impl Alpn {
         match protocol {
             Some(ALPN_H2) => Some(Alpn::H2),
             Some(ALPN_HTTP1) => Some(Alpn::Http1),
+            Some(ALPN_TCP) => Some(Alpn::Tcp),
             Some(_) | None => None,
         }
     }
@@ -47,6 +53,7 @@ impl Alpn {
         match self {
             Alpn::H2 => ALPN_H2.to_vec(),
             Alpn::Http1 => ALPN_HTTP1.to_vec(),
+            Alpn::Tcp => ALPN_TCP.to_vec(),
         }
     }
 }

@@ -14,6 +14,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::http::body::ProxyBody;
 use crate::intercept::listen;
@@ -120,6 +121,30 @@ pub async fn to_mesh(
     tls: &MeshTls,
     alpn: Alpn,
 ) -> Result<(Sender, MeshPeer), ConnectError> {
+    let (stream, peer) = mesh_stream(addr, expected, tls, alpn).await?;
+    let sender = start(addr, stream, alpn == Alpn::H2).await?;
+    Ok((sender, peer))
+}
+
+/// Opens a mutual TLS connection that carries any bytes to another sidecar, which must be one of
+/// `expected`.
+///
+/// # Errors
+/// [`ConnectError`]; `UnexpectedIdentity` when somebody else answered.
+pub async fn to_mesh_tcp(
+    addr: SocketAddr,
+    expected: &Arc<ExpectedIds>,
+    tls: &MeshTls,
+) -> Result<(TlsStream<TcpStream>, MeshPeer), ConnectError> {
+    mesh_stream(addr, expected, tls, Alpn::Tcp).await
+}
+
+async fn mesh_stream(
+    addr: SocketAddr,
+    expected: &Arc<ExpectedIds>,
+    tls: &MeshTls,
+    alpn: Alpn,
+) -> Result<(TlsStream<TcpStream>, MeshPeer), ConnectError> {
     let config = tls.client(expected, alpn)?;
     let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX).await?;
     // The name is never sent (SNI is off) and never compared: the verifier checks SPIFFE IDs.
@@ -135,8 +160,7 @@ pub async fn to_mesh(
     }
     let peer = MeshPeer::of_verified_chain(session.peer_certificates())
         .map_err(|error| ConnectError::UnexpectedIdentity { addr, detail: error.to_string() })?;
-    let sender = start(addr, stream, alpn == Alpn::H2).await?;
-    Ok((sender, peer))
+    Ok((stream, peer))
 }
 
 fn tls_error(addr: SocketAddr, source: std::io::Error) -> ConnectError {

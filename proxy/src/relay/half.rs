@@ -1,0 +1,164 @@
+//! One direction of a relay.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use countersign_config::limits;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::relay::buffers::{Buffers, Lent, Size};
+use crate::relay::{Side, Why};
+
+/// Which end of a direction broke.
+pub(super) enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl Broken {
+    /// Names the side: a direction reads from `from` and writes to `to`.
+    pub(super) fn by<R>(self, from: Side, to: Side) -> Why<R> {
+        match self {
+            Broken::Reading(error) => Why::Broken(from, error),
+            Broken::Writing(error) => Why::Broken(to, error),
+        }
+    }
+}
+
+/// How far a direction has come.
+enum State {
+    Moving,
+    /// The reader has ended; the end is being passed on.
+    Ending,
+    Ended,
+}
+
+/// One direction: reader to writer.
+pub(super) struct Half {
+    state: State,
+    /// Present only while it holds bytes not yet written.
+    lent: Option<(Lent, usize, usize)>,
+    size: Size,
+    burst: u64,
+    last: Instant,
+    unflushed: bool,
+}
+
+impl Half {
+    pub(super) fn new() -> Half {
+        Half {
+            state: State::Moving,
+            lent: None,
+            size: Size::Small,
+            burst: 0,
+            last: Instant::now(),
+            unflushed: false,
+        }
+    }
+
+    /// When a byte last moved.
+    pub(super) fn last_progress(&self) -> Instant {
+        self.last
+    }
+
+    /// Moves what can be moved; ready once the end has been passed on.
+    pub(super) fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        buffers: &Rc<Buffers>,
+        moved: &Cell<u64>,
+    ) -> Poll<Result<(), Broken>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            match self.state {
+                State::Moving => {
+                    ready!(self.poll_write(cx, writer, moved)).map_err(Broken::Writing)?;
+                    match self.poll_read(cx, reader, buffers).map_err(Broken::Reading)? {
+                        Poll::Ready(()) => {}
+                        Poll::Pending => {
+                            self.poll_flush(cx, writer).map_err(Broken::Writing)?;
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                State::Ending => {
+                    // Whoever has gone by now needs no end any more.
+                    let _ = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
+                    self.state = State::Ended;
+                }
+                State::Ended => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// Writes what was read; the buffer goes back when it is empty.
+    fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        moved: &Cell<u64>,
+    ) -> Poll<io::Result<()>> {
+        while let Some((lent, from, until)) = &mut self.lent {
+            if from == until {
+                self.lent = None;
+                break;
+            }
+            let wrote = ready!(Pin::new(&mut *writer).poll_write(cx, lent.filled(*from..*until)))?;
+            if wrote == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *from += wrote;
+            moved.set(moved.get() + wrote as u64);
+            self.last = Instant::now();
+            self.unflushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        buffers: &Rc<Buffers>,
+    ) -> Poll<io::Result<()>> {
+        let mut lent = buffers.lend(self.size);
+        let mut into = ReadBuf::new(lent.bytes_mut());
+        ready!(Pin::new(reader).poll_read(cx, &mut into))?;
+        let count = into.filled().len();
+        if count == 0 {
+            self.state = State::Ending;
+            return Poll::Ready(Ok(()));
+        }
+        let now = Instant::now();
+        if now.duration_since(self.last) > Duration::from_millis(limits::RELAY_PAUSE_MS) {
+            self.burst = 0;
+        }
+        self.burst = self.burst.saturating_add(count as u64);
+        self.size = Size::after(self.burst);
+        self.last = now;
+        self.lent = Some((lent, 0, count));
+        Poll::Ready(Ok(()))
+    }
+
+    /// TLS keeps what did not fit into the socket; it goes out before the direction rests.
+    fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        if self.unflushed && Pin::new(writer).poll_flush(cx)?.is_ready() {
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+}
