@@ -187,7 +187,7 @@ impl Journal {
     /// Notes whom the call is for.
     pub fn callee(&mut self, destination: &Destination) {
         self.callee = Some(Box::new(Callee {
-            expected: destination.expected.single().cloned(),
+            expected: destination.expected.as_ref().and_then(|ids| ids.single()).cloned(),
             presented: None,
             host: Text::Shared(Arc::clone(&destination.name)),
             port: destination.port,

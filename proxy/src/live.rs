@@ -155,8 +155,9 @@ impl Builder {
             }
             None => None,
         };
+        let me = certs.identity.as_ref().map(|identity| &identity.id);
         let destinations =
-            Destinations::build(documents, &self.config).map_err(BuildError::Documents)?;
+            Destinations::build(documents, &self.config, me).map_err(BuildError::Documents)?;
         let gateway =
             GatewayRules::build(documents, &self.workload, &self.config, certs, &destinations)
                 .map_err(BuildError::Documents)?;

@@ -78,13 +78,14 @@ async fn serve(
     parts.headers.remove(AUTHORIZATION);
     let rule = if preflight { None } else { Some(mint::rule(rules, &parts.method, &head)?) };
     let version = parts.version;
-    let secured = encrypt::lease(conn.worker(), &route.destination, version, snap, journal).await?;
+    let secured =
+        encrypt::lease(conn.worker(), &route.destination, None, version, snap, journal).await?;
     let findings = Findings { client, user, justification };
     let token = match rule {
         None => None,
         Some(rule) => {
             journal.before_forward().await?;
-            let (method, to) = (&parts.method, secured.peer.id());
+            let (method, to) = (&parts.method, secured.callee()?);
             let asked = Asked { rule, method, head: &head, findings: &findings, to };
             let minted = mint::token(conn, rules, asked, now);
             conn.worker().metrics.context_minted(

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use countersign_workload_id::WorkloadId;
 use http::Version;
 
 use crate::journal::Journal;
 use crate::live::Snapshot;
-use crate::outbound::discover::Destination;
+use crate::outbound::discover::{Destination, Endpoint};
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::Direction;
 use crate::tls::Alpn;
@@ -29,14 +30,25 @@ const ENDPOINTS_TRIED_MAX: usize = 2;
 pub struct Secured {
     /// The connection.
     pub lease: Lease,
-    /// Who proved to be on the other end.
-    pub peer: MeshPeer,
+    /// Who proved to be on the other end; `None` outside the mesh.
+    pub peer: Option<MeshPeer>,
     /// Protocol inside TLS.
     pub alpn: Alpn,
     /// What was dialled, to dial it again.
     pub target: Target,
     /// How long it took; counts against the time until the response head.
     pub spent: Duration,
+}
+
+impl Secured {
+    /// The workload a context may be handed to.
+    ///
+    /// # Errors
+    /// `upstream_failed` outside the mesh, where none may go.
+    pub fn callee(&self) -> Result<&WorkloadId, Refused> {
+        let outside = || refused(Refusal::UpstreamFailed, "no context leaves the mesh");
+        self.peer.as_ref().map(MeshPeer::id).ok_or_else(outside)
+    }
 }
 
 /// Takes a connection to the destination, trying another endpoint if one cannot be reached.
@@ -46,6 +58,7 @@ pub struct Secured {
 pub async fn lease(
     worker: &Worker,
     destination: &Destination,
+    only: Option<SocketAddr>,
     version: Version,
     snap: &Snapshot,
     journal: &mut Journal,
@@ -59,13 +72,21 @@ pub async fn lease(
     let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);
     let begun = Instant::now();
     let mut last = refused(Refusal::UpstreamUnreachable, "the destination has no endpoint");
-    for addr in destination.endpoints().take(ENDPOINTS_TRIED_MAX) {
+    let tried = match only {
+        Some(addr) => destination.endpoint(addr).into_iter().collect(),
+        None => destination.endpoints.clone(),
+    };
+    for Endpoint { addr, expected } in tried.into_iter().take(ENDPOINTS_TRIED_MAX) {
+        let Some(expected) = expected else {
+            let detail = "the destination is outside the mesh";
+            return Err(refused(Refusal::UpstreamUnreachable, detail));
+        };
         if snap.destinations.loops(addr) {
             return Err(refused(Refusal::LoopDetected, format!("{addr} is our own listener")));
         }
         let target = Target::Mesh {
             addr,
-            expected: Arc::clone(&destination.expected),
+            expected,
             alpn,
             tls: Arc::clone(tls),
             generation: snap.certs_generation(),
@@ -113,7 +134,7 @@ pub async fn again(
         return Err(ConnectError::UnexpectedIdentity { addr, detail }.into());
     };
     journal.presented(&peer);
-    Ok(Secured { lease, peer, alpn, target: target.clone(), spent: Duration::ZERO })
+    Ok(Secured { lease, peer: Some(peer), alpn, target: target.clone(), spent: Duration::ZERO })
 }
 
 /// Counts a failure once, however many requests waited for the connection.

@@ -22,6 +22,7 @@ use crate::outbound::encrypt::{self, Secured};
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, RemovedFrom};
 use crate::tls::Alpn;
+use crate::tls::peer::MeshPeer;
 use crate::upstream::pool::Checkout;
 use crate::upstream::upload::{self, Fault, Late, Patience, Upload};
 use crate::worker::{InFlight, Worker};
@@ -144,7 +145,8 @@ async fn exchange(
     let again = encrypt::again(worker, &target, journal).await;
     let again = again.map_err(|error| encrypt::of_error(&error))?;
     if unsent.headers().contains_key(TXN_TOKEN) {
-        same_callee(peer.id(), again.peer.id())?;
+        let was = peer.as_ref().map(MeshPeer::id);
+        same_callee(was, again.callee()?)?;
     }
     let sent = again.lease.send(unsent).await;
     sent.map_err(|failed| refuse(Refusal::UpstreamFailed, failed.error.to_string()))
@@ -152,11 +154,11 @@ async fn exchange(
 
 /// A token was made for, or may be handed to, the callee that was proved when it was attached;
 /// another one that may answer too must not get it.
-fn same_callee(first: &WorkloadId, now: &WorkloadId) -> Result<(), Refused> {
-    if first == now {
+fn same_callee(first: Option<&WorkloadId>, now: &WorkloadId) -> Result<(), Refused> {
+    if first == Some(now) {
         return Ok(());
     }
-    let detail = format!("the context is for {first}, on the second try {now} answered");
+    let detail = format!("the context is for another callee, on the second try {now} answered");
     Err(refuse(Refusal::UpstreamFailed, detail))
 }
 
@@ -205,8 +207,8 @@ mod tests {
     fn a_token_is_not_sent_to_another_callee_on_the_second_try() {
         let id = |text: &str| text.parse::<WorkloadId>().expect("an id");
         let (a, b) = (id("spiffe://prod.acme/ns/a/sa/a"), id("spiffe://prod.acme/ns/a/sa/b"));
-        assert!(same_callee(&a, &a).is_ok());
-        let refused = same_callee(&a, &b).expect_err("refused");
+        assert!(same_callee(Some(&a), &a).is_ok());
+        let refused = same_callee(Some(&a), &b).expect_err("refused");
         assert_eq!(refused.refusal, Refusal::UpstreamFailed);
     }
 

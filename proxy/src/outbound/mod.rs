@@ -6,6 +6,7 @@
 
 pub mod accept;
 pub mod context;
+pub mod destinations;
 pub mod discover;
 pub mod encrypt;
 pub mod forward;
@@ -19,6 +20,7 @@ use crate::http::request::{of_hygiene, refuse_unsupported};
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::outbound::accept::Connection;
+use crate::outbound::discover::Found;
 use crate::outbound::forward::Outgoing;
 use crate::refusal::Refused;
 use crate::telemetry::RemovedFrom;
@@ -36,8 +38,10 @@ async fn serve(
     journal.reserved_removed(RemovedFrom::Header, clean.presented.dropped);
     refuse_unsupported(&parts, &clean.hop)?;
     let held = context::find(conn, &clean.presented, &parts, journal);
-    let destination = discover::destination(conn, &clean.authority, snap, journal)?;
-    let secured = encrypt::lease(conn.worker(), &destination, parts.version, snap, journal).await?;
+    let Found { destination, only } = discover::destination(conn, &clean.authority, snap, journal)?;
+    let version = parts.version;
+    let secured = encrypt::lease(conn.worker(), &destination, only, version, snap, journal).await?;
+    let held = held.filter(|_| destination.is_mesh());
     let token = held.map(|held| held.token.clone());
     let outgoing = Outgoing { parts, body, authority: clean.authority, token, slot };
     forward::to_callee(conn.worker(), secured, &destination, outgoing, journal).await

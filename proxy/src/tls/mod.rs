@@ -5,6 +5,7 @@
 //! Invariant: no other module builds a rustls configuration for the mesh.
 
 pub mod edge;
+pub mod outside;
 pub mod peer;
 pub mod verify;
 
