@@ -60,13 +60,13 @@ fn measure(
         port: 8080,
         caller: Caller::Mesh(&gateway),
         peer_ip: None,
-        request: Request {
+        request: Some(Request {
             method: "GET",
             host: "orders.shop",
             path: &path,
             protocol: Protocol::Http,
             headers: &NoHeaders,
-        },
+        }),
         context: match context {
             Context::Present => Some(facts(&gateway, &scope)),
             Context::Absent => None,

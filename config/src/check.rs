@@ -1,6 +1,8 @@
 //! Checks that compare one field of a `ProxyConfig` with another, or with the documents.
 //! Each check is one function; they run after reading, so every value they see is well formed.
 
+mod captured;
+
 use countersign_policy::Documents;
 use countersign_policy::yaml::{Findings, did_you_mean};
 
@@ -14,6 +16,7 @@ pub(crate) fn alone(written: &Written, findings: &mut Findings<'_>) {
     let Some(config) = config else { return };
     app_is_somebody_else(config, places, findings);
     inbound_ports_lead_somewhere(config, places, findings);
+    captured::alone(config, places, findings);
     gateway_is_whole(config, places, findings);
 }
 
@@ -23,6 +26,7 @@ pub(crate) fn against(written: &Written, documents: &Documents, findings: &mut F
     destinations_exist(config, places, documents, findings);
     identity_fits(config, places, documents, findings);
     gateway_is_selected(config, places, documents, findings);
+    captured::against(config, places, documents, findings);
 }
 
 /// No two listeners want the same address.
@@ -43,9 +47,11 @@ fn listeners_differ(places: &Places, findings: &mut Findings<'_>) {
 /// Handing a request to the app must not bring it back to us.
 fn app_is_somebody_else(config: &ProxyConfig, places: &Places, findings: &mut Findings<'_>) {
     for (app, span) in config.app.iter().zip(&places.app) {
-        if config.is_own(app.address, &[]) {
+        if let Some(address) = app.address
+            && config.is_own(address, &[])
+        {
             let message =
-                format!("the app address {} is one of this process's own listeners", app.address);
+                format!("the app address {address} is one of this process's own listeners");
             findings.error("P003", *span, message).hint("name the port the app itself listens on");
         }
     }

@@ -62,6 +62,15 @@ pub const COUNTERSIGN_WORKERS: Variable = Variable {
     summary: "Number of data-path threads, used when the `ProxyConfig` does not set `workers`.",
 };
 
+/// The pod's own addresses.
+pub const COUNTERSIGN_POD_IPS: Variable = Variable {
+    name: "COUNTERSIGN_POD_IPS",
+    read_by: "countersign-proxy",
+    default: "the addresses of the pod's interfaces",
+    summary: "The pod's addresses with commas between them (Kubernetes: `status.podIPs`): redirected \
+              connections to any other address are closed.",
+};
+
 /// Where testbed programs are kept.
 pub const COUNTERSIGN_CACHE: Variable = Variable {
     name: "COUNTERSIGN_CACHE",
@@ -148,6 +157,7 @@ pub const ALL: &[Variable] = &[
     COUNTERSIGN_LOG,
     COUNTERSIGN_LOG_FORMAT,
     COUNTERSIGN_WORKERS,
+    COUNTERSIGN_POD_IPS,
     NO_COLOR,
     KUBERNETES_SERVICE_HOST,
     COUNTERSIGN_BIN_DIR,

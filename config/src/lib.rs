@@ -9,7 +9,7 @@
 //! listeners on one address · `P003` a call that would come back to this process · `P004` inbound
 //! port without app · `P005` gateway listener and routes do not fit · `P006` identity of another
 //! trust domain · `P007` identity of another namespace (warning) · `P008` not exactly one
-//! ContextPolicy for a gateway.
+//! ContextPolicy for a gateway · `P009` listeners and ports that do not fit the redirect.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -25,9 +25,10 @@ pub mod reference;
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};
 pub use proxy::{
-    AppPort, Audit, AuditSink, CorsPreflight, DestinationRef, GatewayListener, IdentitySource,
-    InboundListener, ListenMode, OutboundListener, PersonalData, Propagation, ProxyConfig, Route,
-    ServerCertificate, TlsGroup,
+    AppPort, AppTls, Audit, AuditSink, CorsPreflight, DestinationRef, EgressOther, GatewayListener,
+    IdentitySource, InboundListener, Interception, ListenMode, OutboundListener, PROXY_UID,
+    PersonalData, Propagation, ProxyConfig, Route, ServerCertificate, TcpSettings, TlsGroup,
+    WELL_KNOWN_TCP,
 };
 
 #[cfg(test)]

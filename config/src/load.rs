@@ -29,8 +29,11 @@ impl ProxyConfig {
         let sources = [Source { name: &file.name, text: &file.text }];
         let mut findings = Findings::new(&sources);
         let nodes = yaml::documents(&mut findings, 0);
-        let socket = env::SPIFFE_ENDPOINT_SOCKET.get();
-        let written = read::proxy_config(path, &nodes, socket.as_deref(), &mut findings);
+        let environment = read::Environment {
+            spiffe_socket: env::SPIFFE_ENDPOINT_SOCKET.get(),
+            pod_ips: env::COUNTERSIGN_POD_IPS.get(),
+        };
+        let written = read::proxy_config(path, &nodes, &environment, &mut findings);
         check::alone(&written, &mut findings);
         let loaded = documents_of(&written, &mut findings);
         let mut documents = match loaded {

@@ -6,10 +6,17 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use countersign_policy::doc::PortProtocol;
 use countersign_workload_id::WorkloadId;
 use ipnet::IpNet;
 
 use crate::limits::Limits;
+
+/// Ports that are not HTTP unless somebody declares it: FTP, SSH, SMTP, POP3, IMAP, submission,
+/// MySQL, NATS, Galera and PostgreSQL, where waiting for the client's first bytes may stall;
+/// Redis, Elasticsearch transport and memcached, whose first bytes are no HTTP.
+pub const WELL_KNOWN_TCP: &[u16] =
+    &[21, 22, 25, 110, 143, 587, 3306, 4222, 4444, 5432, 6379, 9300, 11211];
 
 /// Everything a process needs to know about itself.
 #[derive(Clone, Debug)]
@@ -32,12 +39,20 @@ pub struct ProxyConfig {
     pub gateway: Vec<GatewayListener>,
     /// Where requests of the public listeners go; matched by [`ProxyConfig::route`].
     pub routes: Vec<Route>,
-    /// Where the app listens, by the port callers see.
+    /// What the app's ports speak and where it listens, by the port callers see.
     pub app: Vec<AppPort>,
+    /// What the redirect captures and what it leaves alone.
+    pub interception: Interception,
+    /// Opaque connections.
+    pub tcp: TcpSettings,
     /// Read-only status, loopback only.
     pub admin: Option<SocketAddr>,
     /// `/metrics`, `/ready` and `/live`.
     pub metrics: Option<SocketAddr>,
+    /// `/ready` alone, answered by the data path itself.
+    pub readiness: Option<SocketAddr>,
+    /// The Unix socket that takes `drain`, `reload` and `log`.
+    pub control: Option<PathBuf>,
     /// How onward calls of the app find their context, in order.
     pub propagation: Vec<Propagation>,
     /// The TLS key exchange groups offered and accepted; empty: the default set.
@@ -76,8 +91,73 @@ pub enum IdentitySource {
 pub enum ListenMode {
     /// No privileges: from the listener's own port, or from the request.
     Explicit,
-    /// From the kernel's original destination. Refused until interception exists.
+    /// From the kernel: the address the connection had before it was redirected here.
     Redirect,
+    /// Inbound only: as `Redirect`, and the app sees the client's own address.
+    Tproxy,
+}
+
+impl ListenMode {
+    /// Whether connections come by a redirect of the kernel.
+    pub fn is_captured(self) -> bool {
+        self != ListenMode::Explicit
+    }
+}
+
+/// What the redirect captures. Read by `countersign-proxy init`, which writes the rules, and by the
+/// data path, which must agree with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interception {
+    /// The user whose own connections are not captured.
+    pub proxy_uid: u32,
+    /// Ports of this pod whose inbound connections go to the app directly.
+    pub skip_inbound_ports: Vec<u16>,
+    /// Ports that the app may call directly.
+    pub skip_outbound_ports: Vec<u16>,
+    /// Addresses that the app may call directly.
+    pub skip_outbound_cidrs: Vec<IpNet>,
+    /// The pod's own addresses, beside those of its interfaces.
+    pub pod_ips: Vec<IpAddr>,
+    /// What becomes of traffic of other users that is not TCP.
+    pub egress_other: EgressOther,
+}
+
+impl Default for Interception {
+    fn default() -> Interception {
+        Interception {
+            proxy_uid: PROXY_UID,
+            skip_inbound_ports: Vec::new(),
+            skip_outbound_ports: Vec::new(),
+            skip_outbound_cidrs: Vec::new(),
+            pod_ips: Vec::new(),
+            egress_other: EgressOther::Allow,
+        }
+    }
+}
+
+/// The user the proxy runs as when nothing else is written.
+pub const PROXY_UID: u32 = 4747;
+
+/// `interception.egressOther`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EgressOther {
+    /// It leaves the pod as it is.
+    Allow,
+    /// It is dropped, but for DNS.
+    Drop,
+}
+
+/// `tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSettings {
+    /// How long an opaque connection may outlive the certificate it was opened with, seconds.
+    pub after_peer_expiry_s: u64,
+}
+
+impl Default for TcpSettings {
+    fn default() -> TcpSettings {
+        TcpSettings { after_peer_expiry_s: 86_400 }
+    }
 }
 
 /// A listener for other sidecars.
@@ -160,13 +240,37 @@ pub enum CorsPreflight {
     Pass,
 }
 
-/// Where the app beside us listens.
+/// What one port of the app speaks, and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppPort {
     /// The port callers see and policy compares.
     pub port: u16,
-    /// The app's own address.
-    pub address: SocketAddr,
+    /// The app's own address; `None`: the address the client dialled.
+    pub address: Option<SocketAddr>,
+    /// What is spoken; `None`: told from the first bytes.
+    pub protocol: Option<PortProtocol>,
+    /// What a TLS client that is no sidecar gets.
+    pub tls: AppTls,
+    /// The app needs HTTP/1 with its header case as sent.
+    pub preserve_http1: bool,
+    /// Tokens of `Upgrade`, lower case, that may pass beside `websocket`.
+    pub upgrades: Vec<String>,
+    /// Whether CONNECT requests may pass.
+    pub connect: bool,
+    /// A shorter time for telling the protocol, milliseconds.
+    pub detect_ms: Option<u64>,
+}
+
+/// What happens to a ClientHello without a protocol of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppTls {
+    /// It is the app's own TLS: its bytes are carried as they are, from a caller without identity.
+    #[default]
+    Mesh,
+    /// TLS ends here, and the client must have a certificate of the mesh.
+    Terminate,
+    /// As `Mesh`, and the documents say so: the app is expected to speak TLS.
+    Pass,
 }
 
 /// One way for an onward call to find the context of the request that caused it.
@@ -238,7 +342,25 @@ impl ProxyConfig {
 
     /// The app's address behind a port that callers see.
     pub fn app_address(&self, port: u16) -> Option<SocketAddr> {
-        self.app.iter().find(|app| app.port == port).map(|app| app.address)
+        self.app_port(port).and_then(|app| app.address)
+    }
+
+    /// What is written about a port of the app.
+    pub fn app_port(&self, port: u16) -> Option<&AppPort> {
+        self.app.iter().find(|app| app.port == port)
+    }
+
+    /// What a port of the app speaks: as declared, else `tcp` for well-known ports of protocols
+    /// that are not HTTP or in which the server speaks first. `None`: the first bytes tell.
+    pub fn port_protocol(&self, port: u16) -> Option<PortProtocol> {
+        let declared = self.app_port(port).and_then(|app| app.protocol);
+        declared.or_else(|| WELL_KNOWN_TCP.contains(&port).then_some(PortProtocol::Tcp))
+    }
+
+    /// Whether connections reach this process by a redirect of the kernel.
+    pub fn is_captured(&self) -> bool {
+        self.inbound.iter().any(|l| l.mode.is_captured())
+            || self.outbound.iter().any(|l| l.mode.is_captured())
     }
 
     /// Every address this process listens on, with the field that says so.
@@ -248,7 +370,8 @@ impl ProxyConfig {
         let gateway = self.gateway.iter().map(|l| ("listeners.gateway", l.address));
         let admin = self.admin.iter().map(|a| ("admin", *a));
         let metrics = self.metrics.iter().map(|a| ("metrics", *a));
-        inbound.chain(outbound).chain(gateway).chain(admin).chain(metrics)
+        let readiness = self.readiness.iter().map(|a| ("readiness", *a));
+        inbound.chain(outbound).chain(gateway).chain(admin).chain(metrics).chain(readiness)
     }
 
     /// Whether dialling `target` would reach one of our own listeners (the loop guard). A listener

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use countersign_policy::doc::PortProtocol;
 use countersign_policy::yaml::{self, Findings, Node, Value};
 use countersign_policy::{Problems, Source};
 use expect_test::{Expect, expect};
@@ -88,7 +89,7 @@ fn the_sidecar_of_the_reference_loads() {
     assert_eq!(config.limits.conns_max, Some(2000));
     assert_eq!(config.limits.request_ms_max, 30_000);
     assert_eq!(config.limits.inflight_max, 4096);
-    assert_eq!(config.outbound[1].destination.as_ref().unwrap().to_string(), "billing/api");
+    assert_eq!(config.outbound[2].destination.as_ref().unwrap().to_string(), "billing/api");
     assert!(documents.destination("billing", "api").is_some());
 }
 
@@ -207,17 +208,105 @@ fn calls_that_would_come_back_are_refused() {
 #[test]
 fn what_comes_later_is_refused_by_name() {
     let text = SIDECAR
-        .replace("{address: \"127.0.0.1:7001\"}", "{address: \"127.0.0.1:7001\", mode: redirect}")
         .replace("documents: {files: [mesh.yaml]}", "documents: {controller: {address: \"c:1\"}}");
-    let text = format!("{text}  tcp: {{afterPeerExpiry: 24h}}\n");
     refused(
         &spec(&text),
         expect![[r#"
-        proxy.yaml:6:59 E013: `mode: redirect` is not supported yet (write `mode: explicit`; interception of a pod's traffic comes later)
         proxy.yaml:8:15 E013: `controller` is not supported yet (remove it; it would have no effect)
-        proxy.yaml:9:3 E013: `tcp` is not supported yet (remove it; it would have no effect)
     "#]],
     );
+}
+
+const CAPTURED: &str = "  identity: {source: {workloadApi: {socket: agent.sock}}}
+  namespace: shop
+  labels: {app: orders}
+  listeners: {inbound: [{address: \"[::]:15006\", mode: redirect}], outbound: [{address: \"127.0.0.1:15001\", mode: redirect}, {address: \"[::1]:15001\", mode: redirect}]}
+  documents: {files: [mesh.yaml]}
+";
+
+#[test]
+fn a_redirected_pod_needs_no_app_entry() {
+    let folder = Folder::new();
+    let (config, _) = ProxyConfig::load(&folder.put("p.yaml", &spec(CAPTURED))).unwrap();
+    assert!(config.is_captured());
+    assert_eq!(config.readiness, Some("[::]:15021".parse().unwrap()));
+    assert_eq!(config.interception, Interception::default());
+    assert_eq!(config.tcp.after_peer_expiry_s, 86_400);
+    assert_eq!(config.port_protocol(8080), None);
+    assert_eq!(config.port_protocol(5432), Some(PortProtocol::Tcp));
+    assert_eq!(config.app_port(8080), None);
+    let (explicit, _) = ProxyConfig::load(&folder.put("p.yaml", &spec(SIDECAR))).unwrap();
+    assert!(!explicit.is_captured());
+    assert_eq!(explicit.readiness, None);
+}
+
+#[test]
+fn listeners_that_do_not_fit_the_redirect_are_refused() {
+    let text = CAPTURED
+        .replace("\"[::]:15006\", mode: redirect", "\"127.0.0.1:15006\", mode: tproxy")
+        .replace("\"[::1]:15001\", mode: redirect", "\"[::]:15003\", mode: tproxy");
+    let text = format!(
+        "{text}  app: [{{port: 80, address: \"127.0.0.1:3000\", tls: pass, protocol: http}}]\n  \
+         interception: {{skipInboundPorts: [80, 80], skipOutboundCidrs: [\"10.0.0.0/8\", \"10.1.0.0/16\"], podIps: [pod], egressOther: maybe}}\n"
+    );
+    refused(
+        &spec(&text),
+        expect![[r#"
+        proxy.yaml:7:25 P009: nothing from outside reaches 127.0.0.1:15006 (write `[::]:15006`)
+        proxy.yaml:7:157 E013: unknown value `tproxy` (choose one of `explicit` and `redirect`)
+        proxy.yaml:9:9 P009: port 80 is left out by `skipInboundPorts` (connections to it never come here: remove one of the two)
+        proxy.yaml:9:9 P009: under `tproxy` the app is called from the client's address, which cannot reach 127.0.0.1:3000 (leave `address` out, or use `redirect`)
+        proxy.yaml:9:9 E004: port 80 is declared `http`, and `tls: pass` hides what is inside (write `protocol: tcp` or another `tls`)
+        proxy.yaml:10:41 E019: port 80 stands in the list twice
+        proxy.yaml:10:80 E019: `10.1.0.0/16` and `10.0.0.0/8` overlap (keep the wider one)
+        proxy.yaml:10:105 E013: `pod` is not an IP address (write the pod's own address, without a prefix)
+        proxy.yaml:10:124 E013: unknown value `maybe` (choose one of `allow` and `drop`)
+    "#]],
+    );
+    refused(
+        &spec(&CAPTURED.replace(", {address: \"[::1]:15001\", mode: redirect}", "").replace(
+            "\"127.0.0.1:15001\", mode: redirect",
+            "\"0.0.0.0:15001\", mode: redirect, destination: shop/orders",
+        )),
+        expect![[r#"
+            proxy.yaml:7:78 P009: 0.0.0.0:15001 would take calls of other pods as the app's own (write `127.0.0.1:15001`, and `[::1]:15001` for IPv6)
+            proxy.yaml:7:78 P009: a redirected connection names its own destination, not always `shop/orders` (leave `destination` out, or write `mode: explicit`)
+        "#]],
+    );
+    let one_way = CAPTURED.replace(
+        "outbound: [{address: \"127.0.0.1:15001\", mode: redirect}, {address: \"[::1]:15001\", mode: redirect}]",
+        "outbound: [{address: \"127.0.0.1:15001\"}]",
+    );
+    refused(
+        &spec(&one_way),
+        expect![[r#"
+        proxy.yaml:7:25 P009: the redirect takes both directions, and nothing takes outbound ones (add `outbound: [{address: "127.0.0.1:15001", mode: redirect}]`)
+    "#]],
+    );
+}
+
+#[test]
+fn a_rule_about_requests_on_an_opaque_port_is_refused() {
+    let folder = Folder::new();
+    folder.put(
+        "orders.yaml",
+        &reference::ORDERS.replace("  direction", "  ports: [5432, 7000]\n  direction"),
+    );
+    let text = CAPTURED.replace("[mesh.yaml]", "[mesh.yaml, orders.yaml]");
+    let shown = |text: &str| {
+        let problems = ProxyConfig::load(&folder.put("p.yaml", &spec(text))).expect_err("refused");
+        folder.shown(&problems)
+    };
+    expect![[r#"
+        p.yaml:4:3 E004: rule `shop/own-orders/read-own` (orders.yaml:10) is about requests, but port 5432 is `tcp` unless declared: nobody looks into its bytes (declare `app: [{port: 5432, protocol: http}]`, or write the rule with `tcp: {any: true}`)
+    "#]].assert_eq(&shown(&text));
+    let declared =
+        format!("{text}  app: [{{port: 7000, protocol: tcp}}, {{port: 5432, protocol: http}}]\n");
+    expect![[r#"
+        p.yaml:9:9 E004: rule `shop/own-orders/read-own` (orders.yaml:10) is about requests, but port 7000 is declared `tcp`: nobody looks into its bytes (declare `app: [{port: 7000, protocol: http}]`, or write the rule with `tcp: {any: true}`)
+    "#]].assert_eq(&shown(&declared));
+    let all_http = declared.replace("7000, protocol: tcp", "7000, protocol: http");
+    assert!(ProxyConfig::load(&folder.put("p.yaml", &spec(&all_http))).is_ok());
 }
 
 #[test]

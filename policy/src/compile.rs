@@ -76,7 +76,7 @@ pub fn compile(documents: &Documents, workload: &Workload) -> Compiled {
 }
 
 /// The policies that apply to a workload.
-pub(crate) fn selected<'d>(
+pub fn selected<'d>(
     documents: &'d Documents,
     workload: &'d Workload,
 ) -> impl Iterator<Item = &'d AccessPolicy> {
@@ -109,7 +109,7 @@ fn compile_rule(policy: &AccessPolicy, rule: &Rule, atoms: &mut AtomTable<'_>) -
         Some(ProtocolMatch::Http(http)) => {
             http.paths.iter().map(|pattern| (pattern.clone(), pattern.route())).collect()
         }
-        Some(ProtocolMatch::Grpc(_)) | None => Vec::new(),
+        Some(ProtocolMatch::Grpc(_) | ProtocolMatch::Tcp) | None => Vec::new(),
     };
     let (ports, rule) = (policy.ports.clone(), rule.clone());
     let own_domain = atoms.documents.mesh.trust_domain.clone();

@@ -12,7 +12,7 @@ use crate::{
     eval::{self, BoundAtom},
     explain::{self, Explanation},
     index::{self, WORDS_MAX},
-    input::{Input, InputOwned, Protocol},
+    input::{Input, InputOwned, Protocol, Request},
     parse::ATOMS_MAX,
     tri::Tri,
 };
@@ -21,7 +21,7 @@ const SMALL_WORDS: usize = 8;
 const LARGE_WORDS: usize = ATOMS_MAX.div_ceil(32);
 
 impl Compiled {
-    /// Decides on one request.
+    /// Decides on one request or opaque connection.
     pub fn decide(&self, input: &Input<'_>) -> Decision {
         if self.atoms.len() <= SMALL_WORDS * 32 {
             self.decide_with(input, &mut Memo([0; SMALL_WORDS]))
@@ -32,13 +32,30 @@ impl Compiled {
 
     /// A copy of an input that can be explained later, with the headers the rules name.
     pub fn keep(&self, input: &Input<'_>) -> InputOwned {
-        let names = self.headers.iter().map(String::as_str);
-        InputOwned::from(input).with_headers(names, input.request.headers)
+        let kept = InputOwned::from(input);
+        let Some(request) = &input.request else { return kept };
+        kept.with_headers(self.headers.iter().map(String::as_str), request.headers)
     }
 
     /// Why [`Compiled::decide`] answers as it does.
     pub fn explain(&self, input: &Input<'_>) -> Explanation {
         explain::explain(self, input, &self.decide(input))
+    }
+
+    /// Whether some rule for this port looks into requests: then a connection on it whose bytes
+    /// show no request must not pass as opaque.
+    pub fn has_l7_rules(&self, port: u16) -> bool {
+        self.rules.iter().any(|rule| rule.is_for_port(port) && self.looks_into_requests(rule))
+    }
+
+    fn looks_into_requests(&self, rule: &CompiledRule) -> bool {
+        let by_matcher = match &rule.rule.matcher.protocol {
+            Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_)) => true,
+            Some(ProtocolMatch::Tcp) | None => false,
+        };
+        let mut atoms = rule.require.iter().chain(rule.unless.iter().flatten());
+        by_matcher
+            || atoms.any(|id| self.atoms.get(*id).is_some_and(|atom| atom.atom.reads_request()))
     }
 
     /// How many rules apply to the workload.
@@ -228,29 +245,45 @@ impl Decision {
 }
 
 impl CompiledRule {
+    /// Whether the policy is about this port.
+    pub(crate) fn is_for_port(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.contains(&port)
+    }
+
     /// `match`, but for caller, port and path, which the index has decided.
     pub(crate) fn matches(&self, input: &Input<'_>) -> Tri {
-        let request = &input.request;
+        let request = match (&self.rule.matcher.protocol, &input.request) {
+            (None, _) => return Tri::True,
+            (Some(ProtocolMatch::Tcp), request) => return Tri::from(request.is_none()),
+            (Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_)), Some(request)) => request,
+            // What nobody looked into could be anything: not what an allow names, perhaps what
+            // a deny names.
+            (Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_)), None) => {
+                return match self.rule.effect {
+                    Effect::Allow => Tri::False,
+                    Effect::Deny => Tri::Unknown,
+                };
+            }
+        };
         match &self.rule.matcher.protocol {
-            None => Tri::True,
+            None | Some(ProtocolMatch::Tcp) => Tri::True,
             // A deny matches the path whatever the method or content type.
             Some(ProtocolMatch::Grpc(_)) if self.rule.effect == Effect::Deny => Tri::True,
             Some(ProtocolMatch::Grpc(_)) => {
                 Tri::from(request.protocol == Protocol::Grpc && request.method == "POST")
             }
             Some(ProtocolMatch::Http(http)) => {
-                if self.method_or_host_differs(input) {
+                if self.method_or_host_differs(request) {
                     return Tri::False;
                 }
-                Tri::all(http.headers.iter().map(|header| eval::header(header, input)))
+                Tri::all(http.headers.iter().map(|header| eval::header(header, request)))
             }
         }
     }
 
     /// Whether the request has a method or host that an `http` matcher does not name.
-    pub(crate) fn method_or_host_differs(&self, input: &Input<'_>) -> bool {
+    pub(crate) fn method_or_host_differs(&self, request: &Request<'_>) -> bool {
         let Some(ProtocolMatch::Http(http)) = &self.rule.matcher.protocol else { return false };
-        let request = &input.request;
         let same = |own: &String| match self.rule.effect {
             Effect::Allow => own == request.method,
             Effect::Deny => own.eq_ignore_ascii_case(request.method),
@@ -261,7 +294,7 @@ impl CompiledRule {
     }
 
     fn route(&self, input: &Input<'_>) -> Option<Arc<str>> {
-        let path = input.request.path;
+        let path = input.request?.path;
         let found = self.routes.iter().find(|(pattern, _)| pattern.matches_exactly(path));
         found.map(|(_, route)| Arc::clone(route))
     }

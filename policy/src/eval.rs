@@ -18,7 +18,7 @@ use crate::{
             TokenAtom, UserAtom,
         },
     },
-    input::{ContextFacts, Input, UserFacts},
+    input::{ContextFacts, Input, Request, UserFacts},
     time::{EvaluateAt, Hours, TimeAtom},
     tri::Tri,
 };
@@ -110,7 +110,8 @@ impl BoundAtom {
             .resource
             .as_ref()
             .and_then(|resource| resource.owner.as_ref())
-            .and_then(|(template, param)| template.capture(param, input.request.path));
+            .zip(input.request)
+            .and_then(|((template, param), request)| template.capture(param, request.path));
         Tri::of(user.account.zip(owner).map(|(account, owner)| account == owner))
     }
 
@@ -204,11 +205,11 @@ fn token(atom: &TokenAtom, facts: &ContextFacts<'_>, input: &Input<'_>) -> Tri {
 }
 
 /// One header condition.
-pub(crate) fn header(matcher: &HeaderMatch, input: &Input<'_>) -> Tri {
+pub(crate) fn header(matcher: &HeaderMatch, request: &Request<'_>) -> Tri {
     let accepted = |value: &[u8]| matcher.any_of.iter().any(|own| own.as_bytes() == value);
     let (mut lines, mut commas) = (0usize, false);
     let (mut any, mut every) = (false, true);
-    input.request.headers.each(&matcher.name, &mut |line| {
+    request.headers.each(&matcher.name, &mut |line| {
         lines += 1;
         commas |= line.contains(&b',');
         for value in line.split(|byte| *byte == b',') {

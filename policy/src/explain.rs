@@ -116,7 +116,10 @@ pub(crate) fn explain(compiled: &Compiled, input: &Input<'_>, decision: &Decisio
         atoms_short: deciding.filter(|_| failed).map(short),
         message: decision.message.as_ref().map(ToString::to_string),
         resource: decision.resource.as_ref().map(|resource| resource.kind().to_owned()),
-        owner: decision.resource_owner(input.request.path).map(|owner| owner.into_owned()),
+        owner: input
+            .request
+            .and_then(|request| decision.resource_owner(request.path))
+            .map(|owner| owner.into_owned()),
         rules,
     }
 }
@@ -146,6 +149,7 @@ fn trace(compiled: &Compiled, rule: &CompiledRule, input: &Input<'_>) -> RuleTra
         let id = match protocol {
             ProtocolMatch::Http(_) => "match.http",
             ProtocolMatch::Grpc(_) => "match.grpc",
+            ProtocolMatch::Tcp => "match.tcp",
         };
         out.atoms.push(atom(id, matched, sentence::request(protocol, input)));
     }
@@ -186,7 +190,7 @@ fn atom(id: &str, result: Tri, sentence: String) -> AtomTrace {
 
 /// Why a rule does not speak about a request: port, caller, path, method or host.
 fn not_about(rule: &CompiledRule, input: &Input<'_>) -> Option<String> {
-    if !rule.ports.is_empty() && !rule.ports.contains(&input.port) {
+    if !rule.is_for_port(input.port) {
         let ports: Vec<String> = rule.ports.iter().map(ToString::to_string).collect();
         return Some(format!(
             "the request is to port {}, rule names {}",
@@ -208,10 +212,21 @@ fn not_about(rule: &CompiledRule, input: &Input<'_>) -> Option<String> {
         };
         return Some(format!("caller is {}, {named}", caller_short(input.caller)));
     }
-    let path = input.request.path;
     let exact = rule.rule.effect == Effect::Allow;
+    let Some(request) = &input.request else {
+        let about_requests = matches!(
+            rule.rule.matcher.protocol,
+            Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_))
+        );
+        return (exact && about_requests)
+            .then(|| "the connection is opaque, rule is about requests".to_owned());
+    };
+    let path = request.path;
     match &rule.rule.matcher.protocol {
         None => None,
+        Some(ProtocolMatch::Tcp) => {
+            Some("this is a request, rule is about opaque connections".to_owned())
+        }
         Some(ProtocolMatch::Http(http)) => {
             let given = http.paths.iter().any(|pattern| match exact {
                 true => pattern.matches_exactly(path),
@@ -222,8 +237,8 @@ fn not_about(rule: &CompiledRule, input: &Input<'_>) -> Option<String> {
                     http.paths.iter().take(4).map(|pattern| pattern.route().to_string()).collect();
                 return Some(format!("path is {}, rule names {}", path.path(), routes.join(", ")));
             }
-            if rule.method_or_host_differs(input) {
-                let (method, host) = (input.request.method, input.request.host);
+            if rule.method_or_host_differs(request) {
+                let (method, host) = (request.method, request.host);
                 let methods = if http.methods.is_empty() {
                     "any method".to_owned()
                 } else {
@@ -250,8 +265,7 @@ fn not_about(rule: &CompiledRule, input: &Input<'_>) -> Option<String> {
                     grpc.service
                 ));
             }
-            let is_grpc =
-                input.request.protocol == Protocol::Grpc && input.request.method == "POST";
+            let is_grpc = request.protocol == Protocol::Grpc && request.method == "POST";
             (exact && !is_grpc).then(|| "the request is not a gRPC call".to_owned())
         }
     }

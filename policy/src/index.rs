@@ -31,6 +31,9 @@ pub(crate) struct Index {
     other_ports: Box<[u64]>,
     /// Rules that say nothing about the path.
     any_path: Box<[u64]>,
+    /// Rules that could match a connection without a request: those about any protocol, those
+    /// about opaque connections, and every deny rule, which could be unknown.
+    opaque: Box<[u64]>,
     deny_paths: Trie,
     allow_paths: Trie,
 }
@@ -50,6 +53,7 @@ impl Index {
             ports: HashMap::new(),
             other_ports: empty(),
             any_path: empty(),
+            opaque: empty(),
             deny_paths: Trie::default(),
             allow_paths: Trie::default(),
         };
@@ -117,8 +121,14 @@ impl Index {
             Effect::Deny => folded_key,
             Effect::Allow => plain_key,
         };
+        if rule.effect == Effect::Deny
+            || matches!(rule.matcher.protocol, None | Some(ProtocolMatch::Tcp))
+        {
+            set(&mut self.opaque, id);
+        }
         match &rule.matcher.protocol {
             None => set(&mut self.any_path, id),
+            Some(ProtocolMatch::Tcp) => {}
             Some(ProtocolMatch::Http(http)) if http.paths.is_empty() => {
                 set(&mut self.any_path, id);
             }
@@ -136,7 +146,7 @@ impl Index {
         }
     }
 
-    /// Writes the candidates of a request into `out`; returns the words used.
+    /// Writes the candidates of a request or connection into `out`; returns the words used.
     pub(crate) fn candidates<'o>(
         &self,
         input: &Input<'_>,
@@ -144,12 +154,14 @@ impl Index {
     ) -> &'o mut [u64] {
         let used = self.words.min(WORDS_MAX);
         let (out, _) = out.split_at_mut(used);
-        for (word, any) in out.iter_mut().zip(&self.any_path) {
-            *word = *any;
+        let first = if input.request.is_some() { &self.any_path } else { &self.opaque };
+        for (word, first) in out.iter_mut().zip(first) {
+            *word = *first;
         }
-        let path = input.request.path;
-        self.allow_paths.collect_plain(path, out);
-        self.deny_paths.collect_folded(path, out);
+        if let Some(request) = &input.request {
+            self.allow_paths.collect_plain(request.path, out);
+            self.deny_paths.collect_folded(request.path, out);
+        }
         let ports = self.ports.get(&input.port).unwrap_or(&self.other_ports);
         for ((word, caller), port) in out.iter_mut().zip(self.caller(input.caller)).zip(ports) {
             *word &= *caller & *port;

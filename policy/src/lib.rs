@@ -21,6 +21,7 @@ mod eval;
 mod explain;
 mod gateway;
 pub mod host;
+pub mod http1;
 mod index;
 pub mod input;
 mod overlap;
@@ -37,7 +38,7 @@ pub mod time;
 mod tri;
 pub mod yaml;
 
-pub use compile::{Compiled, compile};
+pub use compile::{Compiled, compile, selected as selected_policies};
 pub use decision::{Decision, DenyReason, Outcome, RuleRef};
 pub use diagnostic::{Diagnostic, Problems, Severity, Source};
 pub use doc::{Documents, Named, Place};

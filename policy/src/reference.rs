@@ -86,23 +86,25 @@ fn all(documents: &Documents, policy: &AccessPolicy, atoms: &[Atom], input: &Inp
 
 fn matched(documents: &Documents, policy: &AccessPolicy, rule: &Rule, input: &Input<'_>) -> Tri {
     let own = &documents.mesh.trust_domain;
-    let request = &input.request;
     let port = policy.ports.is_empty() || policy.ports.contains(&input.port);
     let caller = match &rule.matcher.caller {
         None => true,
         Some(wanted) => wanted.admits(input.caller, own),
     };
-    let protocol = match (&rule.matcher.protocol, rule.effect) {
-        (None, _) => Tri::True,
-        (Some(ProtocolMatch::Grpc(grpc)), Effect::Allow) => Tri::from(
+    let protocol = match (&rule.matcher.protocol, rule.effect, &input.request) {
+        (None, _, _) => Tri::True,
+        (Some(ProtocolMatch::Tcp), _, request) => Tri::from(request.is_none()),
+        (Some(_), Effect::Allow, None) => Tri::False,
+        (Some(_), Effect::Deny, None) => Tri::Unknown,
+        (Some(ProtocolMatch::Grpc(grpc)), Effect::Allow, Some(request)) => Tri::from(
             request.method == "POST"
                 && request.protocol == Protocol::Grpc
                 && grpc.covers(request.path, Effect::Allow),
         ),
-        (Some(ProtocolMatch::Grpc(grpc)), Effect::Deny) => {
+        (Some(ProtocolMatch::Grpc(grpc)), Effect::Deny, Some(request)) => {
             Tri::from(grpc.covers(request.path, Effect::Deny))
         }
-        (Some(ProtocolMatch::Http(http)), effect) => {
+        (Some(ProtocolMatch::Http(http)), effect, Some(request)) => {
             let method = http.methods.is_empty()
                 || http.methods.iter().any(|own| match effect {
                     Effect::Allow => own == request.method,
@@ -114,7 +116,7 @@ fn matched(documents: &Documents, policy: &AccessPolicy, rule: &Rule, input: &In
                     Effect::Allow => own.matches_exactly(request.path),
                     Effect::Deny => own.matches_widely(request.path),
                 });
-            let headers = http.headers.iter().map(|header| eval::header(header, input));
+            let headers = http.headers.iter().map(|header| eval::header(header, request));
             Tri::from(method && host && path).and(Tri::all(headers))
         }
     };

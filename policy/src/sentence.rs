@@ -25,12 +25,20 @@ pub(crate) fn workload(id: &WorkloadId) -> String {
     }
 }
 
-/// The request, as `match.http` and `match.grpc` saw it.
+/// The request or connection, as `match.http`, `match.grpc` and `match.tcp` saw it.
 pub(crate) fn request(protocol: &ProtocolMatch, input: &Input<'_>) -> String {
-    let (method, path) = (input.request.method, input.request.path.path());
+    let Some(request) = &input.request else {
+        return match protocol {
+            ProtocolMatch::Tcp => "opaque connection".to_owned(),
+            ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_) => {
+                "opaque connection: nobody can say what is asked".to_owned()
+            }
+        };
+    };
+    let (method, path) = (request.method, request.path.path());
     let ProtocolMatch::Http(http) = protocol else { return format!("{method} {path}") };
     let headers = http.headers.iter().map(|header| {
-        let state = match eval::header(header, input) {
+        let state = match eval::header(header, request) {
             Tri::True => "accepted",
             Tri::False => "absent or other",
             Tri::Unknown => "ambiguous: more than one value",
@@ -141,7 +149,8 @@ fn owner(bound: &BoundAtom, user: &UserFacts<'_>, input: &Input<'_>) -> (bool, S
         .resource
         .as_ref()
         .and_then(|resource| resource.owner.as_ref())
-        .and_then(|(template, param)| template.capture(param, input.request.path));
+        .zip(input.request)
+        .and_then(|((template, param), request)| template.capture(param, request.path));
     match (user.account, owner) {
         (None, _) => (false, "the token does not carry the account id".to_owned()),
         (_, None) => (false, "the path does not name an owner".to_owned()),

@@ -64,13 +64,13 @@ fn decide(
         port: 8080,
         caller: Caller::Mesh(&caller),
         peer_ip: None,
-        request: Request {
+        request: Some(Request {
             method: "GET",
             host: "orders.shop",
             path: &path,
             protocol: Protocol::Http,
             headers: &NoHeaders,
-        },
+        }),
         context: Some(ContextFacts {
             txn: "t",
             scope: &[],
@@ -113,7 +113,7 @@ fn ten_thousand_rules_are_one_lookup() {
     decide(&compiled, caller, "/v1/users/Ann-42/item77", |compiled, input| {
         let decision = compiled.decide(input);
         assert_eq!(decision.rule.as_ref().map(|rule| rule.id()), Some("shop/many/r77"));
-        assert_eq!(decision.resource_owner(input.request.path).as_deref(), Some("Ann-42"));
+        assert_eq!(decision.resource_owner(input.request.unwrap().path).as_deref(), Some("Ann-42"));
         assert_eq!(decision.route.as_deref(), Some("/v1/users/{user}/item77"));
     });
     decide(&compiled, caller, "/v1/users/Ann-42/item78", |compiled, input| {

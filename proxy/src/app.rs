@@ -521,6 +521,10 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
     let bind = |address, purpose| {
         listen::bind(address, purpose).map_err(|error| Failed::Invalid(error.to_string()))
     };
+    if config.is_captured() {
+        let message = "a listener with `mode: redirect` needs interception, which is not here yet";
+        return Err(Failed::Invalid(message.to_owned()));
+    }
     let mut sockets = Sockets::default();
     for listener in &config.inbound {
         let port = listener.address.port();

@@ -7,9 +7,19 @@ use ipnet::IpNet;
 
 use super::Reader;
 use crate::proxy::{
-    AppPort, CorsPreflight, GatewayListener, InboundListener, ListenMode, OutboundListener, Route,
+    CorsPreflight, GatewayListener, InboundListener, ListenMode, OutboundListener, Route,
     ServerCertificate,
 };
+
+type Modes = &'static [(&'static str, ListenMode)];
+
+const INBOUND_MODES: Modes = &[
+    ("explicit", ListenMode::Explicit),
+    ("redirect", ListenMode::Redirect),
+    ("tproxy", ListenMode::Tproxy),
+];
+const OUTBOUND_MODES: Modes =
+    &[("explicit", ListenMode::Explicit), ("redirect", ListenMode::Redirect)];
 
 type Listeners = (Vec<InboundListener>, Vec<OutboundListener>, Vec<GatewayListener>);
 
@@ -42,7 +52,7 @@ impl Reader<'_, '_> {
     fn inbound(&mut self, node: &Node) -> Option<InboundListener> {
         let mut fields = Fields::of(node, "an inbound listener", self.findings)?;
         let address = self.own_address("listeners.inbound", &mut fields);
-        let mode = self.mode(&mut fields);
+        let mode = self.mode(&mut fields, INBOUND_MODES);
         self.finish(fields);
         let listener = InboundListener { address: address?, mode };
         self.places.inbound.push(node.span);
@@ -52,21 +62,18 @@ impl Reader<'_, '_> {
     fn outbound(&mut self, node: &Node) -> Option<OutboundListener> {
         let mut fields = Fields::of(node, "an outbound listener", self.findings)?;
         let address = self.own_address("listeners.outbound", &mut fields);
-        let mode = self.mode(&mut fields);
+        let mode = self.mode(&mut fields, OUTBOUND_MODES);
         let destination = fields.optional("destination").and_then(|node| self.destination(node));
         self.finish(fields);
-        Some(OutboundListener { address: address?, mode, destination })
+        let listener = OutboundListener { address: address?, mode, destination };
+        self.places.outbound.push(node.span);
+        Some(listener)
     }
 
-    fn mode(&mut self, fields: &mut Fields<'_>) -> ListenMode {
-        let Some(node) = fields.optional("mode") else { return ListenMode::Explicit };
-        if node.text() == Some("redirect") {
-            let hint = "write `mode: explicit`; interception of a pod's traffic comes later";
-            self.error(node.span, "`mode: redirect` is not supported yet", hint);
-            return ListenMode::Redirect;
-        }
-        let words = [("explicit", ListenMode::Explicit)];
-        read::one_of(node, &words, self.findings).unwrap_or(ListenMode::Explicit)
+    fn mode(&mut self, fields: &mut Fields<'_>, words: Modes) -> ListenMode {
+        let node = fields.optional("mode");
+        let mode = node.and_then(|node| read::one_of(node, words, self.findings));
+        mode.unwrap_or(ListenMode::Explicit)
     }
 
     fn gateway(&mut self, node: &Node) -> Option<GatewayListener> {
@@ -109,7 +116,7 @@ impl Reader<'_, '_> {
     }
 
     /// An address range that does not stand for everybody.
-    fn network(&mut self, node: &Node) -> Option<IpNet> {
+    pub(super) fn network(&mut self, node: &Node) -> Option<IpNet> {
         let text = read::short_string(node, 64, self.findings)?;
         let Ok(net) = text.parse::<IpNet>() else {
             let hint = "write it as `10.20.1.0/24`; a single address is `10.20.1.7/32`";
@@ -206,30 +213,5 @@ impl Reader<'_, '_> {
                 all
             }
         }
-    }
-
-    /// `app`: where the app listens, by the port callers see.
-    pub(super) fn app(&mut self, node: Option<&Node>) -> Vec<AppPort> {
-        let mut ports: Vec<AppPort> = Vec::new();
-        for item in read::filled_list(node, self.findings) {
-            let Some(entry) = self.app_port(item) else { continue };
-            if ports.iter().any(|other| other.port == entry.port) {
-                let message = format!("port {} has two app addresses", entry.port);
-                self.findings.error("E019", item.span, message).hint("keep one of them");
-            }
-            ports.push(entry);
-            self.places.app.push(item.span);
-        }
-        ports
-    }
-
-    fn app_port(&mut self, node: &Node) -> Option<AppPort> {
-        let mut fields = Fields::of(node, "an `app` entry", self.findings)?;
-        let port = fields.required("port", self.findings);
-        let port = port.and_then(|node| read::port(node, self.findings));
-        let address = fields.required("address", self.findings);
-        let address = address.and_then(|node| self.address(node));
-        self.finish(fields);
-        Some(AppPort { port: port?, address: address? })
     }
 }

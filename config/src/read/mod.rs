@@ -5,6 +5,7 @@
 //! a problem, so that one run reports all of them. Nothing here opens a file.
 
 mod listeners;
+mod pod;
 mod process;
 
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ pub(crate) struct Places {
     pub(crate) listeners: Vec<(&'static str, SocketAddr, Span)>,
     /// One per `inbound` listener.
     pub(crate) inbound: Vec<Span>,
+    /// One per `outbound` listener.
+    pub(crate) outbound: Vec<Span>,
     /// One per `gateway` listener.
     pub(crate) gateway: Vec<Span>,
     /// One per route.
@@ -47,6 +50,15 @@ pub(crate) struct Places {
     pub(crate) documents: Vec<(PathBuf, Span)>,
 }
 
+/// What a process finds around it; the file may say otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    /// `$SPIFFE_ENDPOINT_SOCKET`.
+    pub(crate) spiffe_socket: Option<String>,
+    /// `$COUNTERSIGN_POD_IPS`.
+    pub(crate) pod_ips: Option<String>,
+}
+
 /// What every reading function needs.
 pub(crate) struct Reader<'f, 's> {
     pub(crate) findings: &'f mut Findings<'s>,
@@ -54,6 +66,8 @@ pub(crate) struct Reader<'f, 's> {
     base: &'f Path,
     /// `$SPIFFE_ENDPOINT_SOCKET`.
     default_socket: Option<&'f str>,
+    /// `$COUNTERSIGN_POD_IPS`.
+    pod_ips: Option<&'f str>,
     places: Places,
 }
 
@@ -66,12 +80,15 @@ pub(crate) fn is_proxy_config(node: &Node) -> bool {
 pub(crate) fn proxy_config(
     file: &Path,
     nodes: &[Node],
-    default_socket: Option<&str>,
+    environment: &Environment,
     findings: &mut Findings<'_>,
 ) -> Written {
     let Some(spec) = envelope(nodes, findings) else { return Written::default() };
     let base = file.parent().unwrap_or(Path::new(""));
-    let mut reader = Reader { findings, base, default_socket, places: Places::default() };
+    let default_socket = environment.spiffe_socket.as_deref();
+    let pod_ips = environment.pod_ips.as_deref();
+    let places = Places::default();
+    let mut reader = Reader { findings, base, default_socket, pod_ips, places };
     let config = reader.spec(file, spec);
     Written { config, places: reader.places }
 }

@@ -18,6 +18,8 @@ use crate::proxy::{
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 /// Where metrics are served when nothing is written.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15020);
+/// Where readiness is served under a redirect when nothing is written.
+const READINESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15021);
 /// Most data-path threads.
 const WORKERS_MAX: u64 = 256;
 
@@ -35,6 +37,8 @@ impl Reader<'_, '_> {
         let (inbound, outbound, gateway) = self.listeners(listeners);
         let routes = self.routes(fields.optional("gateway"));
         let app = self.app(fields.optional("app"));
+        let interception = self.interception(fields.optional("interception"));
+        let tcp = self.tcp(fields.optional("tcp"));
         let documents = fields.required("documents", self.findings);
         let documents = self.documents(documents);
         let admin = self.service(fields.optional("admin"), "admin", ADMIN);
@@ -47,7 +51,12 @@ impl Reader<'_, '_> {
         });
         let audit = self.audit(fields.optional("audit"));
         let limits = self.limits(fields.optional("limits"));
-        fields.not_yet("tcp", self.findings);
+        let captured = inbound.iter().any(|l| l.mode.is_captured());
+        let readiness = match (fields.optional("readiness"), captured) {
+            (None, false) => None,
+            (node, _) => self.service(node, "readiness", READINESS),
+        };
+        let control = fields.optional("control").and_then(|node| self.control(node));
         self.finish(fields);
         Some(ProxyConfig {
             file: file.to_path_buf(),
@@ -62,6 +71,10 @@ impl Reader<'_, '_> {
             app,
             admin,
             metrics,
+            readiness,
+            control,
+            interception,
+            tcp,
             propagation,
             tls_groups,
             workers,
@@ -223,6 +236,14 @@ impl Reader<'_, '_> {
             self.error(node.span, message, format!("write `127.0.0.1:{}`", address.port()));
         }
         Some(address)
+    }
+
+    /// `control: {socket: PATH}`.
+    fn control(&mut self, node: &Node) -> Option<PathBuf> {
+        let mut fields = Fields::of(node, "`control`", self.findings)?;
+        let socket = fields.required("socket", self.findings);
+        self.finish(fields);
+        socket.and_then(|node| self.path(node))
     }
 
     fn propagation(&mut self, node: Option<&Node>) -> Vec<Propagation> {

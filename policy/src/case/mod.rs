@@ -47,7 +47,8 @@ pub(crate) struct CaseRequest {
     pub(crate) host: String,
     pub(crate) path: String,
     pub(crate) port: u16,
-    pub(crate) protocol: Protocol,
+    /// `None`: an opaque connection.
+    pub(crate) protocol: Option<Protocol>,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     /// `false`: no context token comes with the request.
     pub(crate) token: bool,

@@ -181,7 +181,7 @@ fn request(
     let origin = text("origin", findings);
     let via = text("via", findings).unwrap_or_else(|| "peer".to_owned());
     let port = layers.get("port").and_then(|node| read::port(node, findings)).unwrap_or(8080);
-    let protocols = [("http", Protocol::Http), ("grpc", Protocol::Grpc)];
+    let protocols = [("http", Some(Protocol::Http)), ("grpc", Some(Protocol::Grpc)), ("tcp", None)];
     let protocol = layers.get("protocol").and_then(|n| read::one_of(n, &protocols, findings));
     let headers = layers.get("headers").map(|node| headers(node, findings)).unwrap_or_default();
     let token = layers
@@ -193,6 +193,8 @@ fn request(
     let peer_ip = layers.get("peerIp").and_then(|node| scalars::ip(node, findings));
     let justification = layers.get("justification").and_then(|node| justification(node, findings));
     layers.finish(findings);
+    let protocol = protocol.unwrap_or(Some(Protocol::Http));
+    let path = path.or_else(|| protocol.is_none().then(|| "/".to_owned()));
     if path.is_none() {
         findings.error("E013", test.span, "the request of this test has no `path`");
     }
@@ -205,7 +207,7 @@ fn request(
         host,
         path: path?,
         port,
-        protocol: protocol.unwrap_or(Protocol::Http),
+        protocol,
         headers,
         token: token.unwrap_or(true),
         scope: scope.unwrap_or_default(),

@@ -157,13 +157,13 @@ fn evaluate(
             None => Caller::Unauthenticated("none"),
         },
         peer_ip: request.peer_ip,
-        request: Request {
+        request: request.protocol.map(|protocol| Request {
             method: &request.method,
             host: &host,
             path: &path,
-            protocol: request.protocol,
+            protocol,
             headers: &request.headers,
-        },
+        }),
         context: context(request, now_s),
     };
     let decision = compiled.decide(&input);
@@ -207,7 +207,7 @@ fn refused_path(sub_reason: &str) -> Outcomes {
 
 fn context(request: &CaseRequest, now_s: u64) -> Option<ContextFacts<'_>> {
     // Where the request entered does not matter to any atom of this version.
-    let entry = request.caller.as_ref().filter(|_| request.token)?;
+    let entry = request.caller.as_ref().filter(|_| request.token && request.protocol.is_some())?;
     let issued_at = now_s.saturating_sub(request.age_s);
     Some(ContextFacts {
         txn: "0190f8f6-test-0000-0000-000000000000",

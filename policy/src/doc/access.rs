@@ -103,6 +103,8 @@ pub enum ProtocolMatch {
     Http(HttpMatch),
     /// gRPC calls.
     Grpc(GrpcMatch),
+    /// Opaque connections: `{any: true}`.
+    Tcp,
 }
 
 /// Keys are joined by AND; the entries of a list by OR; an empty list does not restrict.
@@ -178,6 +180,11 @@ pub enum Atom {
 }
 
 impl Atom {
+    /// Whether it looks into the request itself, not only at who sent it and its context.
+    pub fn reads_request(&self) -> bool {
+        matches!(self, Self::User(user) if user.is_resource_owner)
+    }
+
     /// Its key in documents, as in the atom id `require.time`.
     pub fn key(&self) -> &'static str {
         match self {

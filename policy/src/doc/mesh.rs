@@ -32,6 +32,35 @@ pub struct MeshConfig {
     pub calendars: BTreeMap<String, Vec<Date>>,
     /// What happens when the audit queue is full.
     pub on_audit_full: OnAuditFull,
+    /// What becomes of calls to places that no document knows.
+    pub outbound: Outbound,
+}
+
+impl MeshConfig {
+    /// What a workload of this namespace may do with a destination that no document knows.
+    pub fn outbound_unknown(&self, namespace: &str) -> Unknown {
+        let own = self.outbound.namespaces.get(namespace);
+        own.copied().unwrap_or(self.outbound.unknown)
+    }
+}
+
+/// `outbound`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// `unknown`, where the namespace says nothing else.
+    pub unknown: Unknown,
+    /// `namespaces.<name>.unknown`.
+    pub namespaces: BTreeMap<String, Unknown>,
+}
+
+/// What becomes of a connection to a destination that no document knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// Its bytes pass, without mesh TLS and without context.
+    Pass,
 }
 
 /// `context.custody`.

@@ -37,12 +37,16 @@ pub use access::{
     AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, GrpcMatch, HeaderMatch,
     HeaderValues, HttpMatch, Match, Obligations, PathPattern, ProtocolMatch, Resource, Rule,
 };
-pub use destination::{Destination, Endpoint, PortProtocol};
+pub use destination::{
+    Destination, DestinationPeer, DestinationPort, Endpoint, PortProtocol, TlsRoots,
+};
 pub use gateway::{
     ClientAddress, ClientAddressFrom, ContextPolicy, JustificationKind, MintRule, RctxKey, TctxKey,
     WhenMissing,
 };
-pub use mesh::{Custody, IssuerKeys, MeshConfig, OnAuditFull, Presenter, TrustedIssuer};
+pub use mesh::{
+    Custody, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer, Unknown,
+};
 pub use provider::{
     ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, IdentityProvider, ProviderKeys,
     UserAlgorithm,

@@ -24,7 +24,7 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
 }
 
-/// One request to decide on.
+/// One request, or one opaque connection, to decide on.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// This proxy's clock, Unix milliseconds.
@@ -35,8 +35,8 @@ pub struct Input<'a> {
     pub caller: Caller<'a>,
     /// The TCP peer's address.
     pub peer_ip: Option<IpAddr>,
-    /// What is asked.
-    pub request: Request<'a>,
+    /// What is asked; `None`: a connection whose bytes are not looked into.
+    pub request: Option<Request<'a>>,
     /// The verified context token's content, if there is one.
     pub context: Option<ContextFacts<'a>>,
 }

@@ -21,12 +21,17 @@ pub struct InputOwned {
     port: u16,
     caller: Result<WorkloadId, &'static str>,
     peer_ip: Option<IpAddr>,
+    request: Option<RequestOwned>,
+    context: Option<ContextOwned>,
+}
+
+#[derive(Clone, Debug)]
+struct RequestOwned {
     method: String,
     host: String,
     path: CanonicalPath,
     protocol: Protocol,
     headers: Vec<(String, Vec<u8>)>,
-    context: Option<ContextOwned>,
 }
 
 #[derive(Clone, Debug)]
@@ -85,11 +90,13 @@ impl From<&Input<'_>> for InputOwned {
                 Caller::Unauthenticated(why) => Err(why),
             },
             peer_ip: input.peer_ip,
-            method: input.request.method.to_owned(),
-            host: input.request.host.to_owned(),
-            path: input.request.path.clone(),
-            protocol: input.request.protocol,
-            headers: Vec::new(),
+            request: input.request.map(|request| RequestOwned {
+                method: request.method.to_owned(),
+                host: request.host.to_owned(),
+                path: request.path.clone(),
+                protocol: request.protocol,
+                headers: Vec::new(),
+            }),
             context: input.context.as_ref().map(ContextOwned::of),
         }
     }
@@ -102,8 +109,10 @@ impl InputOwned {
         names: impl Iterator<Item = &'n str>,
         headers: &dyn HeaderLookup,
     ) -> Self {
+        let Some(request) = &mut self.request else { return self };
         for name in names {
-            headers.each(name, &mut |value| self.headers.push((name.to_owned(), value.to_vec())));
+            let kept = &mut request.headers;
+            headers.each(name, &mut |value| kept.push((name.to_owned(), value.to_vec())));
         }
         self
     }
@@ -118,13 +127,13 @@ impl InputOwned {
                 Err(why) => Caller::Unauthenticated(why),
             },
             peer_ip: self.peer_ip,
-            request: Request {
-                method: &self.method,
-                host: &self.host,
-                path: &self.path,
-                protocol: self.protocol,
-                headers: &self.headers,
-            },
+            request: self.request.as_ref().map(|request| Request {
+                method: &request.method,
+                host: &request.host,
+                path: &request.path,
+                protocol: request.protocol,
+                headers: &request.headers,
+            }),
             context: self.context.as_ref().map(ContextOwned::facts),
         }
     }

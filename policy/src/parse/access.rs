@@ -153,11 +153,16 @@ impl RuleReader<'_> {
             matcher: match_node,
             unless: unless_node,
             context: context_node,
+            require: require_node,
         };
         match effect {
             Some(Effect::Allow) => check_allow(&nodes, findings),
             Some(Effect::Deny) => check_deny(&nodes, findings),
             None => {}
+        }
+        let is_tcp = matcher.as_ref().is_some_and(|m| m.protocol == Some(ProtocolMatch::Tcp));
+        if is_tcp {
+            check_tcp(&nodes, findings);
         }
         let rule = Rule {
             name: name?,
@@ -166,7 +171,10 @@ impl RuleReader<'_> {
             matcher: matcher?,
             require: require?,
             unless: unless?,
-            context: context.unwrap_or(ContextNeed::Required),
+            context: context.unwrap_or(match is_tcp {
+                true => ContextNeed::Optional,
+                false => ContextNeed::Required,
+            }),
             obligations: obligations.unwrap_or(Obligations {
                 audit: AuditLevel::Normal,
                 max_stream_age_s: STREAM_AGE_S_DEFAULT,
@@ -239,6 +247,8 @@ impl RuleReader<'_> {
             }
             Some(ProtocolMatch::Grpc(grpc)) => vec![format!("/{}", grpc.service)],
             Some(ProtocolMatch::Http(_)) | None => vec!["any path".to_owned()],
+            // Reported by `check_tcp`.
+            Some(ProtocolMatch::Tcp) => Vec::new(),
         };
         for path in unbound {
             let message = format!(
@@ -274,6 +284,7 @@ impl RuleReader<'_> {
                 http.paths.is_empty() || http.paths.iter().any(|path| binds(path, owner))
             }
             Some(ProtocolMatch::Grpc(_)) | None => true,
+            Some(ProtocolMatch::Tcp) => false,
         };
         let owner = self.resource.and_then(|resource| resource.owner.as_ref());
         if owned && !asks && owner.is_some_and(covers) {
@@ -305,6 +316,40 @@ struct RuleNodes<'n> {
     matcher: Option<&'n Node>,
     unless: Option<&'n Node>,
     context: Option<&'n Node>,
+    require: Option<&'n Node>,
+}
+
+/// A rule about opaque connections cannot ask for what only requests have.
+fn check_tcp(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
+    if let Some(node) = nodes.context {
+        findings
+            .error("E004", node.span, "`context` has no meaning for opaque connections")
+            .hint("remove it: a context token travels in requests only");
+    }
+    let unless = read::list(nodes.unless, findings).iter();
+    for set in nodes.require.into_iter().chain(unless) {
+        for (name, origin) in [
+            ("user", None),
+            ("justification", None),
+            ("token", None),
+            ("source", Some(("at", "origin"))),
+            ("time", Some(("evaluateAt", "entry"))),
+        ] {
+            let Some(node) = set.get(name) else { continue };
+            let absent = node.get("absent").is_some();
+            let needs = match origin {
+                None => !absent,
+                Some((field, word)) => node.get(field).and_then(Node::text) == Some(word),
+            };
+            if needs {
+                let message =
+                    format!("`{name}` needs a context token, and an opaque connection has none");
+                findings
+                    .error("E004", node.span, message)
+                    .hint("ask for `caller`, `source: {at: peer}` or `time` instead");
+            }
+        }
+    }
 }
 
 fn check_allow(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {

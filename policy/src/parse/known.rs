@@ -1,6 +1,9 @@
 //! What documents declared so far, so that references can be checked where they stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use countersign_workload_id::TrustDomain;
 use jiff::civil::Date;
@@ -25,6 +28,8 @@ pub(crate) struct Known {
     pub(crate) issuers: BTreeMap<String, String>,
     /// Hosts of destinations, with a port.
     pub(crate) hosts: BTreeMap<(String, u16), Span>,
+    /// Virtual addresses of destinations, with a port.
+    pub(crate) addresses: BTreeMap<(IpAddr, u16), Span>,
 }
 
 /// What rules may ask of a provider's users.

@@ -33,7 +33,7 @@ pub(super) fn rule_match(node: &Node, known: &Known, findings: &mut Findings<'_>
     let any = fields.optional("any");
     let http_node = fields.optional("http");
     let grpc_node = fields.optional("grpc");
-    fields.not_yet("tcp", findings);
+    let tcp_node = fields.optional("tcp");
     fields.not_yet("callee", findings);
     fields.finish(findings);
     if empty {
@@ -42,23 +42,24 @@ pub(super) fn rule_match(node: &Node, known: &Known, findings: &mut Findings<'_>
             .hint("match-all is spelled `{any: true}`");
         return None;
     }
-    let named = [caller_node, http_node, grpc_node].iter().flatten().count();
+    let protocols = [http_node, grpc_node, tcp_node];
     if let Some(node) = any {
         read::only_true(node, "any", findings);
-        if named > usize::from(caller_node.is_some()) {
+        if protocols.iter().any(Option::is_some) {
             findings.error("E013", node.span, "`any` and a protocol exclude each other");
         }
     }
-    if let (Some(_), Some(grpc)) = (http_node, grpc_node) {
+    if let Some(second) = protocols.iter().flatten().nth(1) {
         findings
-            .error("E004", grpc.span, "`http` and `grpc` exclude each other")
+            .error("E004", second.span, "`http`, `grpc` and `tcp` exclude each other")
             .hint("write two rules");
     }
     let caller = caller_node.map(|node| caller(node, known, findings));
-    let protocol = match (http_node, grpc_node) {
-        (Some(node), _) => Some(http(node, findings).map(ProtocolMatch::Http)),
-        (None, Some(node)) => Some(grpc(node, findings).map(ProtocolMatch::Grpc)),
-        (None, None) => None,
+    let protocol = match (http_node, grpc_node, tcp_node) {
+        (Some(node), _, _) => Some(http(node, findings).map(ProtocolMatch::Http)),
+        (None, Some(node), _) => Some(grpc(node, findings).map(ProtocolMatch::Grpc)),
+        (None, None, Some(node)) => Some(tcp(node, findings)),
+        (None, None, None) => None,
     };
     // What was written and not understood leaves no rule at all, never a wider one.
     let caller = match caller {
@@ -279,6 +280,14 @@ fn header(node: &Node, findings: &mut Findings<'_>) -> Option<HeaderMatch> {
         return None;
     }
     Some(HeaderMatch { name, values: values?, any_of })
+}
+
+/// `{any: true}`: there is nothing in the bytes to tell connections apart by.
+fn tcp(node: &Node, findings: &mut Findings<'_>) -> Option<ProtocolMatch> {
+    let mut fields = Fields::of(node, "tcp", findings)?;
+    let any = fields.required("any", findings);
+    fields.finish(findings);
+    read::only_true(any?, "any", findings).map(|()| ProtocolMatch::Tcp)
 }
 
 fn grpc(node: &Node, findings: &mut Findings<'_>) -> Option<GrpcMatch> {

@@ -7,7 +7,9 @@ use jiff::civil::Date;
 
 use super::{known::Known, scalars};
 use crate::{
-    doc::{Custody, IssuerKeys, MeshConfig, OnAuditFull, Presenter, TrustedIssuer},
+    doc::{
+        Custody, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer, Unknown,
+    },
     path::{CanonicalOptions, Normalization, PathParams},
     yaml::{Fields, Findings, Node, Value, read},
 };
@@ -38,9 +40,7 @@ pub(super) fn read(
         read::one_of(node, &[("/ns/{namespace}/sa/{serviceAccount}", ())], findings);
     }
     let paths = fields.optional("defaults").map(|node| defaults(node, findings));
-    if let Some(node) = fields.optional("outbound") {
-        outbound(node, findings);
-    }
+    let outbound = fields.optional("outbound").map(|node| outbound(node, findings));
     fields.not_yet("rollout", findings);
     let context = fields.optional("context").map(|node| context(node, known, findings));
     let cidr_sets = fields.optional("cidrSets").map(|node| cidr_sets(node, known, findings));
@@ -63,6 +63,7 @@ pub(super) fn read(
         cidr_sets: cidr_sets.unwrap_or_default(),
         calendars: calendars.unwrap_or_default(),
         on_audit_full: on_audit_full.unwrap_or(OnAuditFull::Gap),
+        outbound: outbound.unwrap_or_default(),
     })
 }
 
@@ -85,19 +86,51 @@ fn defaults(node: &Node, findings: &mut Findings<'_>) -> CanonicalOptions {
     options
 }
 
-/// Only what this version does anyway is accepted.
-fn outbound(node: &Node, findings: &mut Findings<'_>) {
-    let Some(mut fields) = Fields::of(node, "outbound", findings) else { return };
-    for (name, only, later) in [("known", "allow", "policy"), ("unknown", "deny", "pass")] {
-        let Some(node) = fields.optional(name) else { continue };
-        if node.text() == Some(later) {
-            findings.error("E013", node.span, format!("`{name}: {later}` is not supported yet"));
+/// `outbound`: what becomes of calls to known and unknown destinations.
+fn outbound(node: &Node, findings: &mut Findings<'_>) -> Outbound {
+    let mut out = Outbound::default();
+    let Some(mut fields) = Fields::of(node, "outbound", findings) else { return out };
+    out.unknown = outbound_modes(&mut fields, findings).unwrap_or_default();
+    let namespaces = fields.optional("namespaces");
+    fields.finish(findings);
+    let Some(node) = namespaces else { return out };
+    let Value::Map(entries) = &node.value else {
+        let message = "`namespaces` must be a mapping of names to `{unknown: …}`";
+        findings.error("E013", node.span, message);
+        return out;
+    };
+    for (key, value) in entries {
+        let name =
+            Node { value: Value::Scalar { text: key.text.clone(), plain: false }, span: key.span };
+        let name = scalars::dns_label(&name, findings);
+        let Some(mut fields) = Fields::of(value, "outbound of a namespace", findings) else {
+            continue;
+        };
+        let unknown = outbound_modes(&mut fields, findings);
+        if fields.is_empty() {
+            findings
+                .error("E001", value.span, "an empty entry would say nothing")
+                .hint("write `{unknown: pass}` or leave the namespace out");
+        }
+        fields.finish(findings);
+        out.namespaces.extend(name.zip(unknown));
+    }
+    out
+}
+
+/// `known` and `unknown`. Of `known` only what this version does anyway is accepted.
+fn outbound_modes(fields: &mut Fields<'_>, findings: &mut Findings<'_>) -> Option<Unknown> {
+    if let Some(node) = fields.optional("known") {
+        if node.text() == Some("policy") {
+            findings
+                .error("E013", node.span, "`known: policy` is not supported yet")
+                .hint("it needs outbound rules; the callee's own inbound rules always decide");
         } else {
-            read::one_of(node, &[(only, ())], findings);
+            read::one_of(node, &[("allow", ())], findings);
         }
     }
-    fields.not_yet("namespaces", findings);
-    fields.finish(findings);
+    let modes = [("deny", Unknown::Deny), ("pass", Unknown::Pass)];
+    fields.optional("unknown").and_then(|node| read::one_of(node, &modes, findings))
 }
 
 /// `context`, with its defaults.

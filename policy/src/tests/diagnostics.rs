@@ -509,10 +509,10 @@ fn matchers_are_canonical_and_never_reserved() {
     check(
         &policy("", &both),
         expect![[r#"
-        error[E004]: `http` and `grpc` exclude each other
-          --> policy.yaml:10:106
-        10 | teway}]}, http: {methods: [GET]}, grpc: {service: Users}}
-           |                                         ^^^^^^^^^^^^^^^^ write two rules"#]],
+            error[E004]: `http`, `grpc` and `tcp` exclude each other
+              --> policy.yaml:10:106
+            10 | teway}]}, http: {methods: [GET]}, grpc: {service: Users}}
+               |                                         ^^^^^^^^^^^^^^^^ write two rules"#]],
     );
 }
 
@@ -640,7 +640,7 @@ spec:
     );
     let mesh = MESH.replace(
         "  cidrSets:",
-        "  rollout: []\n  defaults: {inbound: allow}\n  outbound: {unknown: pass}\n  context: {ttl: 1h, custody: off, issuers: [{id: \"spiffe://prod.example.com/ns/edge/sa/*\", keys: x5c, allow: {origin: [user], sub: [\"*\"]}}, {id: \"spiffe://other/ns/edge/sa/g\", keys: jwks, allow: {origin: [], sub: [\"user:*\"]}}]}\n  cidrSets:",
+        "  rollout: []\n  defaults: {inbound: allow}\n  outbound: {unknown: pas, known: policy, namespaces: {batch: {}, Shop: {unknown: pass}}}\n  context: {ttl: 1h, custody: off, issuers: [{id: \"spiffe://prod.example.com/ns/edge/sa/*\", keys: x5c, allow: {origin: [user], sub: [\"*\"]}}, {id: \"spiffe://other/ns/edge/sa/g\", keys: jwks, allow: {origin: [], sub: [\"user:*\"]}}]}\n  cidrSets:",
     );
     check_with(
         &mesh,
@@ -654,10 +654,22 @@ spec:
               --> mesh.yaml:7:23
             7 |   defaults: {inbound: allow}
               |                       ^^^^^ only `deny` is accepted
-            error[E013]: `unknown: pass` is not supported yet
+            error[E013]: unknown value `pas`
               --> mesh.yaml:8:23
-            8 |   outbound: {unknown: pass}
-              |                       ^^^^
+            8 |   outbound: {unknown: pas, known: policy, namespaces: {batch: {}, Shop: {unknown: pass}}}
+              |                       ^^^ did you mean `pass`?
+            error[E013]: `known: policy` is not supported yet
+              --> mesh.yaml:8:35
+            8 |   outbound: {unknown: pas, known: policy, namespaces: {batch: {}, Shop: {unknown: pass}}}
+              |                                   ^^^^^^ it needs outbound rules; the callee's own inbound rules always decide
+            error[E001]: an empty entry would say nothing
+              --> mesh.yaml:8:63
+            8 |   outbound: {unknown: pas, known: policy, namespaces: {batch: {}, Shop: {unknown: pass}}}
+              |                                                               ^^ write `{unknown: pass}` or leave the namespace out
+            error[E013]: `Shop` is not a name
+              --> mesh.yaml:8:67
+            8 |   outbound: {unknown: pas, known: policy, namespaces: {batch: {}, Shop: {unknown: pass}}}
+              |                                                                   ^^^^ names are 1 to 63 lower-case letters, digits and `-`
             error[E013]: a context token lives at most 300s, not 3600s
               --> mesh.yaml:9:18
             9 |   context: {ttl: 1h, custody: off, issuers: [{id: "spiffe://prod.example.com/ns/edge/sa/*", keys: x5c, allow: {origin: [
@@ -780,10 +792,6 @@ fn one_host_and_one_issuer_have_one_owner() {
               --> mesh.yaml:9:13
             9 |     - name: corp
               |             ^^^^
-            error[E013]: `protocol: tcp` is not supported yet
-              --> policy.yaml:5:87
-            5 | , protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-              |                                         ^^^
             error[E013]: `orders` is not an IP address
               --> policy.yaml:5:116
             5 |  protocol: tcp}], endpoints: [{address: orders, port: 0}],
@@ -792,10 +800,6 @@ fn one_host_and_one_issuer_have_one_owner() {
               --> policy.yaml:5:130
             5 | }], endpoints: [{address: orders, port: 0}],
               |                                         ^
-            error[E013]: `addresses` is not supported yet
-              --> policy.yaml:6:3
-            6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-              |   ^^^^^^^^^ remove it; it would have no effect
             error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
               --> policy.yaml:6:53
             6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
@@ -804,10 +808,10 @@ fn one_host_and_one_issuer_have_one_owner() {
               --> policy.yaml:11:16
             11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: order
                |                ^^^^^^^^^^^ the first one is at policy.yaml:5
-            error[E013]: `protocol: tcp` is not supported yet
-              --> policy.yaml:11:87
-            11 | , protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: orders, port: 0}],
-               |                                         ^^^
+            error[E019]: `orders.shop:81` belongs to a destination already
+              --> policy.yaml:11:16
+            11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: order
+               |                ^^^^^^^^^^^ the first one is at policy.yaml:5
             error[E013]: `orders` is not an IP address
               --> policy.yaml:11:116
             11 |  protocol: tcp}], endpoints: [{address: orders, port: 0}],
@@ -816,10 +820,14 @@ fn one_host_and_one_issuer_have_one_owner() {
               --> policy.yaml:11:130
             11 | }], endpoints: [{address: orders, port: 0}],
                |                                         ^
-            error[E013]: `addresses` is not supported yet
-              --> policy.yaml:12:3
+            error[E019]: `10.0.0.1:80` belongs to a destination already
+              --> policy.yaml:12:15
             12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-               |   ^^^^^^^^^ remove it; it would have no effect
+               |               ^^^^^^^^ the first one is at policy.yaml:6
+            error[E019]: `10.0.0.1:81` belongs to a destination already
+              --> policy.yaml:12:15
+            12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
+               |               ^^^^^^^^ the first one is at policy.yaml:6
             error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
               --> policy.yaml:12:53
             12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}

@@ -348,13 +348,13 @@ fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
             None => Caller::Unauthenticated("plaintext"),
         },
         peer_ip: spec.peer.map(|ip| ip.parse::<IpAddr>().unwrap()),
-        request: Request {
+        request: Some(Request {
             method,
             host: spec.host,
             path: &path,
             protocol: if spec.grpc { Protocol::Grpc } else { Protocol::Http },
             headers: &headers,
-        },
+        }),
         context,
     };
     then(&input)

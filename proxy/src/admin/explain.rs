@@ -31,12 +31,13 @@ impl Explain for DecidedInput {
 
     fn bytes(&self) -> usize {
         let input = self.input().as_input();
-        let request = input.request;
+        let request =
+            input.request.map_or(0, |request| request.path.target().len() + request.host.len());
         let context = input.context.map_or(0, |context| {
             let scope: usize = context.scope.iter().map(String::len).sum();
             512 + context.txn.len() + scope
         });
-        512 + request.path.target().len() + request.host.len() + context
+        512 + request + context
     }
 }
 
@@ -52,7 +53,8 @@ impl Explain for Arc<DecidedInput> {
 
 /// What must not be shown, and what is shown instead; longest first.
 fn masks(input: &Input<'_>, owner: Option<&str>, personal: &Personal) -> Vec<(String, String)> {
-    let mut masks = vec![(input.request.path.path().to_owned(), "[path]".to_owned())];
+    let path = input.request.map(|request| request.path.path().to_owned());
+    let mut masks: Vec<_> = path.map(|path| (path, "[path]".to_owned())).into_iter().collect();
     let mut hide = |class: &str, value: &str| {
         masks.push((value.to_owned(), personal.show(class, value)));
     };
@@ -378,13 +380,13 @@ mod tests {
             port: 8080,
             caller: Caller::Mesh(&gateway),
             peer_ip: None,
-            request: Request {
+            request: Some(Request {
                 method: "GET",
                 host: "orders.shop",
                 path: &path,
                 protocol: Protocol::Http,
                 headers: &NoHeaders,
-            },
+            }),
             context: Some(context),
         };
         DecidedInput::new(policy.keep(&input), policy)

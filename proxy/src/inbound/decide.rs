@@ -103,13 +103,13 @@ fn input<'a>(
             Peer::None(why) => Caller::Unauthenticated(why.reason()),
         },
         peer_ip: Some(conn.captured().client().0.ip().to_canonical()),
-        request: Request {
+        request: Some(Request {
             method: parts.method.as_str(),
             host: &head.host,
             path: &head.path,
             protocol: if head.grpc { Protocol::Grpc } else { Protocol::Http },
             headers,
-        },
+        }),
         context: ctx.verified().map(|verified| facts(verified, via)),
     }
 }

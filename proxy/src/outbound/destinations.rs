@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use countersign_config::ProxyConfig;
 use countersign_policy::Documents;
-use countersign_policy::doc::PortProtocol;
+use countersign_policy::doc::{DestinationPeer, PortProtocol};
 use countersign_workload_id::WorkloadId;
 
 use crate::tls::outside::OutsideTls;
@@ -100,7 +100,17 @@ impl Destinations {
         let mut all = Destinations { own: outbound.chain(gateway).collect(), ..Default::default() };
         for named in &documents.destinations {
             let name: Arc<str> = format!("{}/{}", named.namespace, named.name).into();
-            let expected = ExpectedIds::new(named.spec.identities.clone())
+            let DestinationPeer::Mesh { identities } = &named.spec.peer else {
+                return Err(format!("Destination {name} is outside the mesh: not carried out yet"));
+            };
+            let own = named.spec.endpoints.iter().any(|endpoint| !endpoint.identities.is_empty());
+            let tcp = named.spec.ports.iter().any(|port| port.protocol == PortProtocol::Tcp);
+            if own || tcp {
+                return Err(format!(
+                    "Destination {name}: tcp and identities of endpoints come later"
+                ));
+            }
+            let expected = ExpectedIds::new(identities.clone())
                 .ok_or_else(|| format!("Destination {name} names no identity that may answer"))?;
             let expected = Arc::new(expected);
             for port in &named.spec.ports {
