@@ -86,6 +86,33 @@ impl App {
         App::start(address, None, Arc::new(|request| Box::pin(mirror(request))))
     }
 
+    /// A mirror on a listener of somebody's, such as a pod's.
+    pub fn mirror_on(listener: std::net::TcpListener) -> App {
+        App::serving_on(listener, |request| Box::pin(mirror(request)))
+    }
+
+    /// [`App::grpc`] on a listener of somebody's.
+    pub fn grpc_on(listener: std::net::TcpListener) -> App {
+        App::serving_on(listener, |request| Box::pin(grpc(request)))
+    }
+
+    /// Does what `serve` says, on a listener of somebody's.
+    pub fn serving_on(
+        listener: std::net::TcpListener,
+        serve: impl Fn(Request<Incoming>) -> Answer + Send + Sync + 'static,
+    ) -> App {
+        App::on(listener, None, Arc::new(serve))
+    }
+
+    /// A server behind TLS on a listener of somebody's.
+    pub fn tls_on(
+        listener: std::net::TcpListener,
+        config: Arc<ServerConfig>,
+        serve: impl Fn(Request<Incoming>) -> Answer + Send + Sync + 'static,
+    ) -> App {
+        App::on(listener, Some(config), Arc::new(serve))
+    }
+
     /// A server behind TLS.
     pub fn tls(
         config: Arc<ServerConfig>,
@@ -101,7 +128,10 @@ impl App {
     }
 
     fn start(address: SocketAddr, tls: Option<Arc<ServerConfig>>, serve: Serve) -> App {
-        let socket = std::net::TcpListener::bind(address).unwrap();
+        App::on(std::net::TcpListener::bind(address).unwrap(), tls, serve)
+    }
+
+    fn on(socket: std::net::TcpListener, tls: Option<Arc<ServerConfig>>, serve: Serve) -> App {
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use crate::netns::Pod;
+
 const API: &str = "countersign.dev/v1alpha1";
 
 /// A `MeshConfig` in the making.
@@ -58,6 +60,30 @@ impl Mesh {
             "peer": {"mesh": {"identities": ids}},
         });
         self.push("destinations", json!({"name": name, "namespace": namespace, "spec": spec}));
+        self
+    }
+
+    /// A destination that is a pod, dialled by either of its addresses: these ports with their
+    /// protocol, these identities. Its name is its host.
+    ///
+    /// # Panics
+    /// When `name` is not `namespace/name`.
+    #[must_use]
+    pub fn pod(mut self, name: &str, pod: &Pod, ports: &[(u16, &str)], ids: &[&str]) -> Mesh {
+        let (namespace, short) = name.split_once('/').unwrap();
+        let mut spec = json!({
+            "hosts": [format!("{short}.{namespace}")],
+            "ports": [], "endpoints": [],
+            "peer": {"mesh": {"identities": ids}},
+        });
+        let mut add = |list: &str, entry| spec[list].as_array_mut().unwrap().push(entry);
+        for (port, protocol) in ports {
+            add("ports", json!({"port": port, "protocol": protocol}));
+            for ip in pod.ips() {
+                add("endpoints", json!({"address": ip, "port": port}));
+            }
+        }
+        self.push("destinations", json!({"name": short, "namespace": namespace, "spec": spec}));
         self
     }
 

@@ -3,6 +3,7 @@
 //! A test makes a [`Lab`]: a folder, a certificate authority and documents. It starts proxies and
 //! [`App`]s in it and talks to them through [`client`]s, as curl, as an app or as a hostile peer.
 //! [`World`] is the ready-made mesh of the demo: authority, issuer, gateway and two services.
+//! [`netns`] has pods: network namespaces with redirected traffic, over IPv4 and IPv6.
 //!
 //! Invariant: a process never outlives the test run, and whatever a test waits for is a condition
 //! with a deadline, never a fixed time.
@@ -12,6 +13,7 @@ pub mod client;
 pub mod documents;
 pub mod lab;
 pub mod load;
+pub mod netns;
 pub mod openssl;
 pub mod outcome;
 pub mod pki;

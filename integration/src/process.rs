@@ -4,7 +4,7 @@
 //! before the test run does; so one thread that never ends starts them all.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
+use crate::netns::Space;
 use crate::wait;
 
 /// Lines of a log that a failing test shows.
@@ -49,17 +50,19 @@ impl Process {
     /// # Panics
     /// When the program cannot be started.
     pub fn start_with(name: &str, mut command: Command, folder: &Path, to: Output) -> Process {
-        let (out, err) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
-        let append = |path: &Path| {
-            let file = File::options().create(true).append(true).open(path);
-            file.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        command.stdin(Stdio::null()).stderr(append(&err));
-        match to {
-            Output::File => command.stdout(append(&out)),
-            Output::UnreadPipe => command.stdout(Stdio::piped()),
-        };
+        let (out, err) = logs(&mut command, name, folder, to);
         let child = spawn(command).unwrap_or_else(|error| panic!("{name} did not start: {error}"));
+        Process { name: name.to_owned(), child: Mutex::new(child), out, err }
+    }
+
+    /// As [`Process::start`], in a network namespace, with which it ends.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub fn start_in(space: &Space, name: &str, mut command: Command, folder: &Path) -> Process {
+        let (out, err) = logs(&mut command, name, folder, Output::File);
+        let child = space.spawn(command);
+        let child = child.unwrap_or_else(|error| panic!("{name} did not start: {error}"));
         Process { name: name.to_owned(), child: Mutex::new(child), out, err }
     }
 
@@ -136,6 +139,21 @@ impl Drop for Process {
     }
 }
 
+/// Sends a program's output to `NAME.out` and `NAME.err`.
+fn logs(command: &mut Command, name: &str, folder: &Path, to: Output) -> (PathBuf, PathBuf) {
+    let (out, err) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
+    let append = |path: &Path| {
+        let file = File::options().create(true).append(true).open(path);
+        file.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    command.stdin(Stdio::null()).stderr(append(&err));
+    match to {
+        Output::File => command.stdout(append(&out)),
+        Output::UnreadPipe => command.stdout(Stdio::piped()),
+    };
+    (out, err)
+}
+
 /// Runs a program to its end and gives what it printed.
 ///
 /// # Panics
@@ -143,6 +161,31 @@ impl Drop for Process {
 pub fn run(command: &mut Command) -> std::process::Output {
     let done = command.stdin(Stdio::null()).output();
     done.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()))
+}
+
+/// As [`run`], with text on its standard input.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn run_with(command: &mut Command, input: &str) -> std::process::Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // The programs fed here read everything before they write; dropping the pipe ends the text.
+    let fed = child.stdin.take().map(|mut pipe| pipe.write_all(input.as_bytes()));
+    let done = child.wait_with_output();
+    let done = done.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // A program that does not read its input has ended already.
+    drop(fed);
+    done
+}
+
+/// The child is killed when the thread that starts it ends.
+pub(crate) fn ends_with_parent(command: &mut Command) {
+    #[expect(unsafe_code, reason = "the call between fork and exec is one prctl")]
+    // SAFETY: `prctl` is async-signal-safe, and nothing else runs in the forked child.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
 }
 
 type Order = (Command, mpsc::Sender<io::Result<Child>>);
@@ -157,11 +200,7 @@ fn spawn(mut command: Command) -> io::Result<Child> {
         });
         orders
     });
-    #[expect(unsafe_code, reason = "the call between fork and exec is one prctl")]
-    // SAFETY: `prctl` is async-signal-safe, and nothing else runs in the forked child.
-    unsafe {
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-    }
+    ends_with_parent(&mut command);
     let (answer, started) = mpsc::channel();
     let gone = |_| io::Error::other("the thread that starts processes is gone");
     SPAWNER.send((command, answer)).map_err(|_| io::Error::other("no spawner"))?;

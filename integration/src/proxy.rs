@@ -8,7 +8,8 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::client::{self, Call, Reply};
+use crate::client::{Call, Conn, Reply};
+use crate::netns::{Mode, Pod, user};
 use crate::process::{Output, Process};
 use crate::{documents, ports, programs, wait};
 
@@ -24,6 +25,21 @@ pub struct Spec {
     inbound: Option<SocketAddr>,
     outbound: Option<SocketAddr>,
     gateway: Option<SocketAddr>,
+    pod: Option<Placed>,
+}
+
+/// A proxy's place in a pod.
+#[derive(Clone)]
+struct Placed {
+    pod: Pod,
+    mode: Mode,
+    rules: bool,
+}
+
+impl std::fmt::Debug for Placed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?}", self.pod.name(), self.mode)
+    }
 }
 
 impl Spec {
@@ -52,7 +68,37 @@ impl Spec {
             inbound: None,
             outbound: None,
             gateway: None,
+            pod: None,
         }
+    }
+
+    /// The sidecar of a pod: under UID 4747 and without privileges, behind the redirect that
+    /// [`Spec::launch`] installs before it, as an init container does. All traffic of the pod
+    /// comes to it; its own pages are on the pod's loopback.
+    #[must_use]
+    pub fn in_pod(mut self, pod: &Pod, mode: Mode) -> Spec {
+        let inbound = match mode {
+            Mode::Redirect => "redirect",
+            Mode::Tproxy => "tproxy",
+        };
+        self.config["listeners"]["inbound"] = json!([{"address": "[::]:15006", "mode": inbound}]);
+        self.config["listeners"]["outbound"] = json!([
+            {"address": "127.0.0.1:15001", "mode": "redirect"},
+            {"address": "[::1]:15001", "mode": "redirect"},
+        ]);
+        self.config["admin"]["address"] = json!("127.0.0.1:15000");
+        self.config["metrics"]["address"] = json!("[::]:15020");
+        self.pod = Some(Placed { pod: pod.clone(), mode, rules: true });
+        self
+    }
+
+    /// Leaves the pod's redirect as it is.
+    #[must_use]
+    pub fn without_rules(mut self) -> Spec {
+        if let Some(placed) = &mut self.pod {
+            placed.rules = false;
+        }
+        self
     }
 
     /// Listens for other sidecars, in front of `app`.
@@ -153,14 +199,29 @@ impl Spec {
     /// When the configuration cannot be written.
     pub fn launch(self) -> Proxy {
         let file = self.write();
-        let mut command = Command::new(programs::proxy());
+        let mut command = self.command();
         command.arg("--config").arg(&file).current_dir(&self.folder);
         command.env("COUNTERSIGN_LOG", &self.log).env("COUNTERSIGN_LOG_FORMAT", "json");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        let process = Process::start_with(&self.name, command, &self.folder, self.output);
+        let process = match &self.pod {
+            None => Process::start_with(&self.name, command, &self.folder, self.output),
+            Some(placed) => {
+                user::open_to_all(&self.folder);
+                if placed.rules {
+                    placed.pod.redirect(&file);
+                }
+                Process::start_in(placed.pod.space(), &self.name, command, &self.folder)
+            }
+        };
         let address = |field: &str| {
             let text = self.config[field]["address"].as_str();
-            text.and_then(|text| text.parse().ok()).unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
+            let given = text.and_then(|text| text.parse::<SocketAddr>().ok());
+            let given = given.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
+            // What listens everywhere is asked on loopback.
+            match given.ip().is_unspecified() {
+                true => SocketAddr::from(([127, 0, 0, 1], given.port())),
+                false => given,
+            }
         };
         Proxy {
             process,
@@ -171,7 +232,20 @@ impl Spec {
             gateway: self.gateway,
             admin: address("admin"),
             metrics: address("metrics"),
+            pod: self.pod.map(|placed| placed.pod),
         }
+    }
+
+    /// The program under the user it is to run as, without arguments.
+    fn command(&self) -> Command {
+        let Some(placed) = &self.pod else { return Command::new(programs::proxy()) };
+        // To give a packet another's address takes one privilege.
+        let keep: &[&str] = match placed.mode {
+            Mode::Redirect => &[],
+            Mode::Tproxy => &["net_raw"],
+        };
+        let program = user::runnable_by_all(&programs::proxy());
+        user::command(&user::SIDECAR.to_string(), keep, program)
     }
 
     /// Writes the configuration and gives the file's path.
@@ -198,6 +272,7 @@ pub struct Proxy {
     gateway: Option<SocketAddr>,
     admin: SocketAddr,
     metrics: SocketAddr,
+    pod: Option<Pod>,
 }
 
 impl Proxy {
@@ -242,7 +317,7 @@ impl Proxy {
 
     /// What `/ready` answers; `None` while nobody listens.
     pub async fn ready(&self) -> Option<(u16, Value)> {
-        let reply = ask(self.metrics, "/ready").await?;
+        let reply = self.ask(self.metrics, "/ready").await?;
         Some((reply.status, reply.json()))
     }
 
@@ -251,7 +326,7 @@ impl Proxy {
     /// # Panics
     /// When there is none.
     pub async fn metrics(&self) -> String {
-        ask(self.metrics, "/metrics").await.expect("no metrics page").text()
+        self.ask(self.metrics, "/metrics").await.expect("no metrics page").text()
     }
 
     /// The sum of all samples of a metric whose labels contain all of `labels`, such as
@@ -313,7 +388,7 @@ impl Proxy {
     /// # Panics
     /// When nobody listens there.
     pub async fn admin(&self, target: &str) -> Reply {
-        ask(self.admin, target).await.expect("no admin page")
+        self.ask(self.admin, target).await.expect("no admin page")
     }
 
     /// The admin address, for `countersign why`.
@@ -326,6 +401,15 @@ impl Proxy {
         self.metrics
     }
 
+    /// One GET of a page of its own; `None` if nobody answers.
+    async fn ask(&self, address: SocketAddr, target: &str) -> Option<Reply> {
+        let conn = match &self.pod {
+            None => Conn::h1(address).await,
+            Some(pod) => pod.h1(address).await,
+        };
+        conn.ok()?.send(Call::get(&address.to_string(), target)).await.ok()
+    }
+
     /// Everything it logged.
     pub fn log(&self) -> String {
         self.process.stderr()
@@ -335,12 +419,6 @@ impl Proxy {
     pub fn reload(&self) {
         self.process.signal(Signal::HUP);
     }
-}
-
-/// One GET; `None` if nobody answers.
-async fn ask(address: SocketAddr, target: &str) -> Option<Reply> {
-    let mut conn = client::Conn::h1(address).await.ok()?;
-    conn.send(Call::get(&address.to_string(), target)).await.ok()
 }
 
 fn text(value: &Value) -> &str {
