@@ -135,6 +135,14 @@ impl TrustBundles {
         self.by_domain.is_empty()
     }
 
+    /// Whether every authority of `other` is one here too.
+    pub fn covers(&self, other: &TrustBundles) -> bool {
+        other.by_domain.iter().all(|(domain, bundle)| {
+            let here = self.get(domain).map(Bundle::certificates).unwrap_or_default();
+            bundle.certificates.iter().all(|certificate| here.contains(certificate))
+        })
+    }
+
     /// A digest over all domains and authorities, to see whether two snapshots trust the same.
     pub fn sha256(&self) -> [u8; 32] {
         let mut all = Vec::new();

@@ -15,6 +15,7 @@ mod bundle_map;
 pub mod gate;
 pub mod identity;
 pub mod key;
+pub mod location;
 mod pem;
 pub mod renewal;
 pub mod source;

@@ -19,6 +19,7 @@ use x509_parser::{
 };
 
 use crate::bundle::{Bundle, TrustBundles, sha256};
+use crate::location;
 
 /// What the leaf is used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -152,6 +153,8 @@ pub struct Svid {
     pub serial: Vec<u8>,
     /// SHA-256 of the leaf.
     pub leaf_sha256: [u8; 32],
+    /// UID of the pod it was issued to, where the signer attests it.
+    pub pod_uid: Option<String>,
     checked: Checked,
 }
 
@@ -198,6 +201,7 @@ pub fn validate(
         public_key: leaf.public_key().subject_public_key.data.to_vec(),
         serial: leaf.raw_serial().to_vec(),
         leaf_sha256: sha256(leaf_der),
+        pod_uid: location::pod_uid(leaf),
         checked: Checked,
     })
 }
@@ -225,6 +229,34 @@ impl ChainValidator for TrustBundles {
 /// When there is not exactly one URI name, or it is no SPIFFE ID of a workload.
 pub fn claimed_id(certificate: &CertificateDer<'_>) -> Result<WorkloadId, SvidError> {
     spiffe_id(&parse(1, certificate)?)
+}
+
+/// What a leaf says of its holder.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LeafFacts {
+    /// Whose certificate it is.
+    pub id: WorkloadId,
+    /// Start of validity, seconds since the Unix epoch.
+    pub not_before: u64,
+    /// End of validity, seconds since the Unix epoch.
+    pub not_after: u64,
+    /// UID of the pod it was issued to, where the signer attests it.
+    pub pod_uid: Option<String>,
+}
+
+/// What a leaf says, without any trust in it: for chains that were validated before.
+///
+/// # Errors
+/// When it cannot be read, or does not carry exactly one SPIFFE ID.
+pub fn facts(certificate: &CertificateDer<'_>) -> Result<LeafFacts, SvidError> {
+    let leaf = parse(1, certificate)?;
+    let seconds = |instant: i64| u64::try_from(instant).unwrap_or(0);
+    Ok(LeafFacts {
+        id: spiffe_id(&leaf)?,
+        not_before: seconds(leaf.validity().not_before.timestamp()),
+        not_after: seconds(leaf.validity().not_after.timestamp()),
+        pod_uid: location::pod_uid(&leaf),
+    })
 }
 
 /// Everything that is wrong with a chain by itself, without any trust in it: for inspection.

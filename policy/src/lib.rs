@@ -30,6 +30,7 @@ pub mod path;
 pub mod pattern;
 #[cfg(test)]
 mod reference;
+mod revocation;
 mod sentence;
 mod snapshot;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use input::{
     Caller, ContextFacts, DeviceFacts, HeaderLookup, Input, InputOwned, JustificationFacts,
     NoHeaders, Protocol, Request, SourceFacts, UserFacts, Workload,
 };
+pub use revocation::{RevocableLeaf, Revocations};
 
 /// Parses and cross-checks documents; every problem of all of them at once.
 pub fn load(sources: &[Source<'_>]) -> Result<Documents, Problems> {

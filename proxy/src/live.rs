@@ -10,11 +10,13 @@ use countersign_certs_client::{Certs, Identity};
 use countersign_config::{ProxyConfig, limits};
 use countersign_ctxtoken::{IssuerSet, Limits as TokenLimits, Presenters};
 use countersign_policy::doc::Custody;
-use countersign_policy::{Compiled, Documents, Workload};
+use countersign_policy::{Compiled, Documents, Revocations, Workload};
 use countersign_workload_id::TrustDomain;
+use tokio::sync::watch;
 
 use crate::gateway::rules::GatewayRules;
 use crate::outbound::discover::Destinations;
+use crate::tls::verify::Trust;
 use crate::tls::{MeshTls, TlsBuildError};
 
 /// Everything a request is judged by.
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub documents: Arc<Documents>,
     /// First 8 hex digits of their hash.
     pub hash: Arc<str>,
+    /// What no longer counts although it has not ended.
+    pub revocations: Arc<Revocations>,
     /// The policy of this workload.
     pub policy: Arc<Compiled>,
     /// Who may make context tokens.
@@ -63,22 +67,34 @@ impl Snapshot {
 }
 
 /// Holds the snapshot in force.
-pub struct Live(ArcSwap<Snapshot>);
+pub struct Live {
+    snapshot: ArcSwap<Snapshot>,
+    /// Its generation, for those who wait for the next one.
+    generation: watch::Sender<u64>,
+}
 
 impl Live {
     /// Starts with `first`.
     pub fn new(first: Snapshot) -> Live {
-        Live(ArcSwap::from_pointee(first))
+        let generation = watch::Sender::new(first.generation);
+        Live { snapshot: ArcSwap::from_pointee(first), generation }
     }
 
     /// The snapshot in force.
     pub fn load(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.snapshot.load_full()
     }
 
     /// Puts `next` in force for every request that starts from now on.
     pub fn publish(&self, next: Snapshot) {
-        self.0.store(Arc::new(next));
+        let generation = next.generation;
+        self.snapshot.store(Arc::new(next));
+        self.generation.send_replace(generation);
+    }
+
+    /// Tells when another snapshot is in force.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 }
 
@@ -149,9 +165,12 @@ impl Builder {
         certs: &Arc<Certs>,
     ) -> Result<Snapshot, BuildError> {
         let domain = &documents.mesh.trust_domain;
+        let revocations = Arc::new(Revocations::of(documents));
+        let trust =
+            Trust { bundles: Arc::clone(&certs.bundles), revocations: Arc::clone(&revocations) };
         let tls = match &certs.identity {
             Some(identity) => {
-                Some(Arc::new(MeshTls::build(identity, certs, domain, &self.provider)?))
+                Some(Arc::new(MeshTls::build(identity, &trust, domain, &self.provider)?))
             }
             None => None,
         };
@@ -169,6 +188,7 @@ impl Builder {
             tls,
             documents: Arc::clone(documents),
             hash: hash.get(..8).unwrap_or(&hash).into(),
+            revocations,
             policy: Arc::new(countersign_policy::compile(documents, &self.workload)),
             issuers,
             presenters: crate::trust::presenters(documents).map_err(BuildError::Documents)?,

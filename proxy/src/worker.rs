@@ -26,6 +26,7 @@ use crate::intercept::listen::{self, AcceptError};
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::refusal::{Refusal, Refused, Stage};
+use crate::registry::Registry;
 use crate::relay::buffers::Buffers;
 use crate::telemetry::WorkerMetrics;
 use crate::upstream::pool::Pool;
@@ -140,6 +141,8 @@ pub struct Worker {
     pub shared: Shared,
     /// Connections of this worker.
     pub pool: Pool,
+    /// What lives on this worker and may lose its reason.
+    pub registry: Registry,
     /// Counters of this worker.
     pub metrics: Rc<WorkerMetrics>,
     /// This worker's lane to the audit writer.
@@ -188,6 +191,7 @@ impl Worker {
             users: RefCell::default(),
             failures: RefCell::default(),
             pool: Pool::new(&shared.config.limits),
+            registry: Registry::default(),
             metrics,
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             random: RefCell::new(Random::new()),
@@ -412,14 +416,37 @@ async fn finish(
     }
 }
 
+/// Once a second, and when another snapshot is in force.
 async fn upkeep(worker: Rc<Worker>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut changes = worker.shared.live.changes();
     loop {
-        tick.tick().await;
-        let generation = worker.snapshot().certs_generation();
-        worker.pool.sweep(generation, Instant::now());
-        worker.metrics.beat(Now::read());
+        tokio::select! {
+            _ = tick.tick() => {
+                let generation = worker.snapshot().certs_generation();
+                worker.pool.sweep(generation, Instant::now());
+                worker.metrics.beat(Now::read());
+            }
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+        reevaluate(&worker).await;
     }
+}
+
+/// Judges what is registered again, if anything may have changed for it.
+async fn reevaluate(worker: &Worker) {
+    let (snap, now) = (worker.snapshot(), Now::read());
+    if worker.registry.is_due(snap.generation, now) {
+        let mut pass = worker.registry.pass(snap, now);
+        while pass.turn() {
+            tokio::task::yield_now().await;
+        }
+    }
+    worker.metrics.past_expiry(worker.registry.past_expiry());
 }
 
 #[cfg(test)]

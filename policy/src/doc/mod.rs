@@ -26,6 +26,7 @@ pub mod gateway;
 mod matching;
 pub mod mesh;
 pub mod provider;
+pub mod revocation;
 
 use std::{
     collections::BTreeMap,
@@ -51,6 +52,7 @@ pub use provider::{
     ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, IdentityProvider, ProviderKeys,
     UserAlgorithm,
 };
+pub use revocation::{Revocation, RevokedIdentity, RevokedKey, RevokedUser};
 
 use crate::diagnostic::Diagnostic;
 
@@ -67,6 +69,8 @@ pub struct Documents {
     pub gateways: Vec<Named<ContextPolicy>>,
     /// Destinations, inline and standalone, sorted by namespace and name.
     pub destinations: Vec<Named<Destination>>,
+    /// Revocations, sorted by name.
+    pub revocations: Vec<Named<Revocation>>,
     /// Findings that do not reject the documents.
     pub warnings: Vec<Diagnostic>,
     /// SHA-256 over the canonical JSON of all documents.

@@ -12,6 +12,7 @@ mod known;
 mod matchers;
 mod mesh;
 mod provider;
+mod revocation;
 pub(crate) mod scalars;
 mod window;
 
@@ -24,7 +25,10 @@ pub(crate) use window::instant;
 use crate::{
     Documents, Named, Problems, Source,
     case::PolicyTest,
-    doc::{AccessPolicy, CallerMatch, ContextPolicy, Destination, IdentityProvider, MeshConfig},
+    doc::{
+        AccessPolicy, CallerMatch, ContextPolicy, Destination, IdentityProvider, MeshConfig,
+        Revocation,
+    },
     snapshot,
     yaml::{self, Fields, Findings, Node, Span, Value, did_you_mean, read},
 };
@@ -45,7 +49,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("ProxyConfig", Kind::Proxy),
     ("AttributeProvider", Kind::Later),
     ("BuildTrust", Kind::Later),
-    ("Revocation", Kind::Later),
+    ("Revocation", Kind::Revocation),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +59,7 @@ enum Kind {
     Destination,
     Gateway,
     Access,
+    Revocation,
     Test,
     Proxy,
     Later,
@@ -78,6 +83,7 @@ struct Collected {
     providers: Vec<Named<IdentityProvider>>,
     gateways: Vec<Named<ContextPolicy>>,
     destinations: Vec<Named<Destination>>,
+    revocations: Vec<Named<Revocation>>,
     names: BTreeMap<(Kind, String, String), Span>,
 }
 
@@ -168,6 +174,10 @@ impl Collected {
                 let policy = access::read(spec, namespace, name, place, known, findings);
                 self.access.extend(policy);
             }
+            Kind::Revocation => {
+                let revocation = revocation::read(spec, known, findings);
+                self.revocations.extend(revocation.map(|spec| envelope.named(spec, findings)));
+            }
             Kind::Test => {
                 PolicyTest::check(spec, findings);
             }
@@ -187,6 +197,12 @@ impl Collected {
         );
         if count > RULES_MAX {
             findings.error("E017", span, format!("{count} rules, more than {RULES_MAX}"));
+        }
+        let revoked: usize = self.revocations.iter().map(|named| named.spec.len()).sum();
+        if revoked > revocation::ENTRIES_MAX {
+            let most = revocation::ENTRIES_MAX;
+            let message = format!("{revoked} entries in Revocation documents, more than {most}");
+            findings.error("E017", span, message);
         }
         let callers: usize = rules()
             .map(|rule| match &rule.matcher.caller {
@@ -212,6 +228,7 @@ impl Collected {
         self.providers.sort_by(|a, b| a.name.cmp(&b.name));
         self.gateways.sort_by(|a, b| by_name((&a.namespace, &a.name), (&b.namespace, &b.name)));
         self.destinations.sort_by(|a, b| by_name((&a.namespace, &a.name), (&b.namespace, &b.name)));
+        self.revocations.sort_by(|a, b| a.name.cmp(&b.name));
         self.check_sizes(&mut findings);
         let warnings = findings.finish()?;
         let Some(mesh) = self.mesh else { return Err(Problems(warnings)) };
@@ -221,6 +238,7 @@ impl Collected {
             providers: self.providers,
             gateways: self.gateways,
             destinations: self.destinations,
+            revocations: self.revocations,
             warnings,
             sha256,
         })

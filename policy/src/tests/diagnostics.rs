@@ -215,11 +215,11 @@ fn attack_feeds_older_proxy_newer_field() {
               |         ^^^^^"#]],
     );
     check(
-        "apiVersion: countersign.dev/v1alpha1\nkind: Revocation\nmetadata: {name: x}\nspec: {}\n",
+        "apiVersion: countersign.dev/v1alpha1\nkind: BuildTrust\nmetadata: {name: x}\nspec: {}\n",
         expect![[r#"
-            error[E013]: kind `Revocation` is not supported yet
+            error[E013]: kind `BuildTrust` is not supported yet
               --> policy.yaml:2:7
-            2 | kind: Revocation
+            2 | kind: BuildTrust
               |       ^^^^^^^^^^"#]],
     );
     check(

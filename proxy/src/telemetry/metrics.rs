@@ -227,6 +227,10 @@ fn write_connections(page: &mut Page, shards: &[Arc<Shard>]) {
     for (index, opened) in opened.iter().enumerate() {
         page.sample(&names::CONNECTIONS_TOTAL, &texts::<Direction>(index), opened);
     }
+    write_reasons(page, &names::CONNECTIONS_ENDED, shards, |shard| &shard.ended);
+    let past: u64 = shards.iter().map(|shard| shard.past_expiry.load(Relaxed)).sum();
+    page.begin(&names::CONNECTIONS_PAST_EXPIRY);
+    page.sample(&names::CONNECTIONS_PAST_EXPIRY, &[], past);
     page.begin(&names::WORKER_CONNECTIONS);
     for shard in shards {
         let opened: u64 = shard.opened.values().sum();

@@ -88,6 +88,10 @@ metrics! {
         "Open connections.";
     CONNECTIONS_TOTAL = Counter "countersign_connections_total" "" ["direction"]
         "Connections accepted or opened.";
+    CONNECTIONS_ENDED = Counter "countersign_connections_ended_total" "" ["reason"]
+        "Connections and streams ended by this proxy because what allowed them had gone.";
+    CONNECTIONS_PAST_EXPIRY = Gauge "countersign_connections_past_peer_expiry" "" []
+        "Opaque TCP connections that outlive the certificates they were opened with.";
     WORKER_CONNECTIONS = Gauge "countersign_worker_connections" "" ["worker"]
         "Open connections of each worker.";
     LIMITS_HIT = Counter "countersign_limits_hit_total" "" ["limit"]

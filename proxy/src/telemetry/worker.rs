@@ -36,6 +36,9 @@ pub(crate) struct Shard {
     pub(crate) closed: Table<Direction>,
     pub(crate) limits: Reasons<()>,
     pub(crate) retries: Reasons<()>,
+    pub(crate) ended: Reasons<()>,
+    /// Connections that outlive the certificates they were opened with.
+    pub(crate) past_expiry: AtomicU64,
     /// When the worker last said that its event loop turns, in ms; 0 before the first time.
     pub(crate) beat_ms: AtomicU64,
 }
@@ -58,6 +61,8 @@ impl Shard {
             closed: Table::new(),
             limits: Reasons::new(),
             retries: Reasons::new(),
+            ended: Reasons::new(),
+            past_expiry: AtomicU64::new(0),
             beat_ms: AtomicU64::new(0),
         }
     }
@@ -176,6 +181,16 @@ impl WorkerMetrics {
     pub fn connection(self: &Rc<Self>, direction: Direction) -> OpenConnection {
         self.shard.opened.add(direction, 1);
         OpenConnection { metrics: Rc::clone(self), direction }
+    }
+
+    /// A connection or stream was ended because its reason had gone.
+    pub fn ended(&self, reason: &'static str) {
+        self.shard.ended.add((), reason);
+    }
+
+    /// How many connections outlive the certificates they were opened with.
+    pub fn past_expiry(&self, count: usize) {
+        self.shard.past_expiry.store(u64::try_from(count).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// The event loop turns. Called about once a second.

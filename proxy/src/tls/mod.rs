@@ -11,14 +11,14 @@ pub mod verify;
 
 use std::sync::Arc;
 
-use countersign_certs_client::{Certs, Identity, TrustBundles};
+use countersign_certs_client::Identity;
 use countersign_config::TlsGroup;
 use countersign_workload_id::TrustDomain;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::NoServerSessionStorage;
 
-use crate::tls::verify::{ExpectedIds, MeshClients, MeshServer};
+use crate::tls::verify::{ExpectedIds, MeshClients, MeshServer, Trust};
 
 /// HTTP/2 with prior knowledge inside mutual TLS.
 pub const ALPN_H2: &[u8] = b"countersign/h2";
@@ -93,23 +93,22 @@ pub struct MeshTls {
     pub server: Arc<rustls::ServerConfig>,
     provider: Arc<CryptoProvider>,
     certified: Arc<rustls::sign::CertifiedKey>,
-    bundles: Arc<TrustBundles>,
+    trust: Trust,
 }
 
 impl MeshTls {
-    /// Builds both sides from one identity and its bundles.
+    /// Builds both sides from one identity and those it believes.
     ///
     /// # Errors
     /// When rustls cannot use the key.
     pub fn build(
         identity: &Identity,
-        certs: &Certs,
+        trust: &Trust,
         domain: &TrustDomain,
         provider: &Arc<CryptoProvider>,
     ) -> Result<MeshTls, TlsBuildError> {
         let certified = identity.to_rustls();
-        let verifier =
-            MeshClients::new(domain.clone(), Arc::clone(&certs.bundles), Arc::clone(provider));
+        let verifier = MeshClients::new(domain.clone(), trust.clone(), Arc::clone(provider));
         let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -120,7 +119,7 @@ impl MeshTls {
             server: Arc::new(server),
             provider: Arc::clone(provider),
             certified,
-            bundles: Arc::clone(&certs.bundles),
+            trust: trust.clone(),
         })
     }
 
@@ -133,11 +132,8 @@ impl MeshTls {
         expected: &Arc<ExpectedIds>,
         alpn: Alpn,
     ) -> Result<Arc<rustls::ClientConfig>, TlsBuildError> {
-        let verifier = MeshServer::new(
-            Arc::clone(expected),
-            Arc::clone(&self.bundles),
-            Arc::clone(&self.provider),
-        );
+        let verifier =
+            MeshServer::new(Arc::clone(expected), self.trust.clone(), Arc::clone(&self.provider));
         let mut client = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

@@ -3,9 +3,16 @@
 //! Invariant: `Peer::Mesh` is built from the certificate chain of a completed mutual TLS handshake
 //! and nothing else; names and headers are never an identity.
 
-use countersign_certs_client::svid;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_certs_client::{TrustBundles, Usage, svid};
+use countersign_policy::{RevocableLeaf, Revocations};
 use countersign_workload_id::WorkloadId;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+use crate::clock::Now;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -16,12 +23,20 @@ pub enum Peer {
     None(NoPeer),
 }
 
-/// A proven mesh workload.
-#[derive(Clone, Debug)]
-pub struct MeshPeer {
-    id: WorkloadId,
-    not_after: u64,
+/// A proven mesh workload. Clones share what was proven.
+#[derive(Clone)]
+pub struct MeshPeer(Arc<Proven>);
+
+struct Proven {
+    leaf: svid::LeafFacts,
     leaf_sha256: [u8; 32],
+    chain: Box<[CertificateDer<'static>]>,
+}
+
+impl fmt::Debug for MeshPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MeshPeer({})", self.id())
+    }
 }
 
 /// Why a connection has no mesh identity. The name is a metric label.
@@ -51,28 +66,61 @@ impl MeshPeer {
     pub fn of_verified_chain(
         chain: Option<&[CertificateDer<'_>]>,
     ) -> Result<MeshPeer, svid::SvidError> {
-        let leaf = chain.and_then(<[_]>::first).ok_or(svid::SvidError::NoCertificate)?;
-        let id = svid::claimed_id(leaf)?;
+        let chain = chain.unwrap_or_default();
+        let leaf = chain.first().ok_or(svid::SvidError::NoCertificate)?;
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
         let mut leaf_sha256 = [0; 32];
         leaf_sha256.copy_from_slice(digest.as_ref());
-        Ok(MeshPeer { id, not_after: svid::not_after(leaf)?, leaf_sha256 })
+        let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
+        let proven = Proven { leaf: svid::facts(leaf)?, leaf_sha256, chain: chain.into() };
+        Ok(MeshPeer(Arc::new(proven)))
     }
 
     /// The proven SPIFFE ID.
     pub fn id(&self) -> &WorkloadId {
-        &self.id
+        &self.0.leaf.id
     }
 
     /// End of the peer's certificate, seconds since the Unix epoch.
     pub fn not_after(&self) -> u64 {
-        self.not_after
+        self.0.leaf.not_after
     }
 
     /// SHA-256 of the peer's leaf.
     pub fn leaf_sha256(&self) -> [u8; 32] {
-        self.leaf_sha256
+        self.0.leaf_sha256
     }
+
+    /// Which entry of a revocation hits this peer's certificate.
+    pub fn revoked(&self, revocations: &Revocations, now: Now) -> Option<&'static str> {
+        let Proven { leaf, leaf_sha256, .. } = &*self.0;
+        let leaf = RevocableLeaf {
+            sha256: leaf_sha256,
+            id: &leaf.id,
+            not_before_ms: millis(leaf.not_before),
+            pod_uid: leaf.pod_uid.as_deref(),
+        };
+        revocations.leaf(&leaf, i64::try_from(now.millis()).unwrap_or(i64::MAX))
+    }
+
+    /// Whether an authority of its trust domain still vouches for it. The ends of certificates are
+    /// not looked at: a connection has a deadline of its own for those.
+    pub fn is_vouched_for(&self, bundles: &TrustBundles) -> bool {
+        let Proven { leaf, chain, .. } = &*self.0;
+        // Within the validity of the leaf, so that only the path can fail.
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(leaf.not_after));
+        match svid::validate(chain, bundles, Usage::TlsClient, at) {
+            Ok(_) => true,
+            Err(error) => !matches!(
+                error,
+                svid::SvidError::UntrustedChain(_) | svid::SvidError::UnknownTrustDomain(_)
+            ),
+        }
+    }
+}
+
+fn millis(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000)
 }
 
 impl Peer {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use countersign_certs_client::{TrustBundles, Usage, svid};
+use countersign_policy::{RevocableLeaf, Revocations};
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
@@ -63,6 +64,14 @@ pub enum PeerRefused {
     /// The identity is of a trust domain this listener does not accept.
     #[error("the peer is {0}, of another trust domain")]
     ForeignDomain(WorkloadId),
+    /// A revocation hits the certificate.
+    #[error("the certificate of {id} is revoked ({by})")]
+    Revoked {
+        /// Whose certificate it is.
+        id: WorkloadId,
+        /// The entry that hits: `certificate`, `identity` or `pod`.
+        by: &'static str,
+    },
     /// The server is not the one that was expected.
     #[error("expected {expected}, the server is {presented}")]
     Unexpected {
@@ -79,6 +88,7 @@ impl PeerRefused {
         match self {
             PeerRefused::Svid(error) => error.reason(),
             PeerRefused::ForeignDomain(_) => "unknown_trust_domain",
+            PeerRefused::Revoked { .. } => "revoked",
             PeerRefused::Unexpected { .. } => "unexpected_identity",
         }
     }
@@ -91,32 +101,49 @@ fn refuse(error: PeerRefused) -> rustls::Error {
 fn validate(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    bundles: &TrustBundles,
+    trust: &Trust,
     usage: Usage,
     now: UnixTime,
 ) -> Result<svid::Svid, rustls::Error> {
     let mut chain = Vec::with_capacity(1 + intermediates.len());
     chain.push(leaf.clone());
     chain.extend(intermediates.iter().cloned());
-    svid::validate(&chain, bundles, usage, now).map_err(|error| refuse(PeerRefused::Svid(error)))
+    let svid = svid::validate(&chain, &trust.bundles, usage, now)
+        .map_err(|error| refuse(PeerRefused::Svid(error)))?;
+    let ms = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000);
+    let leaf = RevocableLeaf {
+        sha256: &svid.leaf_sha256,
+        id: &svid.id,
+        not_before_ms: ms(svid.not_before),
+        pod_uid: svid.pod_uid.as_deref(),
+    };
+    match trust.revocations.leaf(&leaf, ms(now.as_secs())) {
+        Some(by) => Err(refuse(PeerRefused::Revoked { id: svid.id, by })),
+        None => Ok(svid),
+    }
+}
+
+/// Whom certificates are believed from, and which of them no longer count.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// The authorities, by trust domain.
+    pub bundles: Arc<TrustBundles>,
+    /// What is revoked.
+    pub revocations: Arc<Revocations>,
 }
 
 /// Accepts mesh clients of our own trust domain.
 #[derive(Debug)]
 pub struct MeshClients {
     domain: TrustDomain,
-    bundles: Arc<TrustBundles>,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
 impl MeshClients {
     /// A verifier for one listener and one trust generation.
-    pub fn new(
-        domain: TrustDomain,
-        bundles: Arc<TrustBundles>,
-        provider: Arc<CryptoProvider>,
-    ) -> MeshClients {
-        MeshClients { domain, bundles, provider }
+    pub fn new(domain: TrustDomain, trust: Trust, provider: Arc<CryptoProvider>) -> MeshClients {
+        MeshClients { domain, trust, provider }
     }
 }
 
@@ -131,7 +158,7 @@ impl ClientCertVerifier for MeshClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let svid = validate(end_entity, intermediates, &self.bundles, Usage::TlsClient, now)?;
+        let svid = validate(end_entity, intermediates, &self.trust, Usage::TlsClient, now)?;
         if svid.id.trust_domain() != &self.domain {
             return Err(refuse(PeerRefused::ForeignDomain(svid.id)));
         }
@@ -165,7 +192,7 @@ impl ClientCertVerifier for MeshClients {
 #[derive(Debug)]
 pub struct MeshServer {
     expected: Arc<ExpectedIds>,
-    bundles: Arc<TrustBundles>,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
@@ -173,10 +200,10 @@ impl MeshServer {
     /// A verifier for one destination and one trust generation.
     pub fn new(
         expected: Arc<ExpectedIds>,
-        bundles: Arc<TrustBundles>,
+        trust: Trust,
         provider: Arc<CryptoProvider>,
     ) -> MeshServer {
-        MeshServer { expected, bundles, provider }
+        MeshServer { expected, trust, provider }
     }
 }
 
@@ -189,7 +216,7 @@ impl ServerCertVerifier for MeshServer {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let svid = validate(end_entity, intermediates, &self.bundles, Usage::TlsServer, now)?;
+        let svid = validate(end_entity, intermediates, &self.trust, Usage::TlsServer, now)?;
         if !self.expected.allows(&svid.id) {
             return Err(refuse(PeerRefused::Unexpected {
                 expected: self.expected.to_string(),

@@ -1,0 +1,126 @@
+//! What connections are judged by while they live: the other end's certificate, and for opaque
+//! ones the facts policy decided on.
+//!
+//! Invariant: the facts are those the connection was opened with; only the time, the snapshot and
+//! what was revoked since are new.
+
+use countersign_policy::{Decision, InputOwned, Outcome};
+
+use crate::clock::Now;
+use crate::live::Snapshot;
+use crate::registry::{Against, EndReason, Judged, Registered, Standing, Verdict, Watch};
+use crate::tls::peer::{MeshPeer, Peer};
+use crate::worker::Worker;
+
+/// A connection whose requests are judged one by one, or one that this end opened.
+struct OfPeer(Option<MeshPeer>);
+
+/// An opaque connection.
+struct Opaque {
+    peer: Option<MeshPeer>,
+    input: Box<InputOwned>,
+}
+
+/// Registers a connection that carries requests. It ends, with grace, with the certificates of
+/// either end.
+pub fn connection(worker: &Worker, peer: &Peer, snap: &Snapshot) -> Registered {
+    let peer = peer.mesh().cloned();
+    worker.registry.register(Watch {
+        generation: snap.generation,
+        since: Now::read(),
+        certificate_ends: certificate_ends(peer.as_ref(), snap),
+        allowance_s: 0,
+        valid_until_ms: None,
+        judged: OfPeer(peer),
+    })
+}
+
+/// Registers an opaque connection from a peer, with what policy decided on. `decision` is the one
+/// that allowed it, made with `snap`.
+pub fn opaque(
+    worker: &Worker,
+    peer: &Peer,
+    input: InputOwned,
+    decision: &Decision,
+    snap: &Snapshot,
+) -> Registered {
+    let peer = peer.mesh().cloned();
+    worker.registry.register(Watch {
+        generation: snap.generation,
+        since: Now::read(),
+        certificate_ends: certificate_ends(peer.as_ref(), snap),
+        allowance_s: after_peer_expiry_s(worker),
+        valid_until_ms: decision.valid_until.and_then(|ms| u64::try_from(ms).ok()),
+        judged: Opaque { peer, input: Box::new(input) },
+    })
+}
+
+/// Registers an opaque connection that this end opened to `callee`.
+pub fn opaque_to(worker: &Worker, callee: &MeshPeer, snap: &Snapshot) -> Registered {
+    worker.registry.register(Watch {
+        generation: snap.generation,
+        since: Now::read(),
+        certificate_ends: certificate_ends(Some(callee), snap),
+        allowance_s: after_peer_expiry_s(worker),
+        valid_until_ms: None,
+        judged: OfPeer(Some(callee.clone())),
+    })
+}
+
+/// Both ends must hold a certificate.
+fn certificate_ends(peer: Option<&MeshPeer>, snap: &Snapshot) -> Option<u64> {
+    let own = snap.identity().map(|me| me.not_after);
+    peer.map(|peer| own.map_or(peer.not_after(), |own| own.min(peer.not_after())))
+}
+
+/// How long an opaque connection may outlive certificates.
+fn after_peer_expiry_s(_worker: &Worker) -> u64 {
+    86_400
+}
+
+/// Whether the certificate behind a connection still counts.
+///
+/// # Errors
+/// Which revocation hits it, or that no authority vouches for it any longer.
+pub fn peer_counts(peer: Option<&MeshPeer>, against: &Against<'_>) -> Result<(), Verdict> {
+    let Some(peer) = peer else { return Ok(()) };
+    if let Some(by) = peer.revoked(&against.snap.revocations, against.now) {
+        return Err(EndReason::Revoked(by).into());
+    }
+    if against.trust_shrank && !peer.is_vouched_for(&against.snap.certs.bundles) {
+        return Err(EndReason::Revoked("authority").into());
+    }
+    Ok(())
+}
+
+/// What a decision made again says.
+///
+/// # Errors
+/// The denial.
+pub fn of_decision(decision: Decision) -> Result<Standing, Verdict> {
+    match decision.outcome {
+        Outcome::Allow => {
+            let until = decision.valid_until.and_then(|ms| u64::try_from(ms).ok());
+            Ok(Standing { valid_until_ms: until })
+        }
+        Outcome::Deny(reason) => {
+            Err(Verdict { reason: EndReason::Policy(reason), decision: Some(decision) })
+        }
+    }
+}
+
+impl Judged for OfPeer {
+    fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
+        peer_counts(self.0.as_ref(), against)?;
+        Ok(Standing::default())
+    }
+}
+
+impl Judged for Opaque {
+    fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
+        peer_counts(self.peer.as_ref(), against)?;
+        let mut input = self.input.as_input();
+        input.now_ms = i64::try_from(against.now.millis()).unwrap_or(i64::MAX);
+        of_decision(against.snap.policy.decide(&input))
+    }
+}

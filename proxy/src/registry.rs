@@ -1,0 +1,465 @@
+//! The live connections and long exchanges of one worker, judged again when their reason may have
+//! gone: a new policy, trust or revocation, the end of a certificate, the end of a permit.
+//!
+//! Invariant: registered before asserted. An entry names the snapshot it was judged by; one that
+//! differs from the snapshot in force is judged again, so no change slips in between. What is
+//! stored is what was decided on, never a copy of the permit. Nothing here does I/O or reads the
+//! clock: `worker` calls [`Registry::pass`].
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use countersign_certs_client::TrustBundles;
+use countersign_config::limits;
+use countersign_policy::{Decision, DenyReason};
+
+use crate::clock::Now;
+use crate::live::Snapshot;
+
+/// Exchanges shorter than this end under the snapshot they began with.
+const ORDINARY_MS: u64 = 1_000;
+
+/// Why something ends although nobody closed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its permit, or its connection, is too old.
+    Age,
+    /// The process ends.
+    Drain,
+    /// The certificate of this or of the other end has ended.
+    Expiry,
+    /// Policy no longer allows it.
+    Policy(DenyReason),
+    /// What it rests on was revoked: `certificate`, `identity`, `pod`, `user`, `issuer_key`,
+    /// `device`, `transaction` or `authority`.
+    Revoked(&'static str),
+}
+
+impl EndReason {
+    /// Label of `countersign_connections_ended_total`, and the `reason` of `ended` records.
+    pub const fn text(self) -> &'static str {
+        match self {
+            EndReason::Age => "age",
+            EndReason::Drain => "drain",
+            EndReason::Expiry => "expiry",
+            EndReason::Policy(_) => "policy",
+            EndReason::Revoked(_) => "revoked",
+        }
+    }
+
+    /// What narrows the reason down.
+    pub fn detail(self) -> Option<&'static str> {
+        match self {
+            EndReason::Age | EndReason::Drain | EndReason::Expiry => None,
+            EndReason::Policy(reason) => Some(reason.as_str()),
+            EndReason::Revoked(what) => Some(what),
+        }
+    }
+
+    /// Every label, for metrics that start at zero.
+    pub const TEXTS: &'static [&'static str] = &["age", "drain", "expiry", "policy", "revoked"];
+
+    /// Whether what is in progress gets time to finish.
+    pub const fn has_grace(self) -> bool {
+        match self {
+            EndReason::Age | EndReason::Drain | EndReason::Expiry => true,
+            EndReason::Policy(_) | EndReason::Revoked(_) => false,
+        }
+    }
+}
+
+/// What an entry is judged against.
+pub struct Against<'a> {
+    /// The snapshot in force.
+    pub snap: &'a Snapshot,
+    /// Whether an authority was removed since the entry was judged: chains are checked again.
+    pub trust_shrank: bool,
+    /// The time.
+    pub now: Now,
+}
+
+/// Something that may lose its reason.
+pub trait Judged: 'static {
+    /// Whether it may go on.
+    ///
+    /// # Errors
+    /// Why not, with the decision where policy made one.
+    fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict>;
+
+    /// Whether it is left alone during its first second: an exchange, as opposed to a connection.
+    fn is_exchange(&self) -> bool {
+        false
+    }
+}
+
+/// It may go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Unix milliseconds at which the permit ends.
+    pub valid_until_ms: Option<u64>,
+}
+
+/// It must end.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Why.
+    pub reason: EndReason,
+    /// What policy said, if it was policy.
+    pub decision: Option<Decision>,
+}
+
+impl From<EndReason> for Verdict {
+    fn from(reason: EndReason) -> Verdict {
+        Verdict { reason, decision: None }
+    }
+}
+
+/// What is to be registered.
+pub struct Watch<J> {
+    /// What it is judged by.
+    pub judged: J,
+    /// Generation of the snapshot it was, or is about to be, judged by.
+    pub generation: u64,
+    /// When it began.
+    pub since: Now,
+    /// Unix second at which the certificates behind it end.
+    pub certificate_ends: Option<u64>,
+    /// Seconds it may outlive them; `u64::MAX` for as long as it likes.
+    pub allowance_s: u64,
+    /// Unix milliseconds at which its permit ends.
+    pub valid_until_ms: Option<u64>,
+}
+
+/// Everything registered on one worker. Clones share it.
+#[derive(Clone, Default)]
+pub struct Registry(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    slots: RefCell<Slots>,
+    /// Newest snapshot a pass has begun for.
+    generation: Cell<u64>,
+    /// Generation in which an authority was last missed.
+    trust_shrank_at: Cell<u64>,
+    trust: RefCell<Option<Arc<TrustBundles>>>,
+    /// An entry may have been judged by an older snapshot than the newest.
+    behind: Cell<bool>,
+    /// Unix milliseconds of the earliest deadline; 0 for none.
+    next_ms: Cell<u64>,
+    past_expiry: Cell<usize>,
+}
+
+#[derive(Default)]
+struct Slots {
+    entries: Vec<Option<Rc<Entry>>>,
+    free: Vec<usize>,
+}
+
+struct Entry<J: ?Sized = dyn Judged> {
+    generation: Cell<u64>,
+    since_ms: u64,
+    certificate_ends_ms: Option<u64>,
+    allowance_ms: u64,
+    past_expiry: Cell<bool>,
+    valid_until_ms: Cell<Option<u64>>,
+    /// Whether the end of its permit ends it: not so for a request that is still being answered.
+    streams: Cell<bool>,
+    ended: Cell<Option<EndReason>>,
+    decision: RefCell<Option<Decision>>,
+    waker: RefCell<Option<Waker>>,
+    judged: J,
+}
+
+/// A place in the registry; given up when dropped.
+pub struct Registered {
+    registry: Rc<Inner>,
+    entry: Rc<Entry>,
+    slot: usize,
+}
+
+impl Registry {
+    /// Enters something. From now on every change is held against it.
+    pub fn register<J: Judged>(&self, watch: Watch<J>) -> Registered {
+        let Watch { judged, generation, since, certificate_ends, allowance_s, valid_until_ms } =
+            watch;
+        let streams = !judged.is_exchange();
+        let entry: Rc<Entry> = Rc::new(Entry {
+            generation: Cell::new(generation),
+            since_ms: since.millis(),
+            certificate_ends_ms: certificate_ends.map(|s| s.saturating_mul(1_000)),
+            allowance_ms: allowance_s.saturating_mul(1_000),
+            past_expiry: Cell::new(false),
+            valid_until_ms: Cell::new(valid_until_ms),
+            streams: Cell::new(streams),
+            ended: Cell::new(None),
+            decision: RefCell::new(None),
+            waker: RefCell::new(None),
+            judged,
+        });
+        if generation < self.0.generation.get() {
+            self.0.behind.set(true);
+        }
+        self.0.expects(entry.deadline_ms());
+        let slot = self.0.slots.borrow_mut().insert(Rc::clone(&entry));
+        Registered { registry: Rc::clone(&self.0), entry, slot }
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        let slots = self.0.slots.borrow();
+        slots.entries.len() - slots.free.len()
+    }
+
+    /// Whether nothing is registered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Connections that outlive the certificates they were opened with.
+    pub fn past_expiry(&self) -> usize {
+        self.0.past_expiry.get()
+    }
+
+    /// Ends everything, as at the end of a drain.
+    pub fn end_all(&self, reason: EndReason) {
+        let all: Vec<_> = self.0.slots.borrow().entries.iter().flatten().cloned().collect();
+        for entry in all {
+            entry.end(reason.into());
+        }
+    }
+
+    /// Whether a pass has anything to do.
+    pub fn is_due(&self, generation: u64, now: Now) -> bool {
+        let next = self.0.next_ms.get();
+        self.0.behind.get()
+            || generation > self.0.generation.get()
+            || (next != 0 && next <= now.millis())
+    }
+
+    /// Begins a pass over all entries; call [`Pass::turn`] until it says that it is over, giving
+    /// others a turn in between.
+    pub fn pass(&self, snap: Arc<Snapshot>, now: Now) -> Pass {
+        let inner = &self.0;
+        inner.behind.set(false);
+        inner.next_ms.set(0);
+        if snap.generation > inner.generation.get() {
+            inner.generation.set(snap.generation);
+            let bundles = Arc::clone(&snap.certs.bundles);
+            let before = inner.trust.borrow_mut().replace(Arc::clone(&bundles));
+            if before.is_some_and(|before| !bundles.covers(&before)) {
+                inner.trust_shrank_at.set(snap.generation);
+            }
+        }
+        Pass { registry: Rc::clone(inner), snap, now, at: 0 }
+    }
+}
+
+impl Inner {
+    fn expects(&self, deadline_ms: Option<u64>) {
+        let Some(deadline) = deadline_ms else { return };
+        let next = self.next_ms.get();
+        if next == 0 || deadline < next {
+            self.next_ms.set(deadline.max(1));
+        }
+    }
+}
+
+impl Slots {
+    fn insert(&mut self, entry: Rc<Entry>) -> usize {
+        if let Some(slot) = self.free.pop()
+            && let Some(place) = self.entries.get_mut(slot)
+        {
+            *place = Some(entry);
+            return slot;
+        }
+        self.entries.push(Some(entry));
+        self.entries.len() - 1
+    }
+
+    fn remove(&mut self, slot: usize) {
+        if let Some(place) = self.entries.get_mut(slot)
+            && place.take().is_some()
+        {
+            self.free.push(slot);
+        }
+    }
+
+    /// The entries of one turn, from `at`; and where the next turn begins.
+    fn batch(&self, at: usize) -> (Vec<Rc<Entry>>, usize) {
+        let end = at.saturating_add(limits::REEVALUATE_BATCH_MAX).min(self.entries.len());
+        let entries = self.entries.get(at..end).unwrap_or_default();
+        (entries.iter().flatten().cloned().collect(), end)
+    }
+}
+
+/// One look at every entry.
+pub struct Pass {
+    registry: Rc<Inner>,
+    snap: Arc<Snapshot>,
+    now: Now,
+    at: usize,
+}
+
+impl Pass {
+    /// Judges the next batch; false when there is none left.
+    pub fn turn(&mut self) -> bool {
+        let (batch, end) = self.registry.slots.borrow().batch(self.at);
+        self.at = end;
+        for entry in &batch {
+            self.look_at(entry);
+        }
+        end < self.registry.slots.borrow().entries.len()
+    }
+
+    fn look_at(&self, entry: &Rc<Entry>) {
+        if entry.ended.get().is_some_and(|reason| !reason.has_grace()) {
+            return;
+        }
+        let now_ms = self.now.millis();
+        if entry.generation.get() < self.snap.generation {
+            let young = now_ms < entry.since_ms.saturating_add(ORDINARY_MS);
+            if entry.judged.is_exchange() && young {
+                self.registry.behind.set(true);
+            } else {
+                self.judge(entry);
+            }
+        }
+        self.registry.note_expiry(entry, now_ms);
+        if entry.ended.get().is_some() {
+            return;
+        }
+        match entry.overdue(now_ms) {
+            Some(reason) => entry.end(reason.into()),
+            None => self.registry.expects(entry.deadline_ms()),
+        }
+    }
+
+    fn judge(&self, entry: &Rc<Entry>) {
+        let trust_shrank = entry.generation.get() < self.registry.trust_shrank_at.get();
+        let against = Against { snap: &self.snap, trust_shrank, now: self.now };
+        match entry.judged.judge(&against) {
+            Ok(standing) => {
+                entry.generation.set(self.snap.generation);
+                entry.shorten(standing.valid_until_ms);
+            }
+            Err(verdict) => entry.end(verdict),
+        }
+    }
+}
+
+impl Inner {
+    fn note_expiry(&self, entry: &Entry, now_ms: u64) {
+        let past = entry.certificate_ends_ms.is_some_and(|end| end <= now_ms);
+        if past && entry.allowance_ms > 0 && !entry.past_expiry.replace(true) {
+            self.past_expiry.set(self.past_expiry.get() + 1);
+        }
+    }
+}
+
+impl<J: ?Sized> Entry<J> {
+    /// When somebody must look at it again: the nearest end that has not been noted yet.
+    fn deadline_ms(&self) -> Option<u64> {
+        let certificate = self.certificate_ends_ms.map(|end| match self.past_expiry.get() {
+            false => end,
+            true => end.saturating_add(self.allowance_ms),
+        });
+        let permit = self.valid_until_ms.get().filter(|_| self.streams.get());
+        certificate.into_iter().chain(permit).min()
+    }
+
+    fn overdue(&self, now_ms: u64) -> Option<EndReason> {
+        let allowed = |end: u64| end.saturating_add(self.allowance_ms);
+        if self.certificate_ends_ms.is_some_and(|end| allowed(end) <= now_ms) {
+            return Some(EndReason::Expiry);
+        }
+        let permit = self.valid_until_ms.get().filter(|_| self.streams.get());
+        permit.filter(|end| *end <= now_ms).map(|_| EndReason::Age)
+    }
+
+    /// A permit may get shorter, never longer: its end is the one that was given first.
+    fn shorten(&self, until_ms: Option<u64>) {
+        let before = self.valid_until_ms.get();
+        self.valid_until_ms.set(before.into_iter().chain(until_ms).min());
+    }
+
+    fn end(&self, verdict: Verdict) {
+        let before = self.ended.get();
+        if before.is_some_and(|before| !before.has_grace() || verdict.reason.has_grace()) {
+            return;
+        }
+        *self.decision.borrow_mut() = verdict.decision;
+        self.ended.set(Some(verdict.reason));
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Registered {
+    /// Waits until it must end. One task waits at a time: the last one to ask is told.
+    pub async fn ended(&self) -> EndReason {
+        std::future::poll_fn(|cx| self.poll_ended(cx)).await
+    }
+
+    /// Waits until it must end without any grace, whatever was said before.
+    pub async fn cut(&self) -> EndReason {
+        let cut = |cx: &mut Context<'_>| match self.poll_ended(cx) {
+            Poll::Ready(reason) if reason.has_grace() => {
+                self.wake_later(cx);
+                Poll::Pending
+            }
+            other => other,
+        };
+        std::future::poll_fn(cut).await
+    }
+
+    /// Whether it must end; if not, the task of `cx` is told when it must.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        if let Some(reason) = self.entry.ended.get() {
+            return Poll::Ready(reason);
+        }
+        self.wake_later(cx);
+        Poll::Pending
+    }
+
+    fn wake_later(&self, cx: &Context<'_>) {
+        let mut waker = self.entry.waker.borrow_mut();
+        match &mut *waker {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Why it must end, if it must.
+    pub fn reason(&self) -> Option<EndReason> {
+        self.entry.ended.get()
+    }
+
+    /// What policy said when it ended this.
+    pub fn decision(&self) -> Option<Decision> {
+        self.entry.decision.borrow().clone()
+    }
+
+    /// Unix milliseconds at which it was registered.
+    pub fn since_ms(&self) -> u64 {
+        self.entry.since_ms
+    }
+
+    /// From now on the end of its permit ends it: the response has begun, or it is a stream.
+    pub fn streams(&self) {
+        self.entry.streams.set(true);
+        self.registry.expects(self.entry.deadline_ms());
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if self.entry.past_expiry.get() {
+            let past = &self.registry.past_expiry;
+            past.set(past.get().saturating_sub(1));
+        }
+        self.registry.slots.borrow_mut().remove(self.slot);
+    }
+}
