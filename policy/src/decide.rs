@@ -141,8 +141,10 @@ impl Compiled {
     }
 
     fn permit(&self, rule: &CompiledRule, input: &Input<'_>) -> Decision {
+        // `maxStreamAge` is about streams of HTTP; an opaque connection has none.
         let stream_ms = i64::try_from(rule.rule.obligations.max_stream_age_s)
             .ok()
+            .filter(|_| input.request.is_some())
             .and_then(|age| age.checked_mul(1000))
             .and_then(|age| input.now_ms.checked_add(age));
         let atoms = rule.require.iter().filter_map(|id| self.atoms.get(*id));

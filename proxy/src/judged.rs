@@ -74,8 +74,8 @@ fn certificate_ends(peer: Option<&MeshPeer>, snap: &Snapshot) -> Option<u64> {
 }
 
 /// How long an opaque connection may outlive certificates.
-fn after_peer_expiry_s(_worker: &Worker) -> u64 {
-    86_400
+fn after_peer_expiry_s(worker: &Worker) -> u64 {
+    worker.shared.config.tcp.after_peer_expiry_s
 }
 
 /// Whether the certificate behind a connection still counts.
