@@ -21,7 +21,7 @@ cargo xtask <task>
 
   ci                   everything CI runs: check, then every test suite
   check                fmt, clippy, tidy, crate graph, docs, deny
-  test [SUITE]         unit | foundation | all (default); what `make test` runs
+  test [SUITE]         unit | foundation | interception | all (default); what `make test` runs
   bench [quick]        a countersign pair against an Envoy pair
   bin                  print the folder of the programs tests and the demo start
   docs [--check]       write the generated pages of docs/, or say which are stale

@@ -3,6 +3,7 @@
 //! start the real programs, built once in profile `e2e`.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use countersign_config::env;
@@ -19,13 +20,14 @@ const NOT_UNIT: &[&str] = &["countersign-integration", "countersign-benches"];
 pub(crate) fn run(name: &str) -> Result<()> {
     match name {
         "unit" => unit(),
-        "foundation" => end_to_end(&[]),
+        "foundation" => end_to_end(&["--skip", "interception::"]),
+        "interception" => end_to_end(&["interception::", "attacks::", "shutdown::"]),
         "soak" => end_to_end(&["--ignored", "soak_"]),
         "all" => {
             unit()?;
             end_to_end(&[])
         }
-        _ => bail!("no suite `{name}`; there are: unit, foundation, soak, all"),
+        _ => bail!("no suite `{name}`; there are: unit, foundation, interception, soak, all"),
     }
 }
 
@@ -45,7 +47,33 @@ fn end_to_end(filter: &[&str]) -> Result<()> {
     let mut command = repo::cargo();
     command.args(["test", "--locked", "--package", "countersign-integration", "--test", "it"]);
     command.arg("--").args(filter);
+    if let Some((name, runner)) = user_namespace()? {
+        command.env(name, runner);
+    }
     repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")?))
+}
+
+/// Makes whoever is not root root in a user namespace, with a range of users as `/etc/subuid`
+/// grants it: the pods of the tests are network namespaces and their sidecars have a user of
+/// their own. Gives cargo's variable for a program that starts the tests, and that program.
+fn user_namespace() -> Result<Option<(String, &'static str)>> {
+    const RUNNER: &str = "unshare --user --map-root-user --map-auto";
+    if repo::output(Command::new("id").arg("-u"))?.trim() == "0" {
+        return Ok(None);
+    }
+    let mut words = RUNNER.split(' ');
+    let mut probe = Command::new(words.next().unwrap_or_default());
+    if !repo::works(probe.args(words).arg("true")) {
+        println!(
+            "pods need root, or a range for this user in /etc/subuid and /etc/subgid and newuidmap \
+             (Debian: uidmap): their tests are skipped"
+        );
+        return Ok(None);
+    }
+    let rustc = repo::output(Command::new("rustc").arg("-vV"))?;
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("rustc names no host")?.to_uppercase().replace('-', "_");
+    Ok(Some((format!("CARGO_TARGET_{host}_RUNNER"), RUNNER)))
 }
 
 /// How long the bench may take.

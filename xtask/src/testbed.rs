@@ -95,6 +95,7 @@ fn debian_packages() -> Result<Option<String>> {
         command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y"]);
         command
     };
+    let _quiet = NoDaemons::new();
     let done = repo::call(apt().arg("update")).and_then(|()| {
         repo::call(apt().args(["install", "--no-install-recommends"]).args(&wanted))
     });
@@ -104,6 +105,32 @@ fn debian_packages() -> Result<Option<String>> {
     let still: Vec<&str> =
         packages.iter().filter(|package| !present(package)).map(|package| package.name).collect();
     Ok((!still.is_empty()).then(|| format!("installed but not working: {}", still.join(" "))))
+}
+
+/// While it lives, Debian packages start no daemon: the tests start their own. A policy of the
+/// machine's owner stays as it is.
+struct NoDaemons(Option<&'static Path>);
+
+impl NoDaemons {
+    fn new() -> NoDaemons {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = Path::new("/usr/sbin/policy-rc.d");
+        let placed = || {
+            std::fs::write(path, "#!/bin/sh\nexit 101\n")?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+        };
+        NoDaemons((!path.exists() && placed().is_ok()).then_some(path))
+    }
+}
+
+impl Drop for NoDaemons {
+    fn drop(&mut self) {
+        if let Some(path) = self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            eprintln!("testbed: {} stayed behind: {error}", path.display());
+        }
+    }
 }
 
 /// Makes `$CACHE/py`, a virtual environment with exactly the pinned wheels.
