@@ -183,6 +183,8 @@ impl Started {
             },
             contexts: Arc::new(ContextIndex::default()),
             audit: audit.clone(),
+            readiness: readiness.clone(),
+            probes: Arc::default(),
             why,
             provider_keys: provider_keys.reader(),
             tag: tag(&self_id),
@@ -196,6 +198,7 @@ impl Started {
         let edges = edge_listeners(&shared.config)?;
         let workers = start_workers(&shared, &metrics, &edges)?;
         readiness.met(Condition::Listeners);
+        readiness.met(Condition::Redirect);
         announce(&shared.config, &self_id, &documents, workers.len());
         let live = Arc::clone(&shared.live);
         let state = (documents, first);

@@ -14,7 +14,7 @@ use countersign_config::{ProxyConfig, limits};
 use countersign_ctxtoken::TokenCache;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::admin::WhyRing;
+use crate::admin::{Readiness, WhyRing};
 use crate::audit::{AuditSink, DecisionId};
 use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
@@ -22,7 +22,9 @@ use crate::failures::Failures;
 use crate::gateway::provider_keys::KeysReader;
 use crate::gateway::user_cache::UserCache;
 use crate::http::serve::Drain;
+use crate::intercept::guard::OwnAddresses;
 use crate::intercept::listen::{self, AcceptError};
+use crate::intercept::self_test::Probes;
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::refusal::{Refusal, Refused, Stage};
@@ -43,6 +45,10 @@ pub struct Shared {
     pub propagation: Propagation,
     /// Contexts of open inbound requests.
     pub contexts: Arc<ContextIndex>,
+    /// What is missing, for readiness probes that come by the redirect.
+    pub readiness: Readiness,
+    /// Probes of the redirect on their way.
+    pub probes: Arc<Probes>,
     /// Where records go.
     pub audit: AuditSink,
     /// Recent decisions, for `why`.
@@ -155,6 +161,8 @@ pub struct Worker {
     pub failures: RefCell<Failures>,
     /// Tokens this worker has verified.
     pub tokens: RefCell<TokenCache>,
+    /// The pod's addresses, as far as this worker has met them.
+    pub own_addresses: OwnAddresses,
     random: RefCell<Random>,
     in_flight: Rc<Cell<usize>>,
     connections: [Rc<Cell<usize>>; 2],
@@ -194,6 +202,7 @@ impl Worker {
             registry: Registry::default(),
             metrics,
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
+            own_addresses: OwnAddresses::default(),
             random: RefCell::new(Random::new()),
             in_flight: Rc::new(Cell::new(0)),
             connections: Default::default(),
@@ -426,6 +435,7 @@ async fn upkeep(worker: Rc<Worker>) {
                 let generation = worker.snapshot().certs_generation();
                 worker.pool.sweep(generation, Instant::now());
                 worker.metrics.beat(Now::read());
+                worker.own_addresses.forget();
             }
             changed = changes.changed() => {
                 if changed.is_err() {

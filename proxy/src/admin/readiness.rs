@@ -19,6 +19,8 @@ pub enum Condition {
     Policy,
     /// Every port is bound.
     Listeners,
+    /// Traffic is really intercepted; holds at once where nothing is redirected.
+    Redirect,
     /// Keys of identity providers and token issuers are loaded.
     IssuerKeys,
 }
@@ -30,6 +32,7 @@ impl Condition {
         Condition::Trust,
         Condition::Policy,
         Condition::Listeners,
+        Condition::Redirect,
         Condition::IssuerKeys,
     ];
 
@@ -40,6 +43,7 @@ impl Condition {
             Condition::Trust => "trust",
             Condition::Policy => "policy",
             Condition::Listeners => "listeners",
+            Condition::Redirect => "redirect",
             Condition::IssuerKeys => "issuer_keys",
         }
     }

@@ -1,11 +1,19 @@
 //! How connections come in: listening sockets, what the first bytes are, and the facts captured
-//! about each connection. Explicit mode today; the transparent redirect plugs in here.
+//! about each connection, whether it was dialled explicitly or redirected by the kernel.
 //!
-//! Invariant: [`Captured`] is made here and nowhere else.
+//! Invariant: [`Captured`] is made here and nowhere else, and holds no v4-mapped addresses.
 
+pub mod arrival;
 pub mod detect;
+pub mod guard;
+pub mod iptables;
 pub mod listen;
+pub mod nft;
+pub mod orig_dst;
 pub mod prefixed;
+pub mod ready;
+pub mod rules;
+pub mod self_test;
 
 use std::net::SocketAddr;
 
@@ -30,6 +38,12 @@ impl Captured {
         Captured { client: ClientAddr(client), orig_dst: OrigDst(listener) }
     }
 
+    /// Facts of a connection the kernel redirected to us: `orig_dst` is what the client dialled.
+    pub fn redirected(client: SocketAddr, orig_dst: SocketAddr) -> Captured {
+        let (client, orig_dst) = (canonical(client), canonical(orig_dst));
+        Captured { client: ClientAddr(client), orig_dst: OrigDst(orig_dst) }
+    }
+
     /// Who connected.
     pub fn client(&self) -> ClientAddr {
         self.client
@@ -39,4 +53,9 @@ impl Captured {
     pub fn orig_dst(&self) -> OrigDst {
         self.orig_dst
     }
+}
+
+/// An address as policy compares it: v4-mapped IPv6 is IPv4.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

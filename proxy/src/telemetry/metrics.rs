@@ -105,6 +105,7 @@ impl Metrics {
         write_reasons(&mut page, &names::HANDSHAKES, &shards, |shard| &shard.handshakes);
         write_connections(&mut page, &shards);
         write_reasons(&mut page, &names::LIMITS_HIT, &shards, |shard| &shard.limits);
+        write_reasons(&mut page, &names::LOOP_GUARD, &shards, |shard| &shard.loop_guard);
         write_reasons(&mut page, &names::UPSTREAM_RETRIES, &shards, |shard| &shard.retries);
         if let Some(audit) = self.inner.audit.get() {
             audit.write(&mut page);

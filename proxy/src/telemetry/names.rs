@@ -96,6 +96,10 @@ metrics! {
         "Open connections of each worker.";
     LIMITS_HIT = Counter "countersign_limits_hit_total" "" ["limit"]
         "How often a limit ended or refused something.";
+    LOOP_GUARD = Counter "countersign_loop_guard_total" "" ["reason"]
+        "Connections closed before a byte was read, because of what they were addressed to.";
+    REDIRECT_OK = Gauge "countersign_redirect_ok" "" ["family"]
+        "1 if the last self-test of the redirect passed, 0 if not; absent families have no series.";
     UPSTREAM_RETRIES = Counter "countersign_upstream_retries_total" "" ["reason"]
         "Requests sent again to an upstream.";
     AUDIT_RECORDS = Counter "countersign_audit_records_total" "" ["sink", "result"]

@@ -62,6 +62,7 @@ struct State {
     issuer_keys_loaded: BTreeMap<String, Now>,
     snapshots: BTreeMap<&'static str, String>,
     rejected: BTreeMap<(String, &'static str), u64>,
+    redirect: BTreeMap<&'static str, bool>,
 }
 
 /// Counters and gauges of the whole process.
@@ -81,6 +82,7 @@ impl ProcessMetrics {
             issuer_keys_loaded: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            redirect: BTreeMap::new(),
         };
         ProcessMetrics { state: Mutex::new(state), started }
     }
@@ -136,6 +138,15 @@ impl ProcessMetrics {
         }
     }
 
+    /// How the last self-test of the redirect ended for a family; `None`: the family is absent.
+    pub fn redirect(&self, family: &'static str, ok: Option<bool>) {
+        let mut state = self.lock();
+        match ok {
+            Some(ok) => _ = state.redirect.insert(family, ok),
+            None => _ = state.redirect.remove(family),
+        }
+    }
+
     /// What the admin pages say about the process.
     pub fn to_json(&self) -> Value {
         let state = self.lock();
@@ -183,6 +194,10 @@ impl ProcessMetrics {
         page.begin(&names::DOCUMENTS_REJECTED);
         for ((kind, code), count) in &state.rejected {
             page.sample(&names::DOCUMENTS_REJECTED, &[kind, code], count);
+        }
+        page.begin(&names::REDIRECT_OK);
+        for (family, ok) in &state.redirect {
+            page.sample(&names::REDIRECT_OK, &[family], u8::from(*ok));
         }
         drop(state);
         write_build(page);

@@ -35,6 +35,7 @@ pub(crate) struct Shard {
     pub(crate) opened: Table<Direction>,
     pub(crate) closed: Table<Direction>,
     pub(crate) limits: Reasons<()>,
+    pub(crate) loop_guard: Reasons<()>,
     pub(crate) retries: Reasons<()>,
     pub(crate) ended: Reasons<()>,
     /// Connections that outlive the certificates they were opened with.
@@ -60,6 +61,7 @@ impl Shard {
             opened: Table::new(),
             closed: Table::new(),
             limits: Reasons::new(),
+            loop_guard: Reasons::new(),
             retries: Reasons::new(),
             ended: Reasons::new(),
             past_expiry: AtomicU64::new(0),
@@ -170,6 +172,11 @@ impl WorkerMetrics {
     /// A limit ended or refused something; `limit` is its name in the limits file.
     pub fn limit_hit(&self, limit: &'static str) {
         self.shard.limits.add((), limit);
+    }
+
+    /// A connection was closed unread, because of what it was addressed to.
+    pub fn loop_guard(&self, reason: &'static str) {
+        self.shard.loop_guard.add((), reason);
     }
 
     /// A request was sent again.

@@ -4,6 +4,7 @@
 //! from `outbound/discover` (mesh) or the proxy's configuration (the app), never from a request.
 
 pub mod connect;
+pub mod dial;
 pub mod opening;
 pub mod pool;
 pub mod transport;
