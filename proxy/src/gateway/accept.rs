@@ -26,8 +26,7 @@ use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
 use crate::http::serve::{self, Ending, Exchange};
 use crate::inbound::accept::connection_age;
-use crate::intercept::detect::Version;
-use crate::intercept::prefixed::{Prefixed, read_version};
+use crate::intercept::prefixed::{Prefixed, Version, read_version};
 use crate::journal::Journal;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, OpenConnection, PeerSeries};
@@ -152,7 +151,7 @@ where
     };
     match version {
         Version::Http2 => serve::http2(Prefixed::new(seen, io), conn, &ending).await,
-        Version::Http1 | Version::NeedMore => serve::http1(io, seen, conn, &ending).await,
+        Version::Http1 => serve::http1(io, seen, conn, &ending).await,
     }
 }
 

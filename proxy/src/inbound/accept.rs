@@ -21,8 +21,8 @@ use crate::clock::Now;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
 use crate::http::serve::{self, Ending, Exchange};
-use crate::intercept::prefixed::{Prefixed, read_version};
-use crate::intercept::{Captured, detect};
+use crate::intercept::Captured;
+use crate::intercept::prefixed::{Prefixed, Version, read_version};
 use crate::journal::Journal;
 use crate::telemetry::{Direction, OpenConnection, PeerSeries, RemovedFrom};
 use crate::tls::Alpn;
@@ -65,7 +65,7 @@ pub async fn connection(
     let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
     let mut first = [0];
     let Ok(Ok(1..)) = tokio::time::timeout(deadline, stream.peek(&mut first)).await else { return };
-    if detect::is_tls(first[0]) {
+    if first == [0x16] {
         mesh(worker, listener, captured, stream).await;
     } else {
         plaintext(worker, listener, captured, stream).await;
@@ -149,11 +149,11 @@ async fn plaintext(
     };
     let peer = Peer::None(NoPeer::Plaintext);
     match version {
-        detect::Version::Http2 => {
+        Version::Http2 => {
             let conn = Connection::new(worker, listener, captured, peer, None);
             serve::http2(Prefixed::new(seen, stream), Rc::new(conn), &ending).await;
         }
-        detect::Version::Http1 | detect::Version::NeedMore => {
+        Version::Http1 => {
             let conn = Connection::new(worker, listener, captured, peer, None);
             serve::http1(stream, seen, Rc::new(conn), &ending).await;
         }

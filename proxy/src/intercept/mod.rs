@@ -10,6 +10,7 @@ pub mod iptables;
 pub mod listen;
 pub mod nft;
 pub mod orig_dst;
+pub mod peek;
 pub mod prefixed;
 pub mod ready;
 pub mod rules;

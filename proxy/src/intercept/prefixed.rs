@@ -7,7 +7,29 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::intercept::detect::{self, Version};
+/// The client preface of HTTP/2, RFC 9113 §3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection speaks that is known to be HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Not HTTP/2; the HTTP/1 parser has the last word.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// HTTP/1 or HTTP/2; `None` when more bytes are needed.
+pub fn http_version(bytes: &[u8]) -> Option<Version> {
+    let shared = bytes.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
+    if shared == PREFACE.len() {
+        Some(Version::Http2)
+    } else if shared == bytes.len() {
+        None
+    } else {
+        Some(Version::Http1)
+    }
+}
 
 /// An I/O object that replays `prefix` before reading on.
 pub struct Prefixed<IO> {
@@ -31,9 +53,8 @@ pub async fn read_version<IO: AsyncRead + Unpin>(
     mut seen: Vec<u8>,
 ) -> io::Result<(Version, Bytes)> {
     loop {
-        match detect::http_version(&seen) {
-            Version::NeedMore => {}
-            version @ (Version::Http1 | Version::Http2) => return Ok((version, seen.into())),
+        if let Some(version) = http_version(&seen) {
+            return Ok((version, seen.into()));
         }
         if io.read_buf(&mut seen).await? == 0 {
             return Ok((Version::Http1, seen.into()));
@@ -86,5 +107,27 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Prefixed<IO> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_split_of_the_preface_ends_as_http2() {
+        for cut in 0..PREFACE.len() {
+            assert_eq!(http_version(&PREFACE[..cut]), None, "{cut}");
+        }
+        assert_eq!(http_version(PREFACE), Some(Version::Http2));
+        assert_eq!(http_version(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"), Some(Version::Http2));
+    }
+
+    #[test]
+    fn http1_methods_that_share_a_prefix_are_http1() {
+        for head in [&b"POST / HTTP/1.1"[..], b"PUT ", b"PRI / HTTP/1.1", b"GET ", b"\r\n"] {
+            assert_eq!(http_version(head), Some(Version::Http1));
+        }
+        assert_eq!(http_version(b"P"), None);
     }
 }

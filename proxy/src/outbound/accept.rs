@@ -18,8 +18,7 @@ use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
 use crate::http::serve::{self, Ending, Exchange};
 use crate::inbound::accept::connection_age;
-use crate::intercept::detect::Version;
-use crate::intercept::prefixed::{Prefixed, read_version};
+use crate::intercept::prefixed::{Prefixed, Version, read_version};
 use crate::journal::Journal;
 use crate::telemetry::{Direction, OpenConnection, PeerSeries};
 use crate::worker::Worker;
@@ -61,7 +60,7 @@ pub async fn connection(
     let conn = Rc::new(Connection { worker, listener, series, _open: open });
     match version {
         Version::Http2 => serve::http2(Prefixed::new(seen, stream), conn, &ending).await,
-        Version::Http1 | Version::NeedMore => serve::http1(stream, seen, conn, &ending).await,
+        Version::Http1 => serve::http1(stream, seen, conn, &ending).await,
     }
 }
 
