@@ -9,7 +9,8 @@
 //! listeners on one address · `P003` a call that would come back to this process · `P004` inbound
 //! port without app · `P005` gateway listener and routes do not fit · `P006` identity of another
 //! trust domain · `P007` identity of another namespace (warning) · `P008` not exactly one
-//! ContextPolicy for a gateway · `P009` listeners and ports that do not fit the redirect.
+//! ContextPolicy for a gateway · `P009` listeners and ports that do not fit the redirect ·
+//! `P010` a rule about requests that closes an opaque port (warning).
 #![forbid(unsafe_code)]
 
 mod check;

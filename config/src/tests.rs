@@ -305,6 +305,15 @@ fn a_rule_about_requests_on_an_opaque_port_is_refused() {
     expect![[r#"
         p.yaml:9:9 E004: rule `shop/own-orders/read-own` (orders.yaml:10) is about requests, but port 7000 is declared `tcp`: nobody looks into its bytes (declare `app: [{port: 7000, protocol: http}]`, or write the rule with `tcp: {any: true}`)
     "#]].assert_eq(&shown(&declared));
+    let guard = "apiVersion: countersign.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: guard, namespace: countersign-system}\n\
+                 spec: {selector: {all: true}, direction: inbound, rules: [{name: no-trace, effect: deny, match: {http: {methods: [TRACE]}}}]}\n";
+    folder.put("guard.yaml", guard);
+    let text = CAPTURED.replace("[mesh.yaml]", "[mesh.yaml, guard.yaml]");
+    let text = format!("{text}  app: [{{port: 9000, protocol: tcp}}, {{port: 8080}}]\n");
+    let (_, documents) = ProxyConfig::load(&folder.put("p.yaml", &spec(&text))).unwrap();
+    expect![[r#"
+        p.yaml:9:9 P010: rule `countersign-system/guard/no-trace` (guard.yaml:4) is about requests on every port: it refuses every connection it could mean on port 9000, which is `tcp` (give that policy `ports`, or its rule a `caller`)
+    "#]].assert_eq(&folder.shown(&Problems(documents.warnings)));
     let all_http = declared.replace("7000, protocol: tcp", "7000, protocol: http");
     assert!(ProxyConfig::load(&folder.put("p.yaml", &spec(&all_http))).is_ok());
 }

@@ -11,7 +11,7 @@ use crate::{
     compile::{Compiled, CompiledRule},
     decision::{Decision, Outcome},
     doc::{CallerMatch, ContextNeed, Effect, ProtocolMatch},
-    input::{Caller, Input, Protocol},
+    input::{Caller, Input, Protocol, Request},
     sentence,
     tri::Tri,
 };
@@ -212,15 +212,22 @@ fn not_about(rule: &CompiledRule, input: &Input<'_>) -> Option<String> {
         };
         return Some(format!("caller is {}, {named}", caller_short(input.caller)));
     }
+    match &input.request {
+        Some(request) => not_about_request(rule, request),
+        None => {
+            let about_requests = matches!(
+                rule.rule.matcher.protocol,
+                Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_))
+            );
+            (rule.rule.effect == Effect::Allow && about_requests)
+                .then(|| "the connection is opaque, rule is about requests".to_owned())
+        }
+    }
+}
+
+/// Path, method or host.
+fn not_about_request(rule: &CompiledRule, request: &Request<'_>) -> Option<String> {
     let exact = rule.rule.effect == Effect::Allow;
-    let Some(request) = &input.request else {
-        let about_requests = matches!(
-            rule.rule.matcher.protocol,
-            Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_))
-        );
-        return (exact && about_requests)
-            .then(|| "the connection is opaque, rule is about requests".to_owned());
-    };
     let path = request.path;
     match &rule.rule.matcher.protocol {
         None => None,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use countersign_policy::doc::{AccessPolicy, PortProtocol, ProtocolMatch, Rule};
+use countersign_policy::doc::{AccessPolicy, Effect, PortProtocol, ProtocolMatch, Rule};
 use countersign_policy::yaml::{Findings, Span};
 use countersign_policy::{Documents, Workload, selected_policies};
 
@@ -146,8 +146,8 @@ fn tls_fits_protocol(config: &ProxyConfig, places: &Places, findings: &mut Findi
     }
 }
 
-/// A rule about requests says nothing about bytes that nobody looks into. One that names such a
-/// port is refused; one for every port would close the port, or leave it closed, unnoticed.
+/// A rule about requests says nothing about bytes that nobody looks into: one that names such a
+/// port is refused.
 fn rules_can_be_enforced(
     config: &ProxyConfig,
     places: &Places,
@@ -162,6 +162,9 @@ fn rules_can_be_enforced(
                     unenforceable(config, places, policy, rule, *port, findings);
                 }
             }
+            if policy.ports.is_empty() && rule.effect == Effect::Deny {
+                closes_opaque_ports(config, places, policy, rule, findings);
+            }
         }
     }
 }
@@ -171,6 +174,28 @@ fn looks_into_requests(rule: &Rule) -> bool {
         matches!(rule.matcher.protocol, Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_)));
     let mut atoms = rule.require.iter().chain(rule.unless.iter().flatten());
     by_matcher || atoms.any(|atom| atom.reads_request())
+}
+
+/// A deny rule about requests could mean any connection that nobody looks into.
+fn closes_opaque_ports(
+    config: &ProxyConfig,
+    places: &Places,
+    policy: &AccessPolicy,
+    rule: &Rule,
+    findings: &mut Findings<'_>,
+) {
+    for (app, span) in config.app.iter().zip(&places.app) {
+        if config.port_protocol(app.port) != Some(PortProtocol::Tcp) {
+            continue;
+        }
+        let message = format!(
+            "rule `{}/{}/{}` ({}:{}) is about requests on every port: it refuses every connection it could mean on port {}, which is `tcp`",
+            policy.namespace, policy.name, rule.name, rule.place.file, rule.place.line, app.port
+        );
+        findings
+            .warn("P010", *span, message)
+            .hint("give that policy `ports`, or its rule a `caller`");
+    }
 }
 
 fn unenforceable(

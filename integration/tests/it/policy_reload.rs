@@ -144,6 +144,49 @@ async fn bad_cidr_rejects_document() {
     assert!(ready["warnings"].to_string().contains("10.0.0.0/33"), "{ready}");
 }
 
+/// A rule about requests cannot be enforced on a port whose bytes nobody looks into: it is refused
+/// with the place of both, and the documents before it stay in force.
+#[tokio::test]
+async fn unenforceable_rule_is_rejected() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let tcp = |spec: countersign_integration::proxy::Spec| {
+        spec.with(|config| config["app"][0]["protocol"] = json!("tcp"))
+    };
+    let orders = lab.orders_with(&app, &lab.mesh(), only("web"), tcp).await;
+    let port = orders.inbound().port();
+    let about = |matcher: Value| {
+        let mut rule = json!({"name": "reads", "effect": "allow", "match": matcher});
+        rule["match"]["caller"] = json!({"anyInMesh": true});
+        let mut document = documents::access("shop", json!([rule]));
+        document["spec"]["ports"] = json!([port]);
+        document
+    };
+    lab.write("access.yaml", &about(json!({"http": {"methods": ["GET"]}})));
+    orders.reload();
+    orders.metric_reaches("countersign_documents_rejected_total", &[], 1.0).await;
+    let (status, ready) = orders.ready().await.unwrap();
+    let told = ready["warnings"].to_string();
+    for part in ["shop/access/reads", "access.yaml:", &format!("port {port} is declared `tcp`")] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(status, 200, "the last good set serves");
+    lab.write("access.yaml", &about(json!({"tcp": {"any": true}})));
+    orders.reload();
+    wait::until("no more warning", async || {
+        let (_, ready) = orders.ready().await?;
+        (!ready["warnings"].to_string().contains("documents on disk")).then_some(())
+    })
+    .await;
+    // A start with such documents is refused by the same words.
+    let rejected = lab.write("rejected.yaml", &about(json!({"grpc": {"service": "s.S"}})));
+    let mesh = lab.write("mesh.yaml", &lab.mesh().document());
+    let spec = lab.proxy("shop", "orders").inbound_at(orders.inbound(), app.address);
+    let (code, told) = attempt(&tcp(spec.documents(&[&mesh, &rejected])).write());
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("E004") && told.contains("shop/access/reads"), "{told}");
+}
+
 #[tokio::test]
 async fn files_and_ports_that_cannot_be_used() {
     let lab = Lab::new();

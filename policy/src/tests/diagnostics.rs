@@ -847,3 +847,235 @@ fn one_host_and_one_issuer_have_one_owner() {
           |                                                                                                 ^^^^^^^^^^^^^^^^^^^^^ write the IPv4 range"#]],
     );
 }
+
+#[test]
+fn opaque_connections_carry_no_context() {
+    let rule = |effect: &str, lines: &str| {
+        policy(
+            "",
+            &format!("    effect: {effect}\n    match: {{{CALLER}, tcp: {{any: true}}}}\n{lines}"),
+        )
+    };
+    check(
+        &rule(
+            "allow",
+            "    context: required\n    require: {user: {provider: corp}, source: {at: origin, cidrSets: [office]}}\n",
+        ),
+        expect![[r#"
+            error[E004]: `context` has no meaning for opaque connections
+              --> policy.yaml:11:14
+            11 |     context: required
+               |              ^^^^^^^^ remove it: a context token travels in requests only
+            error[E004]: `user` needs a context token, and an opaque connection has none
+              --> policy.yaml:12:21
+            12 |     require: {user: {provider: corp}, source: {at: origin, cidrSets: [office]}}
+               |                     ^^^^^^^^^^^^^^^^ ask for `caller`, `source: {at: peer}` or `time` instead
+            error[E004]: `source` needs a context token, and an opaque connection has none
+              --> policy.yaml:12:47
+            12 |     require: {user: {provider: corp}, source: {at: origin, cidrSets: [office]}}
+               |                                               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ ask for `caller`, `source: {at: peer}` or `time` instead"#]],
+    );
+    check(
+        &rule("deny", "    unless: [{user: {absent: true}}, {token: {origins: [batch]}}]\n"),
+        expect![[r#"
+            error[E004]: `token` needs a context token, and an opaque connection has none
+              --> policy.yaml:11:46
+            11 |     unless: [{user: {absent: true}}, {token: {origins: [batch]}}]
+               |                                              ^^^^^^^^^^^^^^^^^^ ask for `caller`, `source: {at: peer}` or `time` instead"#]],
+    );
+    check(
+        &policy(
+            "",
+            &format!(
+                "    effect: allow\n    match: {{{CALLER}, tcp: {{any: false}}, any: true}}\n"
+            ),
+        ),
+        expect![[r#"
+            error[E013]: `any: false` has no meaning
+              --> policy.yaml:10:87
+            10 |     match: {caller: {anyOf: [{namespace: edge, serviceAccount: gateway}]}, tcp: {any: false}, any: true}
+               |                                                                                       ^^^^^ leave `any` out
+            error[E013]: `any` and a protocol exclude each other
+              --> policy.yaml:10:100
+            10 |     match: {caller: {anyOf: [{namespace: edge, serviceAccount: gateway}]}, tcp: {any: false}, any: true}
+               |                                                                                                    ^^^^"#]],
+    );
+    check(
+        &rule(
+            "allow",
+            "    require: {user: {absent: true}, source: {at: peer, cidrSets: [office]}}\n",
+        ),
+        expect![[r#"
+            ok
+        "#]],
+    );
+}
+
+#[test]
+fn destinations_say_what_to_write() {
+    let destination = |spec: &str| {
+        format!(
+            "apiVersion: countersign.dev/v1alpha1\nkind: Destination\nmetadata: {{name: d, namespace: shop}}\nspec:\n{spec}"
+        )
+    };
+    check(
+        &destination(
+            "  ports: [{port: 1, protocol: tcp, upgrades: [a]}, {port: 1, protocol: http}, {port: 2, protocol: http, upgrades: [WebSocket, h2c, SPDY/3.1, spdy/3.1, \"a b\"]}]\n  addresses: [127.0.0.1, \"ff02::1\", 10.0.0.1, 10.0.0.1]\n  peer: {mesh: {}}\n",
+        ),
+        expect![[r#"
+            error[E013]: Destination needs `endpoints`
+              --> policy.yaml:5:3
+            5 |   ports: [{port: 1, protocol: tcp, upgrades: [a]}, {port: 1, protocol: http}, {port: 2, protocol: http, upgrades: [WebSo
+              |   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ a destination of the mesh is dialled at addresses of its own pods only
+            error[E004]: `upgrades` is for `protocol: http`, not `tcp`
+              --> policy.yaml:5:46
+            5 | ts: [{port: 1, protocol: tcp, upgrades: [a]}, {port: 1, protocol: http}, {port: 2, protocol: http, upgrades: [WebSocket,
+              |                                         ^^^ remove `upgrades`
+            error[E019]: port 1 stands in this destination twice
+              --> policy.yaml:5:52
+            5 | port: 1, protocol: tcp, upgrades: [a]}, {port: 1, protocol: http}, {port: 2, protocol: http, upgrades: [WebSocket, h2c, 
+              |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^
+            error[E013]: `websocket` is always accepted
+              --> policy.yaml:5:116
+            5 | }, {port: 2, protocol: http, upgrades: [WebSocket, h2c, SPDY/3.1, spdy/3.1, "a b"]}]
+              |                                         ^^^^^^^^^ list only other protocols
+            error[E013]: `h2c` is never accepted
+              --> policy.yaml:5:127
+            5 | , protocol: http, upgrades: [WebSocket, h2c, SPDY/3.1, spdy/3.1, "a b"]}]
+              |                                         ^^^ an upgrade to HTTP/2 would hide requests; clients may start with HTTP/2
+            error[E019]: `spdy/3.1` stands in the list twice
+              --> policy.yaml:5:142
+            5 | p, upgrades: [WebSocket, h2c, SPDY/3.1, spdy/3.1, "a b"]}]
+              |                                         ^^^^^^^^
+            error[E013]: `a b` is not a protocol of `Upgrade`
+              --> policy.yaml:5:152
+            5 | s: [WebSocket, h2c, SPDY/3.1, spdy/3.1, "a b"]}]
+              |                                         ^^^^^ write its token, as in `spdy/3.1`
+            error[E013]: 127.0.0.1 is not an address of a service
+              --> policy.yaml:6:15
+            6 |   addresses: [127.0.0.1, "ff02::1", 10.0.0.1, 10.0.0.1]
+              |               ^^^^^^^^^ name the virtual address that apps dial
+            error[E013]: ff02::1 is not an address of a service
+              --> policy.yaml:6:26
+            6 |   addresses: [127.0.0.1, "ff02::1", 10.0.0.1, 10.0.0.1]
+              |                          ^^^^^^^^^ name the virtual address that apps dial
+            error[E019]: `10.0.0.1:1` belongs to a destination already
+              --> policy.yaml:6:47
+            6 |   addresses: [127.0.0.1, "ff02::1", 10.0.0.1, 10.0.0.1]
+              |                                               ^^^^^^^^ the first one is at policy.yaml:6
+            error[E019]: `10.0.0.1:2` belongs to a destination already
+              --> policy.yaml:6:47
+            6 |   addresses: [127.0.0.1, "ff02::1", 10.0.0.1, 10.0.0.1]
+              |                                               ^^^^^^^^ the first one is at policy.yaml:6
+            error[E013]: mesh needs `identities`
+              --> policy.yaml:7:16
+            7 |   peer: {mesh: {}}
+              |                ^^"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 443, protocol: tcp}, {port: 80, protocol: http}]\n  endpoints: [{address: 10.0.0.1, port: 443, identities: [\"spiffe://prod.example.com/ns/a/sa/b\"]}]\n  peer: {tls: {serverNames: [Storage.example.net, \"*.example.net\"], roots: mine}}\n",
+        ),
+        expect![[r#"
+            error[E014]: `Storage.example.net` is not a canonical host
+              --> policy.yaml:7:30
+            7 |   peer: {tls: {serverNames: [Storage.example.net, "*.example.net"], roots: mine}}
+              |                              ^^^^^^^^^^^^^^^^^^^ write `storage.example.net`
+            error[E014]: `*.example.net` is not a host: the host contains a byte that is not allowed
+              --> policy.yaml:7:51
+            7 |   peer: {tls: {serverNames: [Storage.example.net, "*.example.net"], roots: mine}}
+              |                                                   ^^^^^^^^^^^^^^^
+            error[E013]: unknown value `mine`
+              --> policy.yaml:7:76
+            7 |   peer: {tls: {serverNames: [Storage.example.net, "*.example.net"], roots: mine}}
+              |                                                                            ^^^^ write `system` or `{file: roots.pem}`"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 443, protocol: tcp}]\n  endpoints: [{address: 10.0.0.1, port: 443, identities: [\"spiffe://prod.example.com/ns/a/sa/b\"]}]\n  peer: {tls: {serverNames: [a.example.net, a.example.net], roots: {path: a}}}\n",
+        ),
+        expect![[r#"
+            error[E019]: `a.example.net` stands in the list twice
+              --> policy.yaml:7:45
+            7 |   peer: {tls: {serverNames: [a.example.net, a.example.net], roots: {path: a}}}
+              |                                             ^^^^^^^^^^^^^
+            error[E013]: roots needs `file`
+              --> policy.yaml:7:69
+            7 |   peer: {tls: {serverNames: [a.example.net, a.example.net], roots: {path: a}}}
+              |                                                                     ^^^^
+            error[E013]: unknown field `path` in roots
+              --> policy.yaml:7:69
+            7 |   peer: {tls: {serverNames: [a.example.net, a.example.net], roots: {path: a}}}
+              |                                                                     ^^^^ it has `file`"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 443, protocol: tcp}]\n  endpoints: [{address: 10.0.0.1, port: 443, identities: [\"spiffe://prod.example.com/ns/a/sa/b\"]}]\n  peer: {tls: {serverNames: [a.example.net], roots: system}}\n",
+        ),
+        expect![[r#"
+            error[E004]: bytes of an unknown protocol are not put into TLS for a server outside the mesh
+              --> policy.yaml:5:33
+            5 |   ports: [{port: 443, protocol: tcp}]
+              |                                 ^^^ let the app speak TLS itself, and its connection pass: `outbound: {unknown: pass}`
+            error[E004]: a server outside the mesh has no mesh identity
+              --> policy.yaml:6:58
+            6 |   endpoints: [{address: 10.0.0.1, port: 443, identities: ["spiffe://prod.example.com/ns/a/sa/b"]}]
+              |                                                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its certificate is compared with `peer.tls.serverNames`"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 443, protocol: http}]\n  peer: {tls: {serverNames: [a.example.net], roots: {file: roots.pem}}, mesh: {identities: [\"spiffe://prod.example.com/ns/a/sa/b\"]}}\n",
+        ),
+        expect![[r#"
+            error[E013]: a destination is in the mesh or outside it, here it is both
+              --> policy.yaml:6:9
+            6 |   peer: {tls: {serverNames: [a.example.net], roots: {file: roots.pem}}, mesh: {identities: ["spiffe://prod.example.com/n
+              |         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ keep `mesh` or `tls`"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 443, protocol: http}]\n  peer: {tls: {serverNames: [a.example.net], roots: system}}\n",
+        ),
+        expect![[r#"
+            error[E013]: nothing leads to this destination
+              --> policy.yaml:5:3
+            5 |   ports: [{port: 443, protocol: http}]
+              |   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ name `hosts`, `addresses` or `endpoints`"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 80, protocol: http}]\n  hosts: [a]\n  endpoints: [{address: 10.0.0.1, port: 80}]\n  peer: {plaintext: {until: \"2027-01-31T00:00:00Z\"}}\n",
+        ),
+        expect![[r#"
+            error[E013]: `plaintext` is not supported yet
+              --> policy.yaml:8:10
+            8 |   peer: {plaintext: {until: "2027-01-31T00:00:00Z"}}
+              |          ^^^^^^^^^ remove it; it would have no effect"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 80, protocol: http}]\n  hosts: [a]\n  endpoints: [{address: 10.0.0.1, port: 80}]\n  peer: {}\n",
+        ),
+        expect![[r#"
+            error[E013]: peer needs `mesh` or `tls`
+              --> policy.yaml:8:9
+            8 |   peer: {}
+              |         ^^ write `{mesh: {identities: […]}}`, or `{tls: {serverNames: […], roots: system}}` for a service outside the mesh"#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 443, protocol: http}]\n  hosts: [a.example.net]\n  peer: {tls: {serverNames: [a.example.net], roots: {file: roots.pem}}}\n",
+        ),
+        expect![[r#"
+            ok
+        "#]],
+    );
+    check(
+        &destination(
+            "  ports: [{port: 80, protocol: http, upgrades: [SPDY/3.1], connect: true}]\n  endpoints: [{address: 10.0.0.1, port: 80, identities: [\"spiffe://prod.example.com/ns/a/sa/b\"]}]\n  peer: {mesh: {}}\n",
+        ),
+        expect![[r#"
+            ok
+        "#]],
+    );
+}

@@ -4,4 +4,5 @@ mod cases;
 mod codes;
 mod corpus;
 mod diagnostics;
+mod opaque;
 mod property;

@@ -103,7 +103,10 @@ const PROTOCOLS: &[&str] = &[
     "http: {headers: [{name: x_a, values: everyValue, anyOf: [\"one\", two]}]}",
     "grpc: {service: s.S, methods: [Get]}",
     "grpc: {service: s.S}",
+    TCP,
 ];
+
+const TCP: &str = "tcp: {any: true}";
 
 #[derive(Clone, Debug)]
 struct RuleSpec {
@@ -138,14 +141,19 @@ fn rule() -> impl Strategy<Value = RuleSpec> {
         })
 }
 
-/// Atoms of one set, without a second one of the same key and without owners where no path names
-/// one: those are load errors with tests of their own.
-fn atom_set(atoms: &[&'static str], owner: bool) -> Option<String> {
+/// Atoms of one set, without a second one of the same key, without owners where no path names
+/// one, and without context where there is none: those are load errors with tests of their own.
+fn atom_set(atoms: &[&'static str], protocol: &str) -> Option<String> {
+    let owner = protocol == "http: {methods: [POST], paths: [{template: \"/u/{user}\"}]}";
     let mut out: Vec<&str> = Vec::new();
     for atom in atoms {
         let key = atom.split(':').next();
         let repeated = out.iter().any(|own| own.split(':').next() == key);
-        if !repeated && (owner || !atom.contains("isResourceOwner")) {
+        let possible = protocol != TCP
+            || ["user: {absent", "source: {at: peer", "time: {timeZone: UTC, windows"]
+                .iter()
+                .any(|start| atom.starts_with(start));
+        if !repeated && possible && (owner || !atom.contains("isResourceOwner")) {
             out.push(atom);
         }
     }
@@ -165,15 +173,16 @@ fn policies(rules: &[RuleSpec]) -> String {
             let caller = rule.caller.map(|caller| format!("{caller}, ")).unwrap_or_default();
             let protocol = rule.protocol;
             let effect = if rule.allow { "allow" } else { "deny" };
-            let owner = protocol == "http: {methods: [POST], paths: [{template: \"/u/{user}\"}]}";
             body += &format!("    - name: r{number}\n      effect: {effect}\n");
             body += &format!("      match: {{{caller}{protocol}}}\n");
-            if let Some(set) = atom_set(&rule.require, owner) {
+            if let Some(set) = atom_set(&rule.require, protocol) {
                 body += &format!("      require: {set}\n");
             }
             let unless: Vec<String> =
-                rule.unless.iter().filter_map(|set| atom_set(set, owner)).collect();
-            if rule.allow {
+                rule.unless.iter().filter_map(|set| atom_set(set, protocol)).collect();
+            if rule.allow && protocol == TCP {
+                // Nothing else is possible, and writing it is an error.
+            } else if rule.allow {
                 body += &format!("      context: {}\n", rule.context);
             } else if !unless.is_empty() {
                 body += &format!("      unless: [{}]\n", unless.join(", "));
@@ -196,6 +205,7 @@ fn policies(rules: &[RuleSpec]) -> String {
 struct RequestSpec {
     hour: i64,
     port: u16,
+    opaque: bool,
     caller: Option<&'static str>,
     peer: Option<&'static str>,
     method: &'static str,
@@ -265,7 +275,7 @@ fn request() -> impl Strategy<Value = RequestSpec> {
     ];
     (
         0..24 * 14i64,
-        select(&[80u16, 81, 90][..]),
+        (select(&[80u16, 81, 90][..]), prop::bool::weighted(0.2)),
         option::weighted(
             0.8,
             select(
@@ -286,8 +296,22 @@ fn request() -> impl Strategy<Value = RequestSpec> {
         vec(select(&["one", "one, two", "three"][..]), 0..3),
         option::weighted(0.75, context()),
     )
-        .prop_map(|(hour, port, caller, peer, method, host, path, grpc, header, context)| {
-            RequestSpec { hour, port, caller, peer, method, host, path, grpc, header, context }
+        .prop_map(|(hour, on, caller, peer, method, host, path, grpc, header, context)| {
+            let (port, opaque) = on;
+            let context = context.filter(|_| !opaque);
+            RequestSpec {
+                hour,
+                port,
+                opaque,
+                caller,
+                peer,
+                method,
+                host,
+                path,
+                grpc,
+                header,
+                context,
+            }
         })
 }
 
@@ -348,7 +372,7 @@ fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
             None => Caller::Unauthenticated("plaintext"),
         },
         peer_ip: spec.peer.map(|ip| ip.parse::<IpAddr>().unwrap()),
-        request: Some(Request {
+        request: (!spec.opaque).then_some(Request {
             method,
             host: spec.host,
             path: &path,
@@ -391,6 +415,11 @@ proptest! {
                 if matches!(outcome, Outcome::Allow | Outcome::Deny(DenyReason::DenyRule)) {
                     let id = decision.rule.as_ref().map(ToString::to_string);
                     prop_assert_eq!(id, rule);
+                }
+                // An opaque connection passes by no rule about requests.
+                if let (true, true, Some(rule)) = (spec.opaque, decision.is_allow(), &decision.rule) {
+                    let number: usize = rule.rule.strip_prefix('r').unwrap().parse().unwrap();
+                    prop_assert!(["any: true", TCP].contains(&rules[number].protocol));
                 }
                 // An explanation tells the same story, also from the copy that is kept.
                 let told = compiled.explain(input);
