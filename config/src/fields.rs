@@ -48,7 +48,6 @@ fields! {
     "app[].address", "IP and port", "under a redirect: as dialled", "Where the app listens. An explicit listener needs it.";
     "app[].protocol", "`http`, `grpc`, `tcp`", "told from the first bytes; `tcp` for well-known ports", "What is spoken. `tcp` is never looked into.";
     "app[].tls", "`mesh`, `terminate`, `pass`", "`mesh`", "TLS of clients that are no sidecars. `terminate`: it ends here, with a mesh certificate of the client; else its bytes are carried as they are.";
-    "app[].preserveHttp1", "`true`, `false`", "`false`", "Tells nobody anything yet: ask for it in the `Destination`.";
     "app[].upgrades", "list of `Upgrade` tokens", "none", "Protocols beside `websocket` that requests may upgrade to.";
     "app[].connect", "`true`, `false`", "`false`", "Whether CONNECT requests reach the app.";
     "app[].detectTimeout", "`1ms` to `1s`", "`1s`", "How long to wait for the first bytes of an undeclared port.";

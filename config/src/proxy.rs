@@ -251,8 +251,6 @@ pub struct AppPort {
     pub protocol: Option<PortProtocol>,
     /// What a TLS client that is no sidecar gets.
     pub tls: AppTls,
-    /// The app needs HTTP/1 with its header case as sent.
-    pub preserve_http1: bool,
     /// Tokens of `Upgrade`, lower case, that may pass beside `websocket`.
     pub upgrades: Vec<String>,
     /// Whether CONNECT requests may pass.

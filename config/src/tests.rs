@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use countersign_policy::doc::PortProtocol;
@@ -11,7 +12,7 @@ use expect_test::{Expect, expect};
 
 use crate::proxy::*;
 use crate::reference::MESH;
-use crate::{check_files, document_files, fields, load_documents, reference};
+use crate::{check_files, document_files, fields, load_documents, read, reference};
 
 proptest::proptest! {
     /// Whatever a file holds, the answer is a config or problems.
@@ -241,6 +242,29 @@ fn a_redirected_pod_needs_no_app_entry() {
 }
 
 #[test]
+fn the_pod_may_be_told_its_addresses_by_the_environment() {
+    let text = spec(&format!("{CAPTURED}  interception: {{podIps: [\"10.0.0.9\"]}}\n"));
+    let sources = [Source { name: "p.yaml", text: &text }];
+    let read = |pod_ips: &str| {
+        let mut findings = Findings::new(&sources);
+        let nodes = yaml::documents(&mut findings, 0);
+        let environment =
+            read::Environment { pod_ips: Some(pod_ips.to_owned()), ..Default::default() };
+        let written = read::proxy_config(Path::new("p.yaml"), &nodes, &environment, &mut findings);
+        let found = findings.finish().err().map(|problems| problems.0[0].message.clone());
+        (written.config.unwrap().interception.pod_ips, found)
+    };
+    let ips = |all: &[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+    assert_eq!(
+        read("10.0.0.7, fd00::7,10.0.0.9"),
+        (ips(&["10.0.0.7", "10.0.0.9", "fd00::7"]), None)
+    );
+    assert_eq!(read("::ffff:10.0.0.7").0, ips(&["10.0.0.7", "10.0.0.9"]));
+    let (_, found) = read("10.0.0.7,pod");
+    assert_eq!(found.as_deref(), Some("COUNTERSIGN_POD_IPS: `pod` is not an IP address"));
+}
+
+#[test]
 fn listeners_that_do_not_fit_the_redirect_are_refused() {
     let text = CAPTURED
         .replace("\"[::]:15006\", mode: redirect", "\"127.0.0.1:15006\", mode: tproxy")
@@ -276,6 +300,18 @@ fn listeners_that_do_not_fit_the_redirect_are_refused() {
     let one_way = CAPTURED.replace(
         "outbound: [{address: \"127.0.0.1:15001\", mode: redirect}, {address: \"[::1]:15001\", mode: redirect}]",
         "outbound: [{address: \"127.0.0.1:15001\"}]",
+    );
+    let nothing = format!("{SIDECAR}  interception: {{proxyUid: 0}}\n")
+        .replace("7002\"}]", "7002\", protocol: grpc, detectTimeout: 2s, upgrades: [a]}]");
+    refused(
+        &spec(&nothing),
+        expect![[r#"
+        proxy.yaml:7:80 E013: telling a protocol takes from 1ms to 1000ms, not 2000ms (declare the port's `protocol`, then nothing is waited for)
+        proxy.yaml:7:80 E004: nothing is waited for on a port whose `protocol` is declared (remove `detectTimeout`)
+        proxy.yaml:7:94 E004: `upgrades` is for `protocol: http`, not `grpc` (remove `upgrades`)
+        proxy.yaml:9:17 P009: nothing is redirected here, so `interception` has no effect (remove it, or write `mode: redirect` for the listeners)
+        proxy.yaml:9:28 E013: a whole number from 1 to 4294967294 was expected, not `0`
+    "#]],
     );
     refused(
         &spec(&one_way),

@@ -73,7 +73,14 @@ fn one_table_serves_all(config: &ProxyConfig, places: &Places, findings: &mut Fi
             let hint = "add `inbound: [{address: \"[::]:15006\", mode: redirect}]`";
             findings.error("P009", *span, message).hint(hint);
         }
-        (Some(_), Some(_)) | (None, None) => {}
+        (None, None) => {
+            if let Some(span) = places.interception {
+                let message = "nothing is redirected here, so `interception` has no effect";
+                let hint = "remove it, or write `mode: redirect` for the listeners";
+                findings.error("P009", span, message).hint(hint);
+            }
+        }
+        (Some(_), Some(_)) => {}
     }
 }
 

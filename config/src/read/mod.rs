@@ -44,6 +44,8 @@ pub(crate) struct Places {
     pub(crate) routes: Vec<Span>,
     /// One per `app` entry.
     pub(crate) app: Vec<Span>,
+    /// `interception`, if it is written.
+    pub(crate) interception: Option<Span>,
     /// Every reference to a Destination.
     pub(crate) destinations: Vec<(DestinationRef, Span)>,
     /// Every entry of `documents.files`.

@@ -41,21 +41,24 @@ impl Reader<'_, '_> {
         let modes =
             [("mesh", AppTls::Mesh), ("terminate", AppTls::Terminate), ("pass", AppTls::Pass)];
         let tls = fields.optional("tls").and_then(|node| read::one_of(node, &modes, self.findings));
-        let preserve = fields.optional("preserveHttp1");
         let upgrades = fields.optional("upgrades");
         let connect = fields.optional("connect");
-        let detect_ms = fields.optional("detectTimeout").and_then(|node| self.detect_ms(node));
+        let detect = fields.optional("detectTimeout");
+        let detect_ms = detect.and_then(|node| self.detect_ms(node));
         self.finish(fields);
-        let written = [("preserveHttp1", preserve), ("upgrades", upgrades), ("connect", connect)];
+        let written = [("upgrades", upgrades), ("connect", connect)];
         if let Some(protocol) = protocol {
             http1::only_for_http(protocol, &written, self.findings);
+            if let Some(node) = detect {
+                let message = "nothing is waited for on a port whose `protocol` is declared";
+                self.findings.error("E004", node.span, message).hint("remove `detectTimeout`");
+            }
         }
         Some(AppPort {
             port: port?,
             address,
             protocol,
             tls: tls.unwrap_or_default(),
-            preserve_http1: self.flag(preserve),
             upgrades: upgrades.map(|n| http1::upgrades(n, self.findings)).unwrap_or_default(),
             connect: self.flag(connect),
             detect_ms,
@@ -80,6 +83,7 @@ impl Reader<'_, '_> {
     pub(super) fn interception(&mut self, node: Option<&Node>) -> Interception {
         let mut out = Interception { pod_ips: self.pod_ips(), ..Interception::default() };
         let Some(mut fields) = self.fields(node, "`interception`") else { return out };
+        self.places.interception = Some(fields.span());
         if let Some(node) = fields.optional("proxyUid") {
             let most = u64::from(u32::MAX - 1);
             let uid = read::integer(node, 1, most, self.findings);
