@@ -3,7 +3,10 @@
 //! Done once per snapshot, off the data path: rules get dense ids (deny first, then by name),
 //! references are resolved, equal atoms become one. `decide` answers requests from the result.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use countersign_workload_id::TrustDomain;
 use ipnet::IpNet;
@@ -32,6 +35,10 @@ pub struct Compiled {
     pub(crate) denies: usize,
     /// Header names that some rule looks at.
     pub(crate) headers: Vec<String>,
+    /// Ports of the rules that look into requests.
+    pub(crate) l7_ports: HashSet<u16>,
+    /// Whether such a rule is for every port.
+    pub(crate) l7_everywhere: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +66,9 @@ pub fn compile(documents: &Documents, workload: &Workload) -> Compiled {
     });
     let index = Index::new(&documents.mesh.trust_domain, &rules);
     let denies = rules.iter().filter(|(_, rule)| rule.effect == Effect::Deny).count();
+    let l7 = || rules.iter().filter(|(_, rule)| rule.reads_requests()).map(|(policy, _)| policy);
+    let l7_ports = l7().flat_map(|policy| policy.ports.iter().copied()).collect();
+    let l7_everywhere = l7().any(|policy| policy.ports.is_empty());
     let mut atoms = AtomTable { documents, atoms: Vec::new(), known: HashMap::new() };
     let mut headers = Vec::new();
     let rules: Vec<CompiledRule> = rules
@@ -72,7 +82,7 @@ pub fn compile(documents: &Documents, workload: &Workload) -> Compiled {
         .collect();
     headers.sort();
     headers.dedup();
-    Compiled { rules, atoms: atoms.atoms, index, denies, headers }
+    Compiled { rules, atoms: atoms.atoms, index, denies, headers, l7_ports, l7_everywhere }
 }
 
 /// The policies that apply to a workload.

@@ -45,17 +45,7 @@ impl Compiled {
     /// Whether some rule for this port looks into requests: then a connection on it whose bytes
     /// show no request must not pass as opaque.
     pub fn has_l7_rules(&self, port: u16) -> bool {
-        self.rules.iter().any(|rule| rule.is_for_port(port) && self.looks_into_requests(rule))
-    }
-
-    fn looks_into_requests(&self, rule: &CompiledRule) -> bool {
-        let by_matcher = match &rule.rule.matcher.protocol {
-            Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_)) => true,
-            Some(ProtocolMatch::Tcp) | None => false,
-        };
-        let mut atoms = rule.require.iter().chain(rule.unless.iter().flatten());
-        by_matcher
-            || atoms.any(|id| self.atoms.get(*id).is_some_and(|atom| atom.atom.reads_request()))
+        self.l7_everywhere || self.l7_ports.contains(&port)
     }
 
     /// How many rules apply to the workload.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use countersign_policy::doc::{AccessPolicy, Effect, PortProtocol, ProtocolMatch, Rule};
+use countersign_policy::doc::{AccessPolicy, Effect, PortProtocol, Rule};
 use countersign_policy::yaml::{Findings, Span};
 use countersign_policy::{Documents, Workload, selected_policies};
 
@@ -163,7 +163,7 @@ fn rules_can_be_enforced(
 ) {
     let workload = Workload { namespace: config.namespace.clone(), labels: config.labels.clone() };
     for policy in selected_policies(documents, &workload) {
-        for rule in policy.rules.iter().filter(|rule| looks_into_requests(rule)) {
+        for rule in policy.rules.iter().filter(|rule| rule.reads_requests()) {
             for port in &policy.ports {
                 if config.port_protocol(*port) == Some(PortProtocol::Tcp) {
                     unenforceable(config, places, policy, rule, *port, findings);
@@ -174,13 +174,6 @@ fn rules_can_be_enforced(
             }
         }
     }
-}
-
-fn looks_into_requests(rule: &Rule) -> bool {
-    let by_matcher =
-        matches!(rule.matcher.protocol, Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_)));
-    let mut atoms = rule.require.iter().chain(rule.unless.iter().flatten());
-    by_matcher || atoms.any(|atom| atom.reads_request())
 }
 
 /// A deny rule about requests could mean any connection that nobody looks into.

@@ -67,6 +67,18 @@ pub struct Rule {
     pub message: Option<Arc<str>>,
 }
 
+impl Rule {
+    /// Whether it looks into requests: it cannot be enforced on bytes that show none.
+    pub fn reads_requests(&self) -> bool {
+        let by_matcher = match &self.matcher.protocol {
+            Some(ProtocolMatch::Http(_) | ProtocolMatch::Grpc(_)) => true,
+            Some(ProtocolMatch::Tcp) | None => false,
+        };
+        let mut atoms = self.require.iter().chain(self.unless.iter().flatten());
+        by_matcher || atoms.any(Atom::reads_request)
+    }
+}
+
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
