@@ -137,10 +137,12 @@ bounds! {
     STREAM_AGE_S_MAX: u64 = 0;
     /// Body bytes kept for a retry. The default, 0, retries requests without body only; a route may raise it to 64 KiB.
     RETRY_BODY_BYTES_MAX: usize = 0;
-    /// Retries as a share of the requests of the window.
+    /// Retries of a worker, in percent of its requests of the window.
     RETRY_BUDGET_PCT: u64 = 20;
     /// The window of the retry budget.
     RETRY_BUDGET_WINDOW_MS: u64 = 10_000;
+    /// Retries a window always allows, so that a worker with few requests can retry at all.
+    RETRY_BUDGET_MIN: u64 = 10;
     /// Time to connect to another sidecar.
     CONNECT_MESH_MS_MAX: u64 = 1_000;
     /// Time to connect to the app beside us.

@@ -34,6 +34,7 @@ use crate::outbound::discover::Destination;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, Lookup, PeerSeries, Protocol, RemovedFrom, Verdict};
 use crate::tls::peer::{MeshPeer, Peer};
+use crate::tls::verify::ExpectedIds;
 use crate::worker::Worker;
 
 /// The running account of one exchange.
@@ -195,8 +196,9 @@ impl Journal {
     }
 
     /// Notes who answered.
-    pub fn presented(&mut self, peer: &MeshPeer) {
+    pub fn presented(&mut self, peer: &MeshPeer, expected: Option<&ExpectedIds>) {
         if let Some(callee) = &mut self.callee {
+            callee.expected = expected.and_then(ExpectedIds::single).cloned();
             callee.presented = Some(peer.id().clone());
         }
     }

@@ -175,8 +175,8 @@ impl Builder {
             None => None,
         };
         let me = certs.identity.as_ref().map(|identity| &identity.id);
-        let destinations =
-            Destinations::build(documents, &self.config, me).map_err(BuildError::Documents)?;
+        let destinations = Destinations::build(documents, &self.config, me, &self.provider)
+            .map_err(BuildError::Documents)?;
         let gateway =
             GatewayRules::build(documents, &self.workload, &self.config, certs, &destinations)
                 .map_err(BuildError::Documents)?;

@@ -31,6 +31,7 @@ use crate::refusal::{Refusal, Refused, Stage};
 use crate::registry::Registry;
 use crate::relay::buffers::Buffers;
 use crate::telemetry::WorkerMetrics;
+use crate::upstream::budget::{self, Budget};
 use crate::upstream::pool::Pool;
 use crate::{gateway, inbound, outbound};
 
@@ -163,6 +164,8 @@ pub struct Worker {
     pub tokens: RefCell<TokenCache>,
     /// The pod's addresses, as far as this worker has met them.
     pub own_addresses: OwnAddresses,
+    /// How many requests this worker may still send again.
+    pub retries: RefCell<Budget>,
     random: RefCell<Random>,
     in_flight: Rc<Cell<usize>>,
     connections: [Rc<Cell<usize>>; 2],
@@ -203,6 +206,7 @@ impl Worker {
             metrics,
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             own_addresses: OwnAddresses::default(),
+            retries: RefCell::default(),
             random: RefCell::new(Random::new()),
             in_flight: Rc::new(Cell::new(0)),
             connections: Default::default(),
@@ -427,6 +431,7 @@ async fn finish(
 
 /// Once a second, and when another snapshot is in force.
 async fn upkeep(worker: Rc<Worker>) {
+    const { assert!(budget::TICK_MS == 1_000) };
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut changes = worker.shared.live.changes();
     loop {
@@ -444,6 +449,11 @@ async fn upkeep(worker: Rc<Worker>) {
             }
         }
         reevaluate(&worker).await;
+        tick.tick().await;
+        worker.retries.borrow_mut().tick();
+        let generation = worker.snapshot().certs_generation();
+        worker.pool.sweep(generation, Instant::now());
+        worker.metrics.beat(Now::read());
     }
 }
 

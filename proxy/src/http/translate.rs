@@ -95,6 +95,15 @@ pub fn to_h2(
     Ok(SentH2 { expects_continue: take_expect_continue(&mut parts.headers) })
 }
 
+/// Says that what goes over TLS to an outside service was asked for by `https`.
+///
+/// # Errors
+/// [`TranslateError::Target`] where the target has no absolute form.
+pub fn as_https(parts: &mut request::Parts, authority: &Authority) -> Result<(), TranslateError> {
+    parts.uri = absolute_uri(&parts.uri, Scheme::HTTPS, authority)?;
+    Ok(())
+}
+
 /// Turns a cleaned request that came over HTTP/2 into what the app is to see.
 /// `mark` is the peer's `Countersign-Http1`; from anybody but a mesh peer it is absent.
 pub fn from_h2(

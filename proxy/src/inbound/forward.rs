@@ -19,6 +19,7 @@ use crate::inbound::accept::Connection;
 use crate::inbound::decide::Permit;
 use crate::inbound::enrich::Enriched;
 use crate::journal::Journal;
+use crate::outbound::encrypt;
 use crate::outbound::forward::of_late;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::RemovedFrom;
@@ -26,6 +27,7 @@ use crate::tls::Alpn;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::opening::LeaseError;
 use crate::upstream::pool::{Checkout, Lease, Target};
+use crate::upstream::retry::{self, Kept};
 use crate::upstream::upload::{self, Patience, Upload};
 use crate::worker::InFlight;
 
@@ -81,21 +83,28 @@ fn declared_at_most(body: &ProxyBody, max: u64) -> Result<(), Refused> {
     }
 }
 
-/// Sends once, and once more on a fresh connection if the app had closed the idle one: then not a
-/// byte of the request was sent, so repeating it is safe whatever its method.
+/// Sends once, and once more where that is provably safe (the app had closed the idle connection)
+/// and the budget allows it.
 async fn exchange(
     conn: &Connection,
     request: Request<ProxyBody>,
     target: &Target,
 ) -> Result<(Response<Incoming>, Checkout), Refused> {
-    let failed = |error: hyper::Error| refuse(Refusal::AppFailed, error.to_string());
-    let first = match lease(conn, target).await?.send(request).await {
+    let broken = |error: &hyper::Error| refuse(Refusal::AppFailed, error.to_string());
+    conn.worker().retries.borrow_mut().request();
+    let first = lease(conn, target).await?;
+    // Only a connection that has served before can have been closed meanwhile.
+    let kept = if first.is_new() { None } else { Kept::of(&request) };
+    let failed = match first.send(request).await {
         Ok(answer) => return Ok(answer),
         Err(failed) => failed,
     };
-    let Some(unsent) = first.unsent else { return Err(failed(first.error)) };
-    conn.worker().metrics.retry("reused_closed");
-    lease(conn, target).await?.send(unsent).await.map_err(|again| failed(again.error))
+    let error = broken(&failed.error);
+    let (request, why) = retry::again(*failed, kept).map_err(|error| broken(&error))?;
+    if !encrypt::may_retry(conn.worker(), why) {
+        return Err(error);
+    }
+    lease(conn, target).await?.send(request).await.map_err(|again| broken(&again.error))
 }
 
 /// An app that is just starting gets a few seconds to listen.

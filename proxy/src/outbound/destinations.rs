@@ -4,16 +4,19 @@
 //! identities, or the names and roots of an outside service. Nothing is learned at run time.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use countersign_config::ProxyConfig;
+use countersign_config::{AppPort, ProxyConfig, limits};
 use countersign_policy::Documents;
-use countersign_policy::doc::{DestinationPeer, PortProtocol};
+use countersign_policy::doc::{self, DestinationPeer, PortProtocol, TlsRoots};
 use countersign_workload_id::WorkloadId;
+use rustls::crypto::CryptoProvider;
 
-use crate::tls::outside::OutsideTls;
+use crate::tls::outside::{OutsideTls, Roots};
 use crate::tls::verify::ExpectedIds;
+use crate::upstream::target::{EndpointKey, Who};
 
 /// How the other end of a destination is spoken to.
 #[derive(Clone, Debug)]
@@ -42,15 +45,22 @@ pub struct Destination {
     pub name: Arc<str>,
     /// The port clients call.
     pub port: u16,
+    /// What is spoken there; `None`: nothing is declared.
+    pub protocol: Option<PortProtocol>,
     /// How its other end is spoken to.
     pub peer: ToPeer,
-    /// Who may answer where an endpoint does not say otherwise; `None` outside the mesh.
+    /// Who may answer where an endpoint does not say otherwise; `None` outside the mesh, or where
+    /// each endpoint says.
     pub expected: Option<Arc<ExpectedIds>>,
     /// Whether HTTP/1.1 is kept between the sidecars.
     pub preserve_http1: bool,
     /// Whether only gRPC is spoken.
     pub grpc: bool,
-    /// Where it runs.
+    /// Tokens of `Upgrade`, lower case, that may pass beside `websocket`.
+    pub upgrades: Vec<String>,
+    /// Whether CONNECT may pass.
+    pub connect: bool,
+    /// Where it runs. Empty: where the app dialled.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -64,6 +74,16 @@ impl Destination {
     pub fn endpoint(&self, addr: SocketAddr) -> Option<Endpoint> {
         let known = self.endpoints.iter().find(|endpoint| endpoint.addr == addr).cloned();
         known.or_else(|| (!self.is_mesh()).then_some(Endpoint { addr, expected: None }))
+    }
+
+    /// What names an endpoint of this destination in pools and counts.
+    pub fn key(&self, endpoint: &Endpoint) -> EndpointKey {
+        let who = match (&self.peer, &endpoint.expected) {
+            (ToPeer::Outside(tls), _) => Who::Outside(Arc::clone(tls)),
+            (ToPeer::Mesh, Some(expected)) => Who::Mesh(Arc::clone(expected)),
+            (ToPeer::Mesh | ToPeer::Plain, _) => Who::Plain,
+        };
+        EndpointKey { addr: endpoint.addr, who }
     }
 }
 
@@ -82,7 +102,16 @@ pub struct Destinations {
     by_host: HashMap<String, Vec<Arc<Destination>>>,
     by_name: HashMap<String, Vec<Arc<Destination>>>,
     by_address: HashMap<SocketAddr, Found>,
-    own: Vec<SocketAddr>,
+    listeners: Vec<SocketAddr>,
+    pod: Pod,
+}
+
+/// This pod as a destination: its app calls its own address.
+#[derive(Debug, Default)]
+struct Pod {
+    addresses: Vec<IpAddr>,
+    me: Option<Arc<ExpectedIds>>,
+    ports: Vec<AppPort>,
 }
 
 impl Destinations {
@@ -93,55 +122,53 @@ impl Destinations {
     pub fn build(
         documents: &Documents,
         config: &ProxyConfig,
-        _me: Option<&WorkloadId>,
+        me: Option<&WorkloadId>,
+        provider: &Arc<CryptoProvider>,
     ) -> Result<Destinations, String> {
+        let count = documents.destinations.len();
+        if count > limits::SERVICES_MAX {
+            return Err(format!("{count} Destinations, SERVICES_MAX is {}", limits::SERVICES_MAX));
+        }
         let outbound = config.outbound.iter().map(|listener| listener.address);
         let gateway = config.gateway.iter().map(|listener| listener.address);
-        let mut all = Destinations { own: outbound.chain(gateway).collect(), ..Default::default() };
+        let mut all = Destinations {
+            listeners: outbound.chain(gateway).collect(),
+            pod: Pod {
+                addresses: config.interception.pod_ips.clone(),
+                me: me.and_then(|me| ExpectedIds::new(vec![me.clone()])).map(Arc::new),
+                ports: config.app.clone(),
+            },
+            ..Destinations::default()
+        };
         for named in &documents.destinations {
             let name: Arc<str> = format!("{}/{}", named.namespace, named.name).into();
-            let DestinationPeer::Mesh { identities } = &named.spec.peer else {
-                return Err(format!("Destination {name} is outside the mesh: not carried out yet"));
-            };
-            let own = named.spec.endpoints.iter().any(|endpoint| !endpoint.identities.is_empty());
-            let tcp = named.spec.ports.iter().any(|port| port.protocol == PortProtocol::Tcp);
-            if own || tcp {
-                return Err(format!(
-                    "Destination {name}: tcp and identities of endpoints come later"
-                ));
-            }
-            let expected = ExpectedIds::new(identities.clone())
-                .ok_or_else(|| format!("Destination {name} names no identity that may answer"))?;
-            let expected = Arc::new(expected);
+            let unusable = |why: String| format!("Destination {name}: {why}");
+            let read = Read::of(&named.spec, provider).map_err(unusable)?;
             for port in &named.spec.ports {
-                let of_port = named.spec.endpoints.iter().filter(|e| e.port == port.port);
-                let mut endpoints: Vec<_> = of_port.map(|e| e.socket_addr()).collect();
-                if endpoints.is_empty() {
-                    endpoints = named.spec.endpoints.iter().map(|e| e.socket_addr()).collect();
-                }
-                let expected = Some(Arc::clone(&expected));
-                let at = |addr| Endpoint { addr, expected: expected.clone() };
-                all.add(
-                    &named.spec.hosts,
-                    Destination {
-                        name: Arc::clone(&name),
-                        port: port.port,
-                        peer: ToPeer::Mesh,
-                        preserve_http1: port.preserve_http1,
-                        grpc: port.protocol == PortProtocol::Grpc,
-                        endpoints: endpoints.into_iter().map(at).collect(),
-                        expected: expected.clone(),
-                    },
-                );
+                all.add(&named.spec, read.port(&name, &named.spec, port));
             }
         }
         Ok(all)
     }
 
-    fn add(&mut self, hosts: &[String], destination: Destination) {
+    fn add(&mut self, spec: &doc::Destination, destination: Destination) {
         let destination = Arc::new(destination);
-        for host in hosts {
+        for host in &spec.hosts {
             self.by_host.entry(host.clone()).or_default().push(Arc::clone(&destination));
+        }
+        for address in &spec.addresses {
+            let addr = SocketAddr::new(address.to_canonical(), destination.port);
+            let found = Found { destination: Arc::clone(&destination), only: None };
+            // A service's own address says more than an endpoint that happens to have the same.
+            match self.by_address.entry(addr) {
+                Entry::Occupied(mut known) if known.get().only.is_some() => {
+                    known.insert(found);
+                }
+                Entry::Occupied(_) => {}
+                Entry::Vacant(free) => {
+                    free.insert(found);
+                }
+            }
         }
         for endpoint in &destination.endpoints {
             let only = Some(endpoint.addr);
@@ -165,26 +192,135 @@ impl Destinations {
     /// The destination behind an address the app dialled: an address of the service, one of its
     /// endpoints, or an address of this pod.
     pub fn by_address(&self, addr: SocketAddr) -> Option<Found> {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        if self.pod.addresses.contains(&addr.ip()) {
+            return self.pod.at(addr);
+        }
         self.by_address.get(&addr).cloned()
     }
 
     /// An unknown address that policy lets pass: plaintext, bytes only, no context.
     pub fn passed(addr: SocketAddr) -> Found {
-        let destination = Destination {
-            name: "-".into(),
-            port: addr.port(),
-            peer: ToPeer::Plain,
-            expected: None,
-            preserve_http1: true,
-            grpc: false,
-            endpoints: vec![Endpoint { addr, expected: None }],
-        };
+        let endpoints = vec![Endpoint { addr, expected: None }];
+        let destination = undeclared("-", addr.port(), ToPeer::Plain, endpoints);
         Found { destination: Arc::new(destination), only: Some(addr) }
     }
 
     /// Whether an address is one of our own outbound or gateway listeners: dialling it would loop.
     pub fn loops(&self, address: SocketAddr) -> bool {
-        self.own.contains(&address)
+        self.listeners.contains(&address)
+    }
+}
+
+impl Pod {
+    /// A call of the app to its own pod: an ordinary mesh call to ourselves, so policy sees it.
+    /// `None` without a certificate: then nobody can answer.
+    fn at(&self, addr: SocketAddr) -> Option<Found> {
+        let expected = Some(Arc::clone(self.me.as_ref()?));
+        let endpoints = vec![Endpoint { addr, expected: expected.clone() }];
+        let mut destination = undeclared("self", addr.port(), ToPeer::Mesh, endpoints);
+        destination.expected = expected;
+        if let Some(app) = self.ports.iter().find(|app| app.port == addr.port()) {
+            destination.protocol = app.protocol;
+            destination.grpc = app.protocol == Some(PortProtocol::Grpc);
+            destination.upgrades.clone_from(&app.upgrades);
+            destination.connect = app.connect;
+        }
+        Some(Found { destination: Arc::new(destination), only: Some(addr) })
+    }
+}
+
+/// A destination no document describes.
+fn undeclared(name: &str, port: u16, peer: ToPeer, endpoints: Vec<Endpoint>) -> Destination {
+    Destination {
+        name: name.into(),
+        port,
+        protocol: None,
+        peer,
+        expected: None,
+        preserve_http1: false,
+        grpc: false,
+        upgrades: Vec::new(),
+        connect: false,
+        endpoints,
+    }
+}
+
+/// What all ports of a document share.
+struct Read {
+    peer: ToPeer,
+    expected: Option<Arc<ExpectedIds>>,
+    /// Equal lists are kept once, so that comparing them is comparing pointers.
+    endpoints: Vec<Endpoint>,
+}
+
+impl Read {
+    fn of(spec: &doc::Destination, provider: &Arc<CryptoProvider>) -> Result<Read, String> {
+        let count = spec.endpoints.len();
+        if count > limits::ENDPOINTS_PER_SERVICE_MAX {
+            let max = limits::ENDPOINTS_PER_SERVICE_MAX;
+            return Err(format!("{count} endpoints, ENDPOINTS_PER_SERVICE_MAX is {max}"));
+        }
+        let (peer, expected) = match &spec.peer {
+            DestinationPeer::Mesh { identities } => {
+                (ToPeer::Mesh, ExpectedIds::new(identities.clone()).map(Arc::new))
+            }
+            DestinationPeer::Tls { server_names, roots } => {
+                let roots = match roots {
+                    TlsRoots::System => Roots::system()?,
+                    TlsRoots::File(file) => Roots::file(&file.resolve())?,
+                };
+                let tls = OutsideTls::build(server_names, &roots, provider)?;
+                (ToPeer::Outside(Arc::new(tls)), None)
+            }
+        };
+        let mut read = Read { peer, expected, endpoints: Vec::with_capacity(count) };
+        let mut lists: HashMap<&[WorkloadId], Arc<ExpectedIds>> = HashMap::new();
+        for endpoint in &spec.endpoints {
+            let expected = match (&read.peer, endpoint.identities.as_slice()) {
+                (ToPeer::Outside(_) | ToPeer::Plain, _) => None,
+                (ToPeer::Mesh, []) => {
+                    let none = || format!("nobody may answer at {}", endpoint.socket_addr());
+                    Some(Arc::clone(read.expected.as_ref().ok_or_else(none)?))
+                }
+                (ToPeer::Mesh, own) => match lists.get(own) {
+                    Some(known) => Some(Arc::clone(known)),
+                    None => {
+                        let ids = ExpectedIds::new(own.to_vec()).map(Arc::new);
+                        ids.inspect(|ids| drop(lists.insert(own, Arc::clone(ids))))
+                    }
+                },
+            };
+            let addr = endpoint.socket_addr();
+            let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+            read.endpoints.push(Endpoint { addr, expected });
+        }
+        Ok(read)
+    }
+
+    fn port(
+        &self,
+        name: &Arc<str>,
+        spec: &doc::Destination,
+        port: &doc::DestinationPort,
+    ) -> Destination {
+        let of_port = |endpoint: &&Endpoint| endpoint.addr.port() == port.port;
+        let mut endpoints: Vec<_> = self.endpoints.iter().filter(of_port).cloned().collect();
+        if endpoints.is_empty() || spec.ports.len() == 1 {
+            endpoints.clone_from(&self.endpoints);
+        }
+        Destination {
+            name: Arc::clone(name),
+            port: port.port,
+            protocol: Some(port.protocol),
+            peer: self.peer.clone(),
+            expected: self.expected.clone(),
+            preserve_http1: port.preserve_http1,
+            grpc: port.protocol == PortProtocol::Grpc,
+            upgrades: port.upgrades.clone(),
+            connect: port.connect,
+            endpoints,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! A mutually authenticated connection to the destination.
+//! A connection to the destination whose other end proved who it is.
 //!
-//! Invariant: only an identity expected of the destination is accepted; on a wrong one nothing is
-//! retried, nothing is learned and plaintext is never tried.
+//! Invariant: only an identity expected of the chosen endpoint is accepted; on a wrong one nothing
+//! is retried, nothing is learned and plaintext is never tried. Another endpoint is tried once, and
+//! only before a byte of the request was sent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,14 +13,17 @@ use http::Version;
 
 use crate::journal::Journal;
 use crate::live::Snapshot;
-use crate::outbound::discover::{Destination, Endpoint};
+use crate::outbound::discover::{Destination, Endpoint, ToPeer};
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::Direction;
-use crate::tls::Alpn;
 use crate::tls::peer::MeshPeer;
+use crate::tls::{Alpn, MeshTls};
+use crate::upstream::breaker::{self, Failure};
 use crate::upstream::connect::ConnectError;
+use crate::upstream::endpoints::Visit;
 use crate::upstream::opening::LeaseError;
 use crate::upstream::pool::{Lease, Target};
+use crate::upstream::target::Offer;
 use crate::upstream::transport;
 use crate::worker::Worker;
 
@@ -34,8 +38,12 @@ pub struct Secured {
     pub peer: Option<MeshPeer>,
     /// Protocol inside TLS.
     pub alpn: Alpn,
-    /// What was dialled, to dial it again.
-    pub target: Target,
+    /// How it was found, to find another.
+    pub way: Way,
+    /// The endpoint that was chosen.
+    pub endpoint: Endpoint,
+    /// The request at this endpoint, for its breaker; `None` where there is no choice.
+    pub visit: Option<Visit>,
     /// How long it took; counts against the time until the response head.
     pub spent: Duration,
 }
@@ -51,6 +59,15 @@ impl Secured {
     }
 }
 
+/// What the connections of one request have in common.
+#[derive(Clone)]
+pub struct Way {
+    only: Option<SocketAddr>,
+    offer: Offer,
+    tls: Option<Arc<MeshTls>>,
+    generation: u64,
+}
+
 /// Takes a connection to the destination, trying another endpoint if one cannot be reached.
 ///
 /// # Errors
@@ -63,36 +80,36 @@ pub async fn lease(
     snap: &Snapshot,
     journal: &mut Journal,
 ) -> Result<Secured, Refused> {
-    let Some(tls) = &snap.tls else {
+    if destination.is_mesh() && snap.tls.is_none() {
         let detail = "this proxy has no valid certificate";
         return Err(refused(Refusal::IdentityUnavailable, detail));
-    };
+    }
     journal.callee(destination);
-    let alpn = transport::alpn(destination.preserve_http1, version);
+    worker.retries.borrow_mut().request();
+    let way = Way {
+        only,
+        offer: transport::offer(destination, version),
+        tls: snap.tls.clone(),
+        generation: snap.certs_generation(),
+    };
     let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);
     let begun = Instant::now();
+    let mut tried: Option<SocketAddr> = None;
     let mut last = refused(Refusal::UpstreamUnreachable, "the destination has no endpoint");
-    let tried = match only {
-        Some(addr) => destination.endpoint(addr).into_iter().collect(),
-        None => destination.endpoints.clone(),
-    };
-    for Endpoint { addr, expected } in tried.into_iter().take(ENDPOINTS_TRIED_MAX) {
-        let Some(expected) = expected else {
-            let detail = "the destination is outside the mesh";
-            return Err(refused(Refusal::UpstreamUnreachable, detail));
+    for _ in 0..ENDPOINTS_TRIED_MAX {
+        let Some(endpoint) = choose(worker, destination, &way, tried.as_slice(), begun) else {
+            break;
         };
+        let addr = endpoint.addr;
         if snap.destinations.loops(addr) {
             return Err(refused(Refusal::LoopDetected, format!("{addr} is our own listener")));
         }
-        let target = Target::Mesh {
-            addr,
-            expected,
-            alpn,
-            tls: Arc::clone(tls),
-            generation: snap.certs_generation(),
-        };
+        if tried.replace(addr).is_some() && !may_retry(worker, "connect_failed") {
+            break;
+        }
         let left = limit.saturating_sub(begun.elapsed());
-        let Ok(secured) = tokio::time::timeout(left, again(worker, &target, journal)).await else {
+        let opening = at(worker, destination, endpoint, way.clone(), journal);
+        let Ok(secured) = tokio::time::timeout(left, opening).await else {
             let detail = format!("no connection to {addr} within {limit:?}");
             return Err(refused(Refusal::UpstreamUnreachable, detail));
         };
@@ -105,36 +122,151 @@ pub async fn lease(
     Err(last)
 }
 
-/// Takes a connection to one endpoint.
+/// Takes another connection for a request that is sent once more: to another endpoint where the
+/// same may answer, else to the same one again.
 ///
 /// # Errors
 /// [`LeaseError`], already counted.
 pub async fn again(
     worker: &Worker,
-    target: &Target,
+    destination: &Destination,
+    (way, before): (Way, &Endpoint),
     journal: &mut Journal,
 ) -> Result<Secured, LeaseError> {
-    let addr = target.addr();
-    let alpn = match target {
-        Target::Mesh { alpn, .. } => *alpn,
-        Target::App { .. } => Alpn::Http1,
-    };
-    let lease = match worker.pool.lease(target).await {
+    let now = Instant::now();
+    let other = choose(worker, destination, &way, &[before.addr], now);
+    // A context is for one workload; an endpoint of somebody else could not take it.
+    let other = other.filter(|other| other.expected == before.expected);
+    let endpoint = other.unwrap_or_else(|| before.clone());
+    at(worker, destination, endpoint, way, journal).await
+}
+
+/// Whether the budget allows one more retry; counted either way.
+pub fn may_retry(worker: &Worker, why: &'static str) -> bool {
+    let allowed = worker.retries.borrow_mut().retry();
+    if allowed {
+        worker.metrics.retry(why);
+    } else {
+        worker.metrics.limit_hit("RETRY_BUDGET_PCT");
+    }
+    allowed
+}
+
+/// Of two drawn at random the one with fewer requests in flight; what the app dialled itself is
+/// no choice.
+fn choose(
+    worker: &Worker,
+    destination: &Destination,
+    way: &Way,
+    tried: &[SocketAddr],
+    now: Instant,
+) -> Option<Endpoint> {
+    let fresh = |endpoint: &Endpoint| !tried.contains(&endpoint.addr);
+    if let Some(only) = way.only {
+        return destination.endpoint(only).filter(fresh);
+    }
+    let endpoints = &destination.endpoints;
+    if let [one] = endpoints.as_slice() {
+        return Some(one.clone()).filter(fresh);
+    }
+    let random = u64::from_ne_bytes(worker.random());
+    let key = |at| endpoints.get(at).filter(|e| fresh(e)).map(|e| destination.key(e));
+    let picked = worker.pool.endpoints.pick(endpoints.len(), random, now, key)?;
+    endpoints.get(picked).cloned()
+}
+
+/// Takes a connection to one endpoint.
+async fn at(
+    worker: &Worker,
+    destination: &Destination,
+    endpoint: Endpoint,
+    way: Way,
+    journal: &mut Journal,
+) -> Result<Secured, LeaseError> {
+    let target = target(destination, &endpoint, &way)?;
+    let visit = (destination.endpoints.len() > 1).then(|| {
+        let state = worker.pool.endpoints.of(&destination.key(&endpoint));
+        state.visit(Instant::now())
+    });
+    let lease = match worker.pool.lease(&target).await {
         Ok(lease) => lease,
         Err(error) => {
-            failed(worker, addr, &error);
+            failed(worker, endpoint.addr, &error);
+            if let (Some(visit), Some(failure)) = (visit, failure_of(&error)) {
+                report(worker, destination, visit, failure);
+            }
             return Err(error);
         }
     };
-    if lease.is_new() {
+    if lease.is_new() && !matches!(destination.peer, ToPeer::Plain) {
         worker.metrics.handshake(Direction::Outbound, "ok");
     }
-    let Some(peer) = lease.peer().cloned() else {
-        let detail = "the connection has no proven peer".to_owned();
-        return Err(ConnectError::UnexpectedIdentity { addr, detail }.into());
+    let peer = lease.peer().cloned();
+    match &peer {
+        Some(peer) => journal.presented(peer, endpoint.expected.as_deref()),
+        None if destination.is_mesh() => {
+            let detail = "the connection has no proven peer".to_owned();
+            let addr = endpoint.addr;
+            return Err(ConnectError::UnexpectedIdentity { addr, detail }.into());
+        }
+        None => {}
+    }
+    let alpn = lease.alpn();
+    Ok(Secured { lease, peer, alpn, way, endpoint, visit, spent: Duration::ZERO })
+}
+
+fn target(
+    destination: &Destination,
+    endpoint: &Endpoint,
+    way: &Way,
+) -> Result<Target, ConnectError> {
+    let addr = endpoint.addr;
+    let h2 = way.offer == Offer::Http2;
+    match (&destination.peer, &endpoint.expected, &way.tls) {
+        (ToPeer::Mesh, Some(expected), Some(tls)) => Ok(Target::Mesh {
+            addr,
+            expected: Arc::clone(expected),
+            alpn: if h2 { Alpn::H2 } else { Alpn::Http1 },
+            tls: Arc::clone(tls),
+            generation: way.generation,
+        }),
+        (ToPeer::Mesh, ..) => {
+            let detail = "nobody is expected there".to_owned();
+            Err(ConnectError::UnexpectedIdentity { addr, detail })
+        }
+        (ToPeer::Outside(tls), ..) => {
+            Ok(Target::Outside { addr, tls: Arc::clone(tls), offer: way.offer })
+        }
+        (ToPeer::Plain, ..) => Ok(Target::Plain { addr, h2 }),
+    }
+}
+
+/// Tells the endpoint's breaker that it failed.
+pub fn report(worker: &Worker, destination: &Destination, visit: Visit, failure: Failure) {
+    let jitter = u16::from_ne_bytes(worker.random());
+    let callee = (&worker.metrics, &destination.name);
+    let endpoints = &destination.endpoints;
+    let may_open = || {
+        let keys = endpoints.iter().map(|endpoint| destination.key(endpoint));
+        breaker::may_open(worker.pool.endpoints.open(keys), endpoints.len())
     };
-    journal.presented(&peer);
-    Ok(Secured { lease, peer: Some(peer), alpn, target: target.clone(), spent: Duration::ZERO })
+    visit.failed(failure, (Instant::now(), jitter), callee, may_open);
+}
+
+/// What a failed attempt says about its endpoint; a full pool says nothing.
+fn failure_of(error: &LeaseError) -> Option<Failure> {
+    match error {
+        LeaseError::Crowded { .. } => None,
+        LeaseError::Connect { error, .. } => match **error {
+            ConnectError::UnexpectedIdentity { .. } => Some(Failure::WrongIdentity),
+            ConnectError::Config(_) => None,
+            ConnectError::Tcp { .. }
+            | ConnectError::TimedOut { .. }
+            | ConnectError::Tls { .. }
+            | ConnectError::Http { .. }
+            | ConnectError::Closed { .. } => Some(Failure::Failed),
+        },
+    }
 }
 
 /// Counts a failure once, however many requests waited for the connection.
@@ -151,11 +283,12 @@ fn failed(worker: &Worker, addr: SocketAddr, error: &LeaseError) {
     }
 }
 
-/// Another endpoint is tried only where nobody answered; a wrong identity is an answer.
+/// Another endpoint is tried where no connection came about, whoever was to blame, but never on a
+/// wrong identity: that is an answer.
 fn may_try_another(error: &LeaseError) -> bool {
     match error {
         LeaseError::Connect { error, .. } => {
-            matches!(**error, ConnectError::Tcp { .. } | ConnectError::TimedOut { .. })
+            !matches!(**error, ConnectError::UnexpectedIdentity { .. } | ConnectError::Config(_))
         }
         LeaseError::Crowded { .. } => true,
     }

@@ -4,6 +4,7 @@
 //! identity, marked so that HPACK never indexes it; of the peer's reserved response fields only a
 //! well-formed `Countersign-Decision` passes.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,13 +18,16 @@ use crate::http::body::{Guards, ProxyBody};
 use crate::http::hygiene::{self, Sender};
 use crate::http::translate::{self, AppSpeaks};
 use crate::journal::Journal;
-use crate::outbound::discover::Destination;
+use crate::outbound::discover::{Destination, ToPeer};
 use crate::outbound::encrypt::{self, Secured};
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, RemovedFrom};
 use crate::tls::Alpn;
 use crate::tls::peer::MeshPeer;
+use crate::upstream::breaker::Failure;
+use crate::upstream::endpoints::Visit;
 use crate::upstream::pool::Checkout;
+use crate::upstream::retry::{self, Kept};
 use crate::upstream::upload::{self, Fault, Late, Patience, Upload};
 use crate::worker::{InFlight, Worker};
 
@@ -73,11 +77,33 @@ pub async fn to_callee(
     }
     let upload = body.begin_upload();
     let request = Request::from_parts(parts, body);
-    let exchange = exchange(worker, secured, request, journal);
+    let visit = RefCell::new(None);
+    let exchange = exchange(worker, secured, destination, (request, &visit), journal);
     let answer = upload::head(exchange, &upload, patience).await;
+    account(worker, destination, visit.into_inner(), &answer);
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::UpstreamTimeout))??;
     let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), context: None };
-    respond(worker, response, guards, upload, client_h1, journal)
+    let sender = if destination.is_mesh() { Sender::Mesh } else { Sender::Unauthenticated };
+    respond(worker, (response, sender), guards, upload, client_h1, journal)
+}
+
+/// Tells the endpoint's breaker how the exchange went. What the client did says nothing.
+fn account(
+    worker: &Worker,
+    destination: &Destination,
+    visit: Option<Visit>,
+    answer: &Result<Result<(Response<Incoming>, Checkout), Refused>, Late>,
+) {
+    let Some(visit) = visit else { return };
+    match answer {
+        Ok(Ok((response, _))) if !matches!(response.status().as_u16(), 502..=504) => {
+            visit.succeeded();
+        }
+        Ok(_) | Err(Late::Head(_)) => {
+            encrypt::report(worker, destination, visit, Failure::Failed);
+        }
+        Err(Late::Body(_)) => drop(visit),
+    }
 }
 
 /// The refusal of an exchange that nobody waits for any longer; `silent` is how it is called when
@@ -101,11 +127,16 @@ fn prepare(
     let malformed = |detail: String| refuse(Refusal::RequestMalformed, detail);
     match alpn {
         Alpn::H2 => {
-            let speaks = match (destination.grpc, direction) {
+            let speaks = match (destination.grpc || !destination.is_mesh(), direction) {
+                // Our mark stays inside the mesh.
                 (true, _) => AppSpeaks::Http2,
                 (false, Direction::Gateway) => AppSpeaks::Http1,
                 (false, Direction::Inbound | Direction::Outbound) => AppSpeaks::AsClient,
             };
+            if matches!(destination.peer, ToPeer::Outside(_)) {
+                translate::as_https(parts, authority)
+                    .map_err(|error| malformed(error.to_string()))?;
+            }
             translate::to_h2(parts, authority, speaks)
                 .map_err(|error| malformed(error.to_string()))?;
         }
@@ -125,31 +156,38 @@ fn prepare(
     Ok(())
 }
 
-/// Sends once, and once more to the same callee if not a byte of the request had been sent: the pooled connection
-/// was closed under us, so repeating it is safe whatever its method.
+/// Sends once, and once more where that is provably safe and the budget allows it. `visit` holds
+/// the request at the endpoint it went to last.
 async fn exchange(
     worker: &Worker,
     secured: Secured,
-    request: Request<ProxyBody>,
+    destination: &Destination,
+    (request, visit): (Request<ProxyBody>, &RefCell<Option<Visit>>),
     journal: &mut Journal,
 ) -> Result<(Response<Incoming>, Checkout), Refused> {
-    let Secured { lease, peer, target, .. } = secured;
-    let first = match lease.send(request).await {
+    let Secured { lease, peer, way, endpoint, visit: first, .. } = secured;
+    visit.replace(first);
+    let kept = Kept::of(&request);
+    let failed = match lease.send(request).await {
         Ok(answer) => return Ok(answer),
         Err(failed) => failed,
     };
-    let Some(unsent) = first.unsent else {
-        return Err(refuse(Refusal::UpstreamFailed, first.error.to_string()));
-    };
-    worker.metrics.retry("reused_closed");
-    let again = encrypt::again(worker, &target, journal).await;
-    let again = again.map_err(|error| encrypt::of_error(&error))?;
-    if unsent.headers().contains_key(TXN_TOKEN) {
-        let was = peer.as_ref().map(MeshPeer::id);
-        same_callee(was, again.callee()?)?;
+    let broken = |error: &hyper::Error| refuse(Refusal::UpstreamFailed, error.to_string());
+    let error = broken(&failed.error);
+    let (request, why) = retry::again(*failed, kept).map_err(|error| broken(&error))?;
+    if !encrypt::may_retry(worker, why) {
+        return Err(error);
     }
-    let sent = again.lease.send(unsent).await;
-    sent.map_err(|failed| refuse(Refusal::UpstreamFailed, failed.error.to_string()))
+    if let Some(visit) = visit.take().filter(|_| why != "reused_closed") {
+        encrypt::report(worker, destination, visit, Failure::Failed);
+    }
+    let again = encrypt::again(worker, destination, (way, &endpoint), journal).await;
+    let again = again.map_err(|error| encrypt::of_error(&error))?;
+    if request.headers().contains_key(TXN_TOKEN) {
+        same_callee(peer.as_ref().map(MeshPeer::id), again.callee()?)?;
+    }
+    visit.replace(again.visit);
+    again.lease.send(request).await.map_err(|failed| broken(&failed.error))
 }
 
 /// A token was made for, or may be handed to, the callee that was proved when it was attached;
@@ -164,7 +202,7 @@ fn same_callee(first: Option<&WorkloadId>, now: &WorkloadId) -> Result<(), Refus
 
 fn respond(
     worker: &Rc<Worker>,
-    response: Response<Incoming>,
+    (response, sender): (Response<Incoming>, Sender),
     guards: Guards,
     upload: Rc<Upload>,
     client_h1: bool,
@@ -172,10 +210,8 @@ fn respond(
 ) -> Result<Response<ProxyBody>, Refused> {
     let (mut parts, body) = response.into_parts();
     let clean = match journal.direction {
-        Direction::Gateway => hygiene::gateway_response(&mut parts, Sender::Mesh),
-        Direction::Inbound | Direction::Outbound => {
-            hygiene::outbound_response(&mut parts, Sender::Mesh)
-        }
+        Direction::Gateway => hygiene::gateway_response(&mut parts, sender),
+        Direction::Inbound | Direction::Outbound => hygiene::outbound_response(&mut parts, sender),
     };
     let clean = clean.map_err(|error| refuse(Refusal::UpstreamFailed, error.to_string()))?;
     journal.reserved_removed(RemovedFrom::Response, clean.presented.dropped);

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use countersign_config::limits;
 
+use super::breakers;
 use super::encode::Page;
 use super::labels::{Direction, Label};
 use super::names::{self, Def};
@@ -107,6 +108,7 @@ impl Metrics {
         write_reasons(&mut page, &names::LIMITS_HIT, &shards, |shard| &shard.limits);
         write_reasons(&mut page, &names::LOOP_GUARD, &shards, |shard| &shard.loop_guard);
         write_reasons(&mut page, &names::UPSTREAM_RETRIES, &shards, |shard| &shard.retries);
+        breakers::write(&mut page, &shards);
         if let Some(audit) = self.inner.audit.get() {
             audit.write(&mut page);
         }

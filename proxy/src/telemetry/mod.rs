@@ -5,6 +5,7 @@
 //! Invariant: label values come from closed sets or from authenticated identities and documents,
 //! never from request data, and the number of series has a cap.
 
+pub mod breakers;
 pub mod encode;
 pub mod labels;
 pub mod logs;
@@ -14,6 +15,7 @@ pub mod process;
 pub mod series;
 pub mod worker;
 
+pub use breakers::BreakerOpen;
 pub use labels::{CacheUse, Direction, Lookup, Protocol, RemovedFrom, StatusClass, Verdict};
 pub use metrics::Metrics;
 pub use process::ProcessMetrics;

@@ -102,6 +102,10 @@ metrics! {
         "1 if the last self-test of the redirect passed, 0 if not; absent families have no series.";
     UPSTREAM_RETRIES = Counter "countersign_upstream_retries_total" "" ["reason"]
         "Requests sent again to an upstream.";
+    BREAKER_OPEN = Gauge "countersign_breaker_open" "" ["callee"]
+        "Endpoints of a destination that are left alone, summed over workers.";
+    BREAKER_OPENED = Counter "countersign_breaker_opened_total" "" ["callee", "reason"]
+        "How often an endpoint of a destination was left alone, and why.";
     AUDIT_RECORDS = Counter "countersign_audit_records_total" "" ["sink", "result"]
         "Audit records written or lost.";
     AUDIT_QUEUE = Gauge "countersign_audit_queue_records" "" ["sink"]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use countersign_policy::RuleRef;
 
+use super::breakers::Breakers;
 use super::labels::{CacheUse, Direction, Lookup, Protocol, RemovedFrom, StatusClass, Verdict};
 use super::series::{
     ABSENT, Budget, DecisionKey, Family, Histograms, Index, PeerSeries, Reasons, RequestKey, Table,
@@ -40,6 +41,7 @@ pub(crate) struct Shard {
     pub(crate) ended: Reasons<()>,
     /// Connections that outlive the certificates they were opened with.
     pub(crate) past_expiry: AtomicU64,
+    pub(crate) breakers: Breakers,
     /// When the worker last said that its event loop turns, in ms; 0 before the first time.
     pub(crate) beat_ms: AtomicU64,
 }
@@ -65,6 +67,7 @@ impl Shard {
             retries: Reasons::new(),
             ended: Reasons::new(),
             past_expiry: AtomicU64::new(0),
+            breakers: Breakers::default(),
             beat_ms: AtomicU64::new(0),
         }
     }
@@ -82,6 +85,10 @@ impl WorkerMetrics {
     pub(crate) fn new(shard: Arc<Shard>) -> WorkerMetrics {
         let (peers, rules) = (RefCell::new(Index::new()), RefCell::new(Index::new()));
         WorkerMetrics { shard, peers, rules }
+    }
+
+    pub(super) fn shard(&self) -> &Shard {
+        &self.shard
     }
 
     /// The series of a mesh peer by namespace and service account. Ask once per connection.

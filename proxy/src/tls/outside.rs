@@ -3,15 +3,196 @@
 //! Invariant: a mesh bundle never vouches for an outside host, the Web PKI never for a workload, and
 //! our own certificate is never shown outside the mesh.
 
+use std::fmt;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// How one outside service is recognised.
-#[derive(Debug)]
+use crate::upstream::target::Offer;
+
+/// HTTP/2 as the Web names it.
+pub const ALPN_H2: &[u8] = b"h2";
+/// HTTP/1.1 as the Web names it.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// How one outside service is recognised. Equal are those with the same names and roots, so that
+/// connections outlive a snapshot that changes neither.
 pub struct OutsideTls {
-    /// The names its certificate may carry; the first is sent as SNI.
-    pub server_names: Vec<ServerName<'static>>,
-    /// The client side, verifying against the document's roots.
-    pub client: Arc<rustls::ClientConfig>,
+    sni: ServerName<'static>,
+    names: Vec<ServerName<'static>>,
+    roots: [u8; 32],
+    configs: [Arc<rustls::ClientConfig>; 3],
+}
+
+impl PartialEq for OutsideTls {
+    fn eq(&self, other: &OutsideTls) -> bool {
+        self.names == other.names && self.roots == other.roots
+    }
+}
+
+impl Eq for OutsideTls {}
+
+impl fmt::Debug for OutsideTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutsideTls").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// Roots that vouch for outside services.
+pub struct Roots {
+    store: Arc<RootCertStore>,
+    digest: [u8; 32],
+}
+
+impl Roots {
+    /// The roots of the operating system.
+    ///
+    /// # Errors
+    /// A sentence when there are none.
+    pub fn system() -> Result<Roots, String> {
+        let native = rustls_native_certs::load_native_certs();
+        for error in &native.errors {
+            tracing::warn!(code = "TL-01", %error, "some root certificates of the system were not read");
+        }
+        Roots::of(native.certs, "the root certificates of the system")
+    }
+
+    /// The roots of a PEM file.
+    ///
+    /// # Errors
+    /// A sentence naming the file.
+    pub fn file(path: &std::path::Path) -> Result<Roots, String> {
+        let name = path.display().to_string();
+        let pem = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+        let certificates = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| format!("{name}: {error}"))?;
+        Roots::of(certificates, &name)
+    }
+
+    fn of(certificates: Vec<CertificateDer<'static>>, whose: &str) -> Result<Roots, String> {
+        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for certificate in &certificates {
+            digest.update(&(certificate.len() as u64).to_be_bytes());
+            digest.update(certificate);
+        }
+        let mut store = RootCertStore::empty();
+        let (usable, _) = store.add_parsable_certificates(certificates);
+        if usable == 0 {
+            return Err(format!("{whose}: no usable root certificate"));
+        }
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest.finish().as_ref());
+        Ok(Roots { store: Arc::new(store), digest: sha256 })
+    }
+}
+
+impl OutsideTls {
+    /// The client side for one service; the first of `names` is sent as SNI, each may be proved.
+    ///
+    /// # Errors
+    /// A sentence about the name or the roots that cannot be used.
+    pub fn build(
+        names: &[String],
+        roots: &Roots,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<OutsideTls, String> {
+        let parse = |name: &String| {
+            ServerName::try_from(name.clone())
+                .map_err(|_| format!("`{name}` is not a name a certificate can carry"))
+        };
+        let names = names.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let sni = names.first().cloned().ok_or("no server name is given")?;
+        let webpki = WebPkiServerVerifier::builder_with_provider(
+            Arc::clone(&roots.store),
+            Arc::clone(provider),
+        )
+        .build()
+        .map_err(|error| error.to_string())?;
+        let verifier = Arc::new(OneOf { names: names.clone(), webpki });
+        let config = |protocols: &[&[u8]]| {
+            let verifier: Arc<dyn ServerCertVerifier> = Arc::<OneOf>::clone(&verifier);
+            let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(provider))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .map_err(|error| error.to_string())?
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            config.resumption = rustls::client::Resumption::disabled();
+            Ok::<_, String>(Arc::new(config))
+        };
+        let configs =
+            [config(&[ALPN_HTTP1])?, config(&[ALPN_H2])?, config(&[ALPN_H2, ALPN_HTTP1])?];
+        Ok(OutsideTls { sni, names, roots: roots.digest, configs })
+    }
+
+    /// The client side that offers these protocols.
+    pub fn client(&self, offer: Offer) -> Arc<rustls::ClientConfig> {
+        let [http1, http2, either] = &self.configs;
+        Arc::clone(match offer {
+            Offer::Http1 => http1,
+            Offer::Http2 => http2,
+            Offer::Either => either,
+        })
+    }
+
+    /// The name sent as SNI.
+    pub fn name(&self) -> ServerName<'static> {
+        self.sni.clone()
+    }
+}
+
+/// Accepts a server that proves one of the names of its document.
+#[derive(Debug)]
+struct OneOf {
+    names: Vec<ServerName<'static>>,
+    webpki: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for OneOf {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verify = |name: &ServerName<'_>| {
+            self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+        };
+        let first = verify(server_name);
+        if first.is_ok() {
+            return first;
+        }
+        self.names.iter().find_map(|name| verify(name).ok()).map_or(first, Ok)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
 }

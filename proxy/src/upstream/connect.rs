@@ -18,9 +18,11 @@ use tokio_rustls::client::TlsStream;
 
 use crate::http::body::ProxyBody;
 use crate::intercept::listen;
+use crate::tls::outside::{self, OutsideTls};
 use crate::tls::peer::MeshPeer;
 use crate::tls::verify::{ExpectedIds, handshake_reason, peer_refused};
 use crate::tls::{Alpn, MeshTls};
+use crate::upstream::target::Offer;
 use crate::worker::LocalExecutor;
 
 /// Why a connection could not be opened.
@@ -109,6 +111,44 @@ pub enum Sender {
 pub async fn to_app(addr: SocketAddr, h2: bool) -> Result<Sender, ConnectError> {
     let tcp = tcp(addr, limits::CONNECT_APP_MS_MAX).await?;
     start(addr, tcp, h2).await
+}
+
+/// Opens a plaintext connection to an address that policy lets pass.
+///
+/// # Errors
+/// [`ConnectError`] when nobody is there, or it is not HTTP.
+pub async fn to_plain(addr: SocketAddr, h2: bool) -> Result<Sender, ConnectError> {
+    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX).await?;
+    start(addr, tcp, h2).await
+}
+
+/// Opens a TLS connection to a service outside the mesh, which must prove one of its names.
+///
+/// # Errors
+/// [`ConnectError`]; `UnexpectedIdentity` when its certificate is not acceptable.
+pub async fn to_outside(
+    addr: SocketAddr,
+    tls: &OutsideTls,
+    offer: Offer,
+) -> Result<Sender, ConnectError> {
+    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX).await?;
+    let handshake = TlsConnector::from(tls.client(offer)).connect(tls.name(), tcp);
+    let stream = timed(addr, limits::HANDSHAKE_MS_MAX, handshake)
+        .await?
+        .map_err(|source| outside_error(addr, source))?;
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(outside::ALPN_H2);
+    if offer == Offer::Http2 && !h2 {
+        let source = std::io::Error::other("the server does not speak HTTP/2");
+        return Err(ConnectError::Tls { addr, reason: "alpn", source });
+    }
+    start(addr, stream, h2).await
+}
+
+fn outside_error(addr: SocketAddr, source: std::io::Error) -> ConnectError {
+    match handshake_reason(&source) {
+        "bad_certificate" => ConnectError::UnexpectedIdentity { addr, detail: source.to_string() },
+        reason => ConnectError::Tls { addr, reason, source },
+    }
 }
 
 /// Opens a mutual TLS connection to another sidecar, which must be one of `expected`.

@@ -6,9 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign_config::{Limits, limits};
@@ -17,74 +15,16 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 
 use crate::http::body::ProxyBody;
+use crate::tls::Alpn;
 use crate::tls::peer::MeshPeer;
-use crate::tls::verify::ExpectedIds;
-use crate::tls::{Alpn, MeshTls};
 use crate::upstream::connect::{self, ConnectError, Sender};
+use crate::upstream::endpoints::{Endpoint, Endpoints};
 use crate::upstream::opening::{Count, LeaseError, Opening};
+use crate::upstream::retry;
+pub use crate::upstream::target::Target;
+use crate::upstream::target::{Key, Offer, Who};
 use crate::upstream::transport;
 use crate::upstream::upload::Upload;
-
-/// Where a request goes.
-#[derive(Clone)]
-pub enum Target {
-    /// The app of this pod.
-    App {
-        /// Its address.
-        addr: SocketAddr,
-        /// Whether it is spoken to in HTTP/2.
-        h2: bool,
-    },
-    /// Another sidecar.
-    Mesh {
-        /// Its address.
-        addr: SocketAddr,
-        /// Who may answer.
-        expected: Arc<ExpectedIds>,
-        /// Protocol inside TLS.
-        alpn: Alpn,
-        /// The TLS material of this generation.
-        tls: Arc<MeshTls>,
-        /// Certificate and trust generation.
-        generation: u64,
-    },
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    addr: SocketAddr,
-    expected: Option<Arc<ExpectedIds>>,
-    h2: bool,
-    generation: u64,
-}
-
-impl Target {
-    /// What is dialled.
-    pub fn addr(&self) -> SocketAddr {
-        match self {
-            Target::App { addr, .. } | Target::Mesh { addr, .. } => *addr,
-        }
-    }
-
-    fn is_h2(&self) -> bool {
-        match self {
-            Target::App { h2, .. } => *h2,
-            Target::Mesh { alpn, .. } => *alpn == Alpn::H2,
-        }
-    }
-
-    fn key(&self) -> Key {
-        match self {
-            Target::App { addr, h2 } => Key { addr: *addr, expected: None, h2: *h2, generation: 0 },
-            Target::Mesh { addr, expected, alpn, generation, .. } => Key {
-                addr: *addr,
-                expected: Some(Arc::clone(expected)),
-                h2: *alpn == Alpn::H2,
-                generation: *generation,
-            },
-        }
-    }
-}
 
 /// A connection that closes before it could be used is replaced this often for one request.
 const OPENINGS_MAX: usize = 3;
@@ -92,28 +32,41 @@ const OPENINGS_MAX: usize = 3;
 /// All connections of one worker.
 pub struct Pool {
     slots: RefCell<HashMap<Key, Rc<Slot>>>,
+    /// What is known of the endpoints the connections lead to.
+    pub endpoints: Endpoints,
+    /// Connections of all slots that wait for a request.
+    idle: Rc<Cell<u32>>,
     endpoint_inflight_max: usize,
 }
 
-#[derive(Default)]
 struct Slot {
     h2: RefCell<Vec<Multiplexed>>,
     idle: RefCell<Vec<Idle>>,
     /// Waiters for the same key share one handshake, and its failure.
     opening: RefCell<Option<Rc<Opening>>>,
-    in_flight: Rc<Cell<u32>>,
+    endpoint: Rc<Endpoint>,
+    /// The server could choose, and chose HTTP/1.1: requests need connections of their own.
+    one_for_one: Cell<bool>,
+    /// Idle connections of the whole pool.
+    all_idle: Rc<Cell<u32>>,
 }
 
 struct Multiplexed {
     sender: http2::SendRequest<ProxyBody>,
     peer: Option<MeshPeer>,
     streams: Rc<Cell<u32>>,
+    /// Taken since the last sweep, so not idle for long.
+    used: Cell<bool>,
+    idle_since: Cell<Option<Instant>>,
+    /// It failed under a request: others must not be sent over it.
+    spoiled: Rc<Cell<bool>>,
 }
 
 struct Idle {
     sender: http1::SendRequest<ProxyBody>,
     peer: Option<MeshPeer>,
     since: Instant,
+    _counted: Count,
 }
 
 /// A connection taken for one request.
@@ -127,7 +80,7 @@ pub struct Lease {
 
 enum LeaseSender {
     H1(http1::SendRequest<ProxyBody>),
-    H2(http2::SendRequest<ProxyBody>, Count),
+    H2(http2::SendRequest<ProxyBody>, Count, Rc<Cell<bool>>),
 }
 
 /// What a response body holds until it ended: the connection to give back, or the stream count.
@@ -146,10 +99,7 @@ impl Checkout {
         if self.upload.is_some_and(|upload| !upload.is_sent()) {
             return;
         }
-        let mut idle = slot.idle.borrow_mut();
-        if !sender.is_closed() && idle.len() < limits::POOL_IDLE_PER_KEY_MAX {
-            idle.push(Idle { sender, peer, since: Instant::now() });
-        }
+        slot.keep(sender, peer);
     }
 }
 
@@ -161,6 +111,8 @@ pub struct SendFailed {
     pub unsent: Option<Request<ProxyBody>>,
     /// Whether the connection had served before.
     pub reused: bool,
+    /// Whether requests share the connection.
+    pub h2: bool,
 }
 
 impl Lease {
@@ -169,7 +121,15 @@ impl Lease {
         !self.reused
     }
 
-    /// The proven identity of the other end; `None` for the app.
+    /// The protocol of the connection.
+    pub fn alpn(&self) -> Alpn {
+        match self.sender {
+            LeaseSender::H1(_) => Alpn::Http1,
+            LeaseSender::H2(..) => Alpn::H2,
+        }
+    }
+
+    /// The proven identity of the other end; `None` outside the mesh.
     pub fn peer(&self) -> Option<&MeshPeer> {
         self.peer.as_ref()
     }
@@ -189,16 +149,20 @@ impl Lease {
                 let sent = sender.try_send_request(transport::frame(request)).await;
                 let response = sent.map_err(|mut failed| {
                     let unsent = failed.take_message();
-                    Box::new(SendFailed { error: failed.into_error(), unsent, reused })
+                    Box::new(SendFailed { error: failed.into_error(), unsent, reused, h2: false })
                 })?;
                 let h1 = Some((sender, peer, slot));
                 Ok((response, Checkout { h1, upload, _stream: None, _place: place }))
             }
-            LeaseSender::H2(mut sender, stream) => {
+            LeaseSender::H2(mut sender, stream, spoiled) => {
                 let sent = sender.try_send_request(request).await;
                 let response = sent.map_err(|mut failed| {
                     let unsent = failed.take_message();
-                    Box::new(SendFailed { error: failed.into_error(), unsent, reused })
+                    let error = failed.into_error();
+                    if unsent.is_some() || !retry::is_stream_only(&error) {
+                        spoiled.set(true);
+                    }
+                    Box::new(SendFailed { error, unsent, reused, h2: true })
                 })?;
                 let _stream = Some(stream);
                 Ok((response, Checkout { h1: None, upload, _stream, _place: place }))
@@ -210,7 +174,12 @@ impl Lease {
 impl Pool {
     /// An empty pool.
     pub fn new(limits: &Limits) -> Pool {
-        Pool { slots: RefCell::default(), endpoint_inflight_max: limits.endpoint_inflight_max }
+        Pool {
+            slots: RefCell::default(),
+            endpoints: Endpoints::default(),
+            idle: Rc::default(),
+            endpoint_inflight_max: limits.endpoint_inflight_max,
+        }
     }
 
     /// A connection to `target`: an open one if there is one with room, else a new one.
@@ -220,15 +189,15 @@ impl Pool {
     pub async fn lease(&self, target: &Target) -> Result<Lease, LeaseError> {
         let slot = self.slot(target);
         let crowded = |limit| LeaseError::Crowded { addr: target.addr(), limit };
-        if slot.in_flight.get() as usize >= self.endpoint_inflight_max {
+        if slot.endpoint.in_flight.get() as usize >= self.endpoint_inflight_max {
             return Err(crowded("ENDPOINT_INFLIGHT_MAX"));
         }
-        let place = Count::one(&slot.in_flight);
-        if !target.is_h2() {
-            return slot.one_for_one(target, place).await;
-        }
+        let place = Count::one(&slot.endpoint.in_flight);
         let mut started = false;
         for _ in 0..OPENINGS_MAX {
+            if target.offer() == Offer::Http1 || slot.one_for_one.get() {
+                return slot.one_for_one(target, place, started).await;
+            }
             match slot.take_stream() {
                 Room::Stream { sender, peer } => {
                     return Ok(Lease { sender, peer, reused: !started, slot, place });
@@ -253,7 +222,8 @@ impl Pool {
         if let Some(slot) = slots.get(&key) {
             return Rc::clone(slot);
         }
-        let slot = Rc::new(Slot::default());
+        let endpoint = self.endpoints.of(&key.endpoint);
+        let slot = Rc::new(Slot::new(endpoint, Rc::clone(&self.idle)));
         slots.insert(key, Rc::clone(&slot));
         slot
     }
@@ -262,14 +232,15 @@ impl Pool {
     /// keep their connection alive until they end.
     pub fn sweep(&self, generation: u64, now: Instant) {
         self.slots.borrow_mut().retain(|key, slot| {
-            let mesh = key.expected.is_some();
-            if mesh && key.generation != generation {
+            if key.is_of_another(generation) {
                 return false;
             }
-            let idle_ms = if mesh { limits::POOL_IDLE_MESH_MS } else { limits::POOL_IDLE_APP_MS };
+            let app = key.endpoint.who == Who::App;
+            let idle_ms = if app { limits::POOL_IDLE_APP_MS } else { limits::POOL_IDLE_MESH_MS };
             slot.sweep(Duration::from_millis(idle_ms), now);
             !slot.is_empty() || Rc::strong_count(slot) > 1
         });
+        self.endpoints.sweep();
     }
 }
 
@@ -281,15 +252,45 @@ enum Room {
 }
 
 impl Slot {
-    /// HTTP/1.1: a connection that is not in use, or a new one.
+    fn new(endpoint: Rc<Endpoint>, all_idle: Rc<Cell<u32>>) -> Slot {
+        Slot {
+            h2: RefCell::default(),
+            idle: RefCell::default(),
+            opening: RefCell::default(),
+            endpoint,
+            one_for_one: Cell::new(false),
+            all_idle,
+        }
+    }
+
+    /// Keeps a connection for the next request, if there is room.
+    fn keep(&self, sender: http1::SendRequest<ProxyBody>, peer: Option<MeshPeer>) {
+        let mut idle = self.idle.borrow_mut();
+        let room = idle.len() < limits::POOL_IDLE_PER_KEY_MAX
+            && (self.all_idle.get() as usize) < limits::POOL_IDLE_TOTAL_MAX;
+        if room && !sender.is_closed() {
+            let _counted = Count::one(&self.all_idle);
+            idle.push(Idle { sender, peer, since: Instant::now(), _counted });
+        }
+    }
+
+    /// HTTP/1.1: a connection that is not in use, or a new one. `opened` says that one was opened
+    /// for this request a moment ago.
     async fn one_for_one(
         self: Rc<Slot>,
         target: &Target,
         place: Count,
+        opened: bool,
     ) -> Result<Lease, LeaseError> {
         if let Some((sender, peer)) = self.take_idle().await {
             let sender = LeaseSender::H1(sender);
-            return Ok(Lease { sender, peer, reused: true, slot: self, place });
+            return Ok(Lease { sender, peer, reused: !opened, slot: self, place });
+        }
+        let _opening = Count::one(&self.endpoint.opening);
+        // Connections to the app beside us are there at once; their number is bounded already.
+        let opening = self.endpoint.opening.get() as usize;
+        if opening > limits::ENDPOINT_PENDING_MAX && !target.is_app() {
+            return Err(LeaseError::Crowded { addr: target.addr(), limit: "ENDPOINT_PENDING_MAX" });
         }
         let (sender, peer) = open(target).await?;
         let sender = self.adopt(sender, peer.as_ref());
@@ -317,7 +318,7 @@ impl Slot {
     /// The least loaded multiplexed connection, unless all are near the stream limit.
     fn take_stream(&self) -> Room {
         let mut open = self.h2.borrow_mut();
-        open.retain(|connection| !connection.sender.is_closed());
+        open.retain(|connection| !connection.sender.is_closed() && !connection.spoiled.get());
         let at_limit = open.len() >= limits::H2_CONNS_PER_KEY_MAX;
         let Some(best) = open.iter().min_by_key(|connection| connection.streams.get()) else {
             return Room::None;
@@ -325,10 +326,13 @@ impl Slot {
         match best.streams.get() {
             limits::H2_STREAMS_MAX.. if at_limit => Room::Full,
             streams if streams >= limits::H2_STREAMS_MAX * 4 / 5 && !at_limit => Room::None,
-            _ => Room::Stream {
-                sender: LeaseSender::H2(best.sender.clone(), Count::one(&best.streams)),
-                peer: best.peer.clone(),
-            },
+            _ => {
+                best.used.set(true);
+                let stream = Count::one(&best.streams);
+                let spoiled = Rc::clone(&best.spoiled);
+                let sender = LeaseSender::H2(best.sender.clone(), stream, spoiled);
+                Room::Stream { sender, peer: best.peer.clone() }
+            }
         }
     }
 
@@ -345,7 +349,10 @@ impl Slot {
         tokio::task::spawn_local(async move {
             let mut finish = finish;
             match open(&target).await {
-                Ok((sender, peer)) => drop(finish.slot.adopt(sender, peer.as_ref())),
+                Ok((sender, peer)) => match finish.slot.adopt(sender, peer.as_ref()) {
+                    LeaseSender::H1(sender) => finish.slot.keep(sender, peer),
+                    LeaseSender::H2(..) => {}
+                },
                 Err(error) => finish.error = Some(error),
             }
             drop(finish);
@@ -355,13 +362,24 @@ impl Slot {
 
     fn adopt(&self, sender: Sender, peer: Option<&MeshPeer>) -> LeaseSender {
         match sender {
-            Sender::H1(sender) => LeaseSender::H1(sender),
+            Sender::H1(sender) => {
+                self.one_for_one.set(true);
+                LeaseSender::H1(sender)
+            }
             Sender::H2(sender) => {
+                self.one_for_one.set(false);
                 let streams = Rc::new(Cell::new(0));
                 let count = Count::one(&streams);
-                let open = Multiplexed { sender: sender.clone(), peer: peer.cloned(), streams };
-                self.h2.borrow_mut().push(open);
-                LeaseSender::H2(sender, count)
+                let spoiled = Rc::new(Cell::new(false));
+                self.h2.borrow_mut().push(Multiplexed {
+                    sender: sender.clone(),
+                    peer: peer.cloned(),
+                    streams,
+                    used: Cell::new(true),
+                    idle_since: Cell::new(None),
+                    spoiled: Rc::clone(&spoiled),
+                });
+                LeaseSender::H2(sender, count, spoiled)
             }
         }
     }
@@ -370,7 +388,12 @@ impl Slot {
         self.idle.borrow_mut().retain(|connection| {
             !connection.sender.is_closed() && now.saturating_duration_since(connection.since) < idle
         });
-        self.h2.borrow_mut().retain(|connection| !connection.sender.is_closed());
+        self.h2.borrow_mut().retain(|connection| {
+            let busy = connection.used.take() || connection.streams.get() > 0;
+            let since = connection.idle_since.get().filter(|_| !busy).unwrap_or(now);
+            connection.idle_since.set(Some(since));
+            !connection.sender.is_closed() && now.saturating_duration_since(since) < idle
+        });
     }
 
     fn is_empty(&self) -> bool {
@@ -400,6 +423,10 @@ async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectErro
             let (sender, peer) = connect::to_mesh(*addr, expected, tls, *alpn).await?;
             Ok((sender, Some(peer)))
         }
+        Target::Outside { addr, tls, offer } => {
+            Ok((connect::to_outside(*addr, tls, *offer).await?, None))
+        }
+        Target::Plain { addr, h2 } => Ok((connect::to_plain(*addr, *h2).await?, None)),
     }
 }
 

@@ -6,12 +6,31 @@ use http::{Request, Version};
 use http_body::Body as _;
 
 use crate::http::body::ProxyBody;
+use crate::outbound::discover::{Destination, ToPeer};
 use crate::tls::Alpn;
+use crate::upstream::target::Offer;
 
 /// HTTP travels multiplexed over HTTP/2 whatever the app speaks; a port marked `preserveHttp1`
 /// keeps HTTP/1.1, because header case and connection semantics do not survive the translation,
 /// and so does HTTP/1.0, which HTTP/2 cannot say.
-pub fn alpn(preserve_http1: bool, version: Version) -> Alpn {
+pub fn offer(destination: &Destination, version: Version) -> Offer {
+    match destination.peer {
+        ToPeer::Mesh => match alpn(destination.preserve_http1, version) {
+            Alpn::H2 => Offer::Http2,
+            Alpn::Http1 | Alpn::Tcp => Offer::Http1,
+        },
+        ToPeer::Outside(_) if destination.grpc => Offer::Http2,
+        ToPeer::Outside(_) if destination.preserve_http1 || version < Version::HTTP_11 => {
+            Offer::Http1
+        }
+        ToPeer::Outside(_) => Offer::Either,
+        // Nobody knows what it speaks but the app that calls it.
+        ToPeer::Plain if version == Version::HTTP_2 => Offer::Http2,
+        ToPeer::Plain => Offer::Http1,
+    }
+}
+
+fn alpn(preserve_http1: bool, version: Version) -> Alpn {
     if preserve_http1 || version < Version::HTTP_11 { Alpn::Http1 } else { Alpn::H2 }
 }
 

@@ -1,0 +1,141 @@
+//! What one worker knows of each endpoint: requests in flight, and whether it is left alone.
+//!
+//! Invariant: what is known belongs to address and expected identity together, so a new owner of an
+//! address starts without the old one's record.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::telemetry::{BreakerOpen, WorkerMetrics};
+use crate::upstream::balance::{self, View};
+use crate::upstream::breaker::{self, Breaker, Change, Failure};
+use crate::upstream::target::EndpointKey;
+
+/// Sweeps, about one a second, after which what is known of an unused endpoint is forgotten: later
+/// than any breaker is open for.
+const FORGET_AFTER_SWEEPS: u32 = 120;
+
+/// One endpoint.
+#[derive(Default)]
+pub struct Endpoint {
+    /// Requests that hold a connection to it or wait for one.
+    pub(super) in_flight: Rc<Cell<u32>>,
+    /// Connections being opened, one for one request.
+    pub(super) opening: Rc<Cell<u32>>,
+    breaker: RefCell<Breaker>,
+    /// Shows the open breaker in the metrics.
+    shown: RefCell<Option<BreakerOpen>>,
+    unused_sweeps: Cell<u32>,
+}
+
+/// All endpoints of one worker.
+#[derive(Default)]
+pub struct Endpoints(RefCell<HashMap<EndpointKey, Rc<Endpoint>>>);
+
+/// One request at one endpoint; says in the end how it went. Dropped without a word it says
+/// nothing about the endpoint.
+pub struct Visit {
+    endpoint: Rc<Endpoint>,
+    ticket: Option<breaker::Ticket>,
+}
+
+impl Endpoints {
+    /// The endpoint of a key.
+    pub fn of(&self, key: &EndpointKey) -> Rc<Endpoint> {
+        if let Some(known) = self.0.borrow().get(key) {
+            return Rc::clone(known);
+        }
+        let endpoint = Rc::new(Endpoint::default());
+        self.0.borrow_mut().insert(key.clone(), Rc::clone(&endpoint));
+        endpoint
+    }
+
+    /// Picks one of `count` endpoints; `None` when each is excluded.
+    pub fn pick(
+        &self,
+        count: usize,
+        random: u64,
+        now: Instant,
+        key: impl Fn(usize) -> Option<EndpointKey>,
+    ) -> Option<usize> {
+        let known = self.0.borrow();
+        balance::pick(count, random, |at| match key(at) {
+            None => View::Excluded,
+            Some(key) => known.get(&key).map_or(View::Free(0), |endpoint| endpoint.view(now)),
+        })
+    }
+
+    /// How many of `keys` are left alone.
+    pub fn open(&self, keys: impl Iterator<Item = EndpointKey>) -> usize {
+        let known = self.0.borrow();
+        let open = |key: &EndpointKey| known.get(key).is_some_and(|e| !e.breaker().is_closed());
+        keys.filter(open).count()
+    }
+
+    /// Forgets endpoints nobody has used for a while.
+    pub fn sweep(&self) {
+        self.0.borrow_mut().retain(|_, endpoint| {
+            let used = Rc::strong_count(endpoint) > 1;
+            let sweeps = if used { 0 } else { endpoint.unused_sweeps.get() + 1 };
+            endpoint.unused_sweeps.set(sweeps);
+            sweeps < FORGET_AFTER_SWEEPS
+        });
+    }
+}
+
+impl Endpoint {
+    fn breaker(&self) -> std::cell::Ref<'_, Breaker> {
+        self.breaker.borrow()
+    }
+
+    fn view(&self, now: Instant) -> View {
+        let load = self.in_flight.get();
+        if self.breaker().admits(now) { View::Free(load) } else { View::Open(load) }
+    }
+
+    /// A request goes there.
+    pub fn visit(self: Rc<Endpoint>, now: Instant) -> Visit {
+        let ticket = self.breaker.borrow_mut().begin(now);
+        Visit { endpoint: self, ticket: Some(ticket) }
+    }
+}
+
+impl Visit {
+    /// The endpoint answered.
+    pub fn succeeded(mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        if self.endpoint.breaker.borrow_mut().succeeded(ticket) == Change::Closed {
+            self.endpoint.shown.take();
+        }
+    }
+
+    /// The endpoint did not do its part. `may_open` is asked only where that would open it.
+    pub fn failed(
+        mut self,
+        failure: Failure,
+        (now, jitter): (Instant, u16),
+        (metrics, callee): (&Rc<WorkerMetrics>, &Arc<str>),
+        may_open: impl FnOnce() -> bool,
+    ) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let mut breaker = self.endpoint.breaker.borrow().clone();
+        let change = breaker.failed(ticket, failure, now, jitter, may_open);
+        *self.endpoint.breaker.borrow_mut() = breaker;
+        if change == Change::Opened {
+            tracing::warn!(code = "UP-01", %callee, reason = failure.reason(), "an endpoint is left alone");
+            *self.endpoint.shown.borrow_mut() =
+                Some(metrics.breaker_opened(callee, failure.reason()));
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.endpoint.breaker.borrow_mut().abandoned(ticket, Instant::now());
+        }
+    }
+}
