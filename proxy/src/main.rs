@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use countersign_proxy::app;
+use countersign_proxy::intercept::init;
 use countersign_proxy::{refusal, telemetry};
 
 const HELP: &str = "\
@@ -12,6 +13,10 @@ countersign-proxy: a mutual TLS sidecar and gateway that carries signed request 
 
 Usage:
   countersign-proxy --config FILE    run with this ProxyConfig
+  countersign-proxy init --config FILE [--dry-run | --verify] [--backend nft|nft-split|iptables]
+                                     install the redirect for it (needs NET_ADMIN), or print it,
+                                     or compare it with what is in force
+  countersign-proxy init --remove    take the redirect out
   countersign-proxy --version
   countersign-proxy docs refusals|metrics    print a generated reference
 
@@ -25,17 +30,23 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["--config" | "-c", file] => app::run(&PathBuf::from(file)),
+        ["init", rest @ ..] => match init::Arguments::read(rest) {
+            Some(arguments) => init::run(&arguments),
+            None => usage(),
+        },
         ["--version" | "-V"] => {
             print(&format!("countersign-proxy {}\n", env!("CARGO_PKG_VERSION")))
         }
         ["--help" | "-h" | "help"] => print(HELP),
         ["docs", "refusals"] => print(&refusal::render_docs()),
         ["docs", "metrics"] => print(&telemetry::names::render_docs()),
-        _ => {
-            eprint!("{HELP}");
-            ExitCode::from(2)
-        }
+        _ => usage(),
     }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{HELP}");
+    ExitCode::from(2)
 }
 
 fn print(text: &str) -> ExitCode {

@@ -18,33 +18,27 @@ const PREFIX: &str = "COUNTERSIGN_";
 const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
 
 /// The text that installs the rules of one family, replacing older ones. `saved` is what
-/// `iptables-save` shows now: jumps that are there already are not added again.
+/// `iptables-save` shows now: jumps that are there already are not added again, and chains that
+/// are ours but not wanted go.
 pub fn load(plan: &Plan, family: Family, saved: &str) -> String {
     let chains = chains(plan);
     let mut text = String::new();
     for table in TABLES {
         let mut here: Vec<_> = chains.iter().filter(|c| table_of(c, &chains) == table).collect();
-        if here.is_empty() {
-            continue;
-        }
         // A chain must exist before a rule leads to it.
         here.sort_by_key(|chain| chain.hook.is_some());
-        _ = writeln!(text, "*{table}");
-        for chain in &here {
-            _ = writeln!(text, ":{} - [0:0]", chain_name(chain.name));
-        }
-        for line in here.iter().flat_map(|chain| lines(chain, plan, family)) {
-            _ = writeln!(text, "{line}");
-        }
-        let jumps = here.iter().filter_map(|chain| Some((chain, builtin(chain.hook?).1)));
-        for (chain, into) in jumps {
-            let jump = format!("{into} -j {}", chain_name(chain.name));
-            if !in_table(saved, table).any(|line| line == format!("-A {jump}")) {
-                let (into, rest) = jump.split_once(' ').unwrap_or((&jump, ""));
-                _ = writeln!(text, "-I {into} 1 {rest}");
+        let names: Vec<_> = here.iter().map(|chain| chain_name(chain.name)).collect();
+        let mut lines = removal(saved, table, &names);
+        lines.extend(names.iter().map(|name| format!(":{name} - [0:0]")));
+        lines.extend(here.iter().flat_map(|chain| rules(chain, plan, family)));
+        for (chain, name) in here.iter().zip(&names) {
+            let Some((_, into)) = chain.hook.map(builtin) else { continue };
+            let jump = format!("-A {into} -j {name}");
+            if !in_table(saved, table).any(|line| line == jump) {
+                lines.push(format!("-I {into} 1 -j {name}"));
             }
         }
-        text.push_str("COMMIT\n");
+        transaction(&mut text, table, &lines);
     }
     text
 }
@@ -53,23 +47,28 @@ pub fn load(plan: &Plan, family: Family, saved: &str) -> String {
 pub fn remove(saved: &str) -> String {
     let mut text = String::new();
     for table in TABLES {
-        let chains: Vec<_> = in_table(saved, table).filter_map(declared).collect();
-        if chains.is_empty() {
-            continue;
-        }
-        _ = writeln!(text, "*{table}");
-        for line in in_table(saved, table).filter(|line| is_jump(line)) {
-            _ = writeln!(text, "{}", line.replacen("-A", "-D", 1));
-        }
-        for chain in &chains {
-            _ = writeln!(text, "-F {chain}");
-        }
-        for chain in &chains {
-            _ = writeln!(text, "-X {chain}");
-        }
-        text.push_str("COMMIT\n");
+        transaction(&mut text, table, &removal(saved, table, &[]));
     }
     text
+}
+
+fn transaction(text: &mut String, table: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        _ = writeln!(text, "*{table}\n{}\nCOMMIT", lines.join("\n"));
+    }
+}
+
+/// Takes out our chains of a table but those that are written anew.
+fn removal(saved: &str, table: &str, anew: &[String]) -> Vec<String> {
+    let chains = in_table(saved, table).filter_map(declared);
+    let chains: Vec<_> = chains.filter(|chain| !anew.iter().any(|name| name == chain)).collect();
+    let leads_to_one =
+        |line: &&str| chains.iter().any(|name| line.ends_with(&format!("-j {name}")));
+    let jumps = in_table(saved, table).filter(|line| is_jump(line)).filter(leads_to_one);
+    let mut lines: Vec<_> = jumps.map(|line| line.replacen("-A", "-D", 1)).collect();
+    lines.extend(chains.iter().map(|chain| format!("-F {chain}")));
+    lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
+    lines
 }
 
 /// Whether `saved` shows anything of ours.
@@ -83,8 +82,7 @@ pub fn differences(saved: &str, plan: &Plan, family: Family) -> Vec<String> {
     let wanted = load(plan, family, "");
     let mut found = Vec::new();
     for table in TABLES {
-        let is: Vec<_> = in_table(saved, table).filter_map(Line::read).collect();
-        let wanted: Vec<_> = in_table(&wanted, table).filter_map(Line::read).collect();
+        let (is, wanted) = (chain_by_chain(saved, table), chain_by_chain(&wanted, table));
         for line in wanted.iter().filter(|line| !is.contains(line)) {
             found.push(format!("{}: {line} is missing from table {table}", family.text()));
         }
@@ -97,6 +95,13 @@ pub fn differences(saved: &str, plan: &Plan, family: Family) -> Vec<String> {
         }
     }
     found
+}
+
+/// Our rules of a table, each chain's in their order.
+fn chain_by_chain(saved: &str, table: &str) -> Vec<Line> {
+    let mut lines: Vec<_> = in_table(saved, table).filter_map(Line::read).collect();
+    lines.sort_by(|a, b| a.chain.cmp(&b.chain));
+    lines
 }
 
 /// One rule as far as it is compared.
@@ -181,7 +186,7 @@ fn table_of(chain: &Chain, all: &[Chain]) -> &'static str {
     hook.map_or("nat", |hook| builtin(hook).0)
 }
 
-fn lines(chain: &Chain, plan: &Plan, family: Family) -> Vec<String> {
+fn rules(chain: &Chain, plan: &Plan, family: Family) -> Vec<String> {
     let mut lines = Vec::new();
     for rule in &chain.rules {
         for conditions in conditions(rule, plan, family) {

@@ -6,15 +6,19 @@
 pub mod arrival;
 pub mod detect;
 pub mod guard;
+pub mod init;
 pub mod iptables;
 pub mod listen;
 pub mod nft;
 pub mod orig_dst;
 pub mod peek;
 pub mod prefixed;
+pub mod program;
 pub mod ready;
 pub mod rules;
 pub mod self_test;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 

@@ -37,58 +37,32 @@ pub struct Plan {
     pub drop_other: bool,
 }
 
-/// Why no rules can be made from a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// Nothing to lead connections to.
-    #[error(
-        "listeners.{side}: no listener with `mode: redirect`{or}; the redirect needs one on each \
-         side, or the pod is only half covered"
-    )]
-    NoListener {
-        /// `inbound` or `outbound`.
-        side: &'static str,
-        /// ` or `mode: tproxy`` where that exists.
-        or: &'static str,
-    },
-    /// Rules lead to one port.
-    #[error(
-        "listeners.{side}: the listeners with `mode: redirect` have the ports {ports:?}; one port \
-         per side, please"
-    )]
-    SeveralPorts {
-        /// `inbound` or `outbound`.
-        side: &'static str,
-        /// What was found.
-        ports: Vec<u16>,
-    },
-    /// The two modes need different rules.
-    #[error("listeners.inbound: `mode: redirect` and `mode: tproxy` exclude each other")]
-    MixedModes,
-}
+/// No rules can be made from a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "listeners: none has `mode: redirect` or `mode: tproxy` on both sides, so there is nothing to \
+     redirect to"
+)]
+pub struct NothingCaptured;
 
 impl Plan {
-    /// The plan for a process.
+    /// The plan for a process. Loading a configuration has checked that all captured listeners of
+    /// a side share one port and one mode.
     ///
     /// # Errors
-    /// [`PlanError`] when its listeners do not fit a redirect.
-    pub fn of(config: &ProxyConfig) -> Result<Plan, PlanError> {
-        let inbound: Vec<_> = config.inbound.iter().filter(|l| l.mode.is_captured()).collect();
-        let tproxy = inbound.iter().filter(|l| l.mode == ListenMode::Tproxy).count();
-        if tproxy != 0 && tproxy != inbound.len() {
-            return Err(PlanError::MixedModes);
-        }
-        let outbound = config.outbound.iter().filter(|l| l.mode.is_captured());
+    /// [`NothingCaptured`] when it works without a redirect.
+    pub fn of(config: &ProxyConfig) -> Result<Plan, NothingCaptured> {
+        let inbound = config.inbound.iter().find(|listener| listener.mode.is_captured());
+        let outbound = config.outbound.iter().find(|listener| listener.mode.is_captured());
+        let (Some(inbound), Some(outbound)) = (inbound, outbound) else {
+            return Err(NothingCaptured);
+        };
         let what = &config.interception;
         Ok(Plan {
             proxy_uid: what.proxy_uid,
-            inbound: one(
-                "inbound",
-                " or `mode: tproxy`",
-                inbound.iter().map(|l| l.address.port()),
-            )?,
-            outbound: one("outbound", "", outbound.map(|l| l.address.port()))?,
-            tproxy: tproxy != 0,
+            inbound: inbound.address.port(),
+            outbound: outbound.address.port(),
+            tproxy: inbound.mode == ListenMode::Tproxy,
             skip_in: skip_in(config),
             skip_out: sorted(what.skip_outbound_ports.iter().copied()),
             skip_nets: IpNet::aggregate(&what.skip_outbound_cidrs),
@@ -102,30 +76,15 @@ impl Plan {
     }
 }
 
-fn one(
-    side: &'static str,
-    or: &'static str,
-    ports: impl Iterator<Item = u16>,
-) -> Result<u16, PlanError> {
-    match *sorted(ports) {
-        [port] => Ok(port),
-        [] => Err(PlanError::NoListener { side, or }),
-        ref ports => Err(PlanError::SeveralPorts { side, ports: ports.to_vec() }),
-    }
-}
-
 /// What answers others directly: metrics, readiness, public listeners, and what was configured.
 fn skip_in(config: &ProxyConfig) -> Vec<u16> {
-    let captured = config.inbound.iter().filter(|l| l.mode.is_captured()).map(|l| l.address.port());
-    let captured: Vec<u16> = captured.collect();
     let open = config.metrics.iter().chain(&config.readiness);
     let open = open.filter(|addr| !addr.ip().is_loopback()).map(|addr| addr.port());
-    let public = config.gateway.iter().map(|l| l.address.port());
-    let explicit = config.inbound.iter().filter(|l| !l.mode.is_captured());
+    let public = config.gateway.iter().map(|listener| listener.address.port());
+    let explicit = config.inbound.iter().filter(|listener| !listener.mode.is_captured());
+    let explicit = explicit.map(|listener| listener.address.port());
     let configured = config.interception.skip_inbound_ports.iter().copied();
-    let all = open.chain(public).chain(explicit.map(|l| l.address.port())).chain(configured);
-    // Skipping these would lead people to a listener that expects a redirect.
-    sorted(all.filter(|port| !captured.contains(port) && !matches!(port, 15000 | 15001 | 15004)))
+    sorted(open.chain(public).chain(explicit).chain(configured))
 }
 
 fn sorted(ports: impl Iterator<Item = u16>) -> Vec<u16> {
