@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use countersign_certs_client::{Certs, State, Status};
 use countersign_config::{ProxyConfig, document_files};
 use countersign_policy::Documents;
-use countersign_policy::doc::FileRef;
+use countersign_policy::doc::{DestinationPeer, FileRef, TlsRoots};
 
 use crate::admin::{Condition, Readiness};
 use crate::audit::{AuditSink, Record, Text};
@@ -105,10 +105,17 @@ impl Reload {
         }
     }
 
-    /// Key sets that documents refer to; their change counts like a document's.
+    /// Key sets and roots that documents refer to; their change counts like a document's.
     fn key_files(&self) -> Vec<PathBuf> {
         let issuers = self.documents.mesh.issuers.iter();
-        issuers.filter_map(|issuer| issuer.jwks.as_ref()).map(FileRef::resolve).collect()
+        let keys = issuers.filter_map(|issuer| issuer.jwks.as_ref());
+        let roots = self.documents.destinations.iter().filter_map(|named| match &named.spec.peer {
+            DestinationPeer::Tls { roots: TlsRoots::File(file), .. } => Some(file),
+            DestinationPeer::Tls { roots: TlsRoots::System, .. } | DestinationPeer::Mesh { .. } => {
+                None
+            }
+        });
+        keys.chain(roots).map(FileRef::resolve).collect()
     }
 
     fn take_over(&mut self, documents: Arc<Documents>) {

@@ -123,6 +123,10 @@ fn routes(config: &ProxyConfig, destinations: &Destinations) -> Result<Vec<Route
         let destination = destinations.by_name(&name, None).ok_or_else(|| {
             format!("gateway route {} leads to no Destination {name}", route.prefix)
         })?;
+        if !destination.is_mesh() {
+            let prefix = &route.prefix;
+            return Err(format!("gateway route {prefix} leads out of the mesh, to {name}"));
+        }
         Ok(Route {
             host: route.host.clone(),
             prefix: route.prefix.clone(),

@@ -58,7 +58,9 @@ pub async fn to_app(
         head: Some(head).filter(|_| !hygiene::is_grpc(request.headers())),
         idle: Duration::from_millis(limits.body_idle_ms_max),
     };
-    let target = Target::App { addr: conn.app(), h2: speaks == Restored::Http2 };
+    let client = conn.captured().client().0;
+    let config = &conn.worker().shared.config;
+    let target = Target::app(config, conn.app(), speaks == Restored::Http2, client);
     let answer = upload::head(exchange(conn, request, &target), &upload, patience).await;
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::AppTimeout))??;
     guards.checkout = Some(checkout);

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::http::body::Guards;
+use crate::upstream::dial;
 use crate::upstream::upload::Fault;
 
 fn run(work: impl Future<Output = ()>) {
@@ -22,7 +23,11 @@ fn run(work: impl Future<Output = ()>) {
 }
 
 fn app(addr: SocketAddr) -> Target {
-    Target::App { addr, h2: false }
+    app_in(addr, false)
+}
+
+fn app_in(addr: SocketAddr, h2: bool) -> Target {
+    Target::App { addr, h2, way: dial::Way::Plain, client: ([127, 0, 0, 1], 1).into() }
 }
 
 /// A server body as the data path gets one: `sent` is what its client wrote after the head.
@@ -119,7 +124,7 @@ fn an_endpoint_takes_no_more_than_its_share() {
 fn waiters_share_one_failure() {
     run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target::App { addr: listener.local_addr().unwrap(), h2: true };
+        let target = app_in(listener.local_addr().unwrap(), true);
         drop(listener);
         let pool = Pool::new(&Limits::default());
         let outcomes = futures_util::future::join_all((0..200).map(|_| pool.lease(&target))).await;
@@ -139,7 +144,7 @@ fn waiters_share_one_failure() {
 fn opening_goes_on_when_the_request_that_began_it_goes_away() {
     run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target::App { addr: listener.local_addr().unwrap(), h2: true };
+        let target = app_in(listener.local_addr().unwrap(), true);
         let accepted = Rc::new(AtomicUsize::new(0));
         let counted = Rc::clone(&accepted);
         tokio::task::spawn_local(async move {

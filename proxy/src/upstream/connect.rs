@@ -17,11 +17,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::http::body::ProxyBody;
-use crate::intercept::listen;
 use crate::tls::outside::{self, OutsideTls};
 use crate::tls::peer::MeshPeer;
 use crate::tls::verify::{ExpectedIds, handshake_reason, peer_refused};
 use crate::tls::{Alpn, MeshTls};
+use crate::upstream::dial::{self, Way};
 use crate::upstream::target::Offer;
 use crate::worker::LocalExecutor;
 
@@ -108,8 +108,12 @@ pub enum Sender {
 ///
 /// # Errors
 /// [`ConnectError`] when it is not there, too slow, or not HTTP.
-pub async fn to_app(addr: SocketAddr, h2: bool) -> Result<Sender, ConnectError> {
-    let tcp = tcp(addr, limits::CONNECT_APP_MS_MAX).await?;
+pub async fn to_app(
+    addr: SocketAddr,
+    h2: bool,
+    (way, client): (Way, SocketAddr),
+) -> Result<Sender, ConnectError> {
+    let tcp = tcp(addr, limits::CONNECT_APP_MS_MAX, dial::app_by(way, addr, client)).await?;
     start(addr, tcp, h2).await
 }
 
@@ -118,7 +122,7 @@ pub async fn to_app(addr: SocketAddr, h2: bool) -> Result<Sender, ConnectError> 
 /// # Errors
 /// [`ConnectError`] when nobody is there, or it is not HTTP.
 pub async fn to_plain(addr: SocketAddr, h2: bool) -> Result<Sender, ConnectError> {
-    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX).await?;
+    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
     start(addr, tcp, h2).await
 }
 
@@ -131,7 +135,7 @@ pub async fn to_outside(
     tls: &OutsideTls,
     offer: Offer,
 ) -> Result<Sender, ConnectError> {
-    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX).await?;
+    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
     let handshake = TlsConnector::from(tls.client(offer)).connect(tls.name(), tcp);
     let stream = timed(addr, limits::HANDSHAKE_MS_MAX, handshake)
         .await?
@@ -186,7 +190,7 @@ async fn mesh_stream(
     alpn: Alpn,
 ) -> Result<(TlsStream<TcpStream>, MeshPeer), ConnectError> {
     let config = tls.client(expected, alpn)?;
-    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX).await?;
+    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
     // The name is never sent (SNI is off) and never compared: the verifier checks SPIFFE IDs.
     let name = ServerName::IpAddress(addr.ip().into());
     let handshake = TlsConnector::from(config).connect(name, tcp);
@@ -219,12 +223,12 @@ pub(crate) fn explain(refused: &crate::tls::verify::PeerRefused) -> String {
     }
 }
 
-async fn tcp(addr: SocketAddr, ms: u64) -> Result<TcpStream, ConnectError> {
-    let stream = timed(addr, ms, TcpStream::connect(addr))
-        .await?
-        .map_err(|source| ConnectError::Tcp { addr, source })?;
-    listen::tune(&stream);
-    Ok(stream)
+async fn tcp(
+    addr: SocketAddr,
+    ms: u64,
+    dialling: impl Future<Output = std::io::Result<TcpStream>>,
+) -> Result<TcpStream, ConnectError> {
+    timed(addr, ms, dialling).await?.map_err(|source| ConnectError::Tcp { addr, source })
 }
 
 async fn timed<T>(

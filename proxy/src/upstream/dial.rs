@@ -23,7 +23,7 @@ pub const APP_DSCP: u32 = 0x2b;
 
 /// How the app is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// Explicit mode: as any program would.
     Plain,
     /// Under REDIRECT: marked, from our own address.
@@ -33,7 +33,8 @@ enum Way {
 }
 
 impl Way {
-    fn of(config: &ProxyConfig) -> Way {
+    /// As the inbound listeners demand.
+    pub fn of(config: &ProxyConfig) -> Way {
         let mut way = Way::Plain;
         for listener in &config.inbound {
             match listener.mode {
@@ -55,9 +56,17 @@ pub async fn app(
     client: SocketAddr,
     config: &ProxyConfig,
 ) -> io::Result<TcpStream> {
+    app_by(Way::of(config), addr, client).await
+}
+
+/// Opens a connection to the app in a way that is known already.
+///
+/// # Errors
+/// The operating system's answer, also when it refuses an option the redirect needs.
+pub async fn app_by(way: Way, addr: SocketAddr, client: SocketAddr) -> io::Result<TcpStream> {
     let addr = canonical(addr);
     let socket = socket(addr)?;
-    match Way::of(config) {
+    match way {
         Way::Plain => {}
         Way::Marked => mark(&socket, addr)?,
         Way::AsClient => {

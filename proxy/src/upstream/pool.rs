@@ -235,7 +235,7 @@ impl Pool {
             if key.is_of_another(generation) {
                 return false;
             }
-            let app = key.endpoint.who == Who::App;
+            let app = matches!(key.endpoint.who, Who::App(_));
             let idle_ms = if app { limits::POOL_IDLE_APP_MS } else { limits::POOL_IDLE_MESH_MS };
             slot.sweep(Duration::from_millis(idle_ms), now);
             !slot.is_empty() || Rc::strong_count(slot) > 1
@@ -418,7 +418,9 @@ impl Drop for Finish {
 
 async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectError> {
     match target {
-        Target::App { addr, h2 } => Ok((connect::to_app(*addr, *h2).await?, None)),
+        Target::App { addr, h2, way, client } => {
+            Ok((connect::to_app(*addr, *h2, (*way, *client)).await?, None))
+        }
         Target::Mesh { addr, expected, alpn, tls, .. } => {
             let (sender, peer) = connect::to_mesh(*addr, expected, tls, *alpn).await?;
             Ok((sender, Some(peer)))

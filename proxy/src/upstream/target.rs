@@ -4,12 +4,15 @@
 //! hash looks at less, and decides nothing.
 
 use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+use countersign_config::ProxyConfig;
 
 use crate::tls::outside::OutsideTls;
 use crate::tls::verify::ExpectedIds;
 use crate::tls::{Alpn, MeshTls};
+use crate::upstream::dial::Way;
 
 /// Where a request goes.
 #[derive(Clone)]
@@ -20,6 +23,10 @@ pub enum Target {
         addr: SocketAddr,
         /// Whether it is spoken to in HTTP/2.
         h2: bool,
+        /// How it is dialled.
+        way: Way,
+        /// On whose behalf.
+        client: SocketAddr,
     },
     /// Another sidecar.
     Mesh {
@@ -66,8 +73,8 @@ pub enum Offer {
 /// Who is at the other end, as far as connections and counts must not be shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// The app of this pod.
-    App,
+    /// The app of this pod; which client it sees, where it sees any but us.
+    App(Option<IpAddr>),
     /// A workload with one of these identities.
     Mesh(Arc<ExpectedIds>),
     /// An outside service with these names and roots.
@@ -121,13 +128,21 @@ impl Target {
         }
     }
 
+    /// The app of this pod, as this process dials it for `client`.
+    pub fn app(config: &ProxyConfig, addr: SocketAddr, h2: bool, client: SocketAddr) -> Target {
+        Target::App { addr, h2, way: Way::of(config), client }
+    }
+
     pub(super) fn is_app(&self) -> bool {
         matches!(self, Target::App { .. })
     }
 
     pub(super) fn key(&self) -> Key {
         let (who, generation) = match self {
-            Target::App { .. } => (Who::App, 0),
+            Target::App { way, client, .. } => {
+                let seen = *way == Way::AsClient;
+                (Who::App(seen.then(|| client.ip())), 0)
+            }
             Target::Mesh { expected, generation, .. } => {
                 (Who::Mesh(Arc::clone(expected)), *generation)
             }
