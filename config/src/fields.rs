@@ -31,7 +31,7 @@ fields! {
     "namespace", "name", "required", "What selectors of policies compare.";
     "labels", "names and values", "none", "What selectors of policies compare.";
     "listeners.inbound[].address", "IP and port", "required", "Listens for other sidecars: mutual TLS.";
-    "listeners.inbound[].mode", "`explicit`, `redirect`, `tproxy`", "`explicit`", "`explicit`: the listener's port is looked up in `app`. `redirect`: the kernel says which port was dialled. `tproxy`: the same, and the app sees the client's address.";
+    "listeners.inbound[].mode", "`explicit`, `redirect`, `tproxy`", "`explicit`", "`explicit`: the listener's port is looked up in `app`. `redirect`: the kernel says which port was dialled. `tproxy`: the same, and the app sees the client's address. See [interception.md](interception.md).";
     "listeners.outbound[].address", "IP and port", "required", "Listens for the app beside us: plaintext, so keep it on loopback.";
     "listeners.outbound[].mode", "`explicit`, `redirect`", "`explicit`", "`explicit`: the destination is read from each request: absolute form, `:authority` or `Host`, compared with `Destination.hosts`. `redirect`: it is the address that the app dialled.";
     "listeners.outbound[].destination", "`namespace/name`", "from each request", "Binds the listener to one Destination.";

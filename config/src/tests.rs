@@ -113,6 +113,37 @@ fn the_gateway_of_the_reference_loads() {
     assert!(config.route("other.example.com", "/v1/users").is_none());
 }
 
+/// Whole documents in a page written by hand.
+fn blocks(page: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page);
+    let text = fs::read_to_string(path).unwrap();
+    let yaml = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    yaml.filter(|block| block.starts_with("apiVersion")).map(str::to_owned).collect()
+}
+
+#[test]
+fn documents_in_the_docs_load() {
+    let folder = Folder::new();
+    folder.put("policies/.keep", "");
+    let processes = blocks("interception.md");
+    assert!(!processes.is_empty());
+    for block in processes {
+        let file = folder.put("proxy.yaml", &block);
+        ProxyConfig::load(&file).unwrap_or_else(|problems| panic!("{block}\n{problems}"));
+    }
+    let mesh = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policy/cases/mesh.yaml");
+    let folder = Folder::new();
+    folder.put("mesh.yaml", &fs::read_to_string(mesh).unwrap());
+    for (number, block) in blocks("policy.md").iter().enumerate() {
+        if !block.contains("kind: PolicyTest") {
+            folder.put(&format!("{number}.yaml"), block);
+        }
+    }
+    let documents =
+        load_documents(&[folder.0.path().to_path_buf()]).unwrap_or_else(|p| panic!("{p}"));
+    assert!(!documents.access.is_empty() && !documents.destinations.is_empty());
+}
+
 #[test]
 fn the_two_documents_of_day_one_load_without_warnings() {
     let folder = Folder::new();
@@ -348,7 +379,7 @@ fn a_rule_about_requests_on_an_opaque_port_is_refused() {
     let text = format!("{text}  app: [{{port: 9000, protocol: tcp}}, {{port: 8080}}]\n");
     let (_, documents) = ProxyConfig::load(&folder.put("p.yaml", &spec(&text))).unwrap();
     expect![[r#"
-        p.yaml:9:9 P010: rule `countersign-system/guard/no-trace` (guard.yaml:4) is about requests on every port: it refuses every connection it could mean on port 9000, which is `tcp` (give that policy `ports`, or its rule a `caller`)
+        p.yaml:9:9 P010: rule `countersign-system/guard/no-trace` (guard.yaml:4) is about requests on every port, so port 9000, which is `tcp`, takes no connection (give that policy the `ports` it is about)
     "#]].assert_eq(&folder.shown(&Problems(documents.warnings)));
     let all_http = declared.replace("7000, protocol: tcp", "7000, protocol: http");
     assert!(ProxyConfig::load(&folder.put("p.yaml", &spec(&all_http))).is_ok());

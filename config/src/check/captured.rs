@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use countersign_policy::doc::{AccessPolicy, Effect, PortProtocol, Rule};
+use countersign_policy::doc::{AccessPolicy, PortProtocol, Rule};
 use countersign_policy::yaml::{Findings, Span};
 use countersign_policy::{Documents, Workload, selected_policies};
 
@@ -169,14 +169,14 @@ fn rules_can_be_enforced(
                     unenforceable(config, places, policy, rule, *port, findings);
                 }
             }
-            if policy.ports.is_empty() && rule.effect == Effect::Deny {
+            if policy.ports.is_empty() {
                 closes_opaque_ports(config, places, policy, rule, findings);
             }
         }
     }
 }
 
-/// A deny rule about requests could mean any connection that nobody looks into.
+/// Where a rule looks into requests, bytes that show none are refused.
 fn closes_opaque_ports(
     config: &ProxyConfig,
     places: &Places,
@@ -189,12 +189,10 @@ fn closes_opaque_ports(
             continue;
         }
         let message = format!(
-            "rule `{}/{}/{}` ({}:{}) is about requests on every port: it refuses every connection it could mean on port {}, which is `tcp`",
+            "rule `{}/{}/{}` ({}:{}) is about requests on every port, so port {}, which is `tcp`, takes no connection",
             policy.namespace, policy.name, rule.name, rule.place.file, rule.place.line, app.port
         );
-        findings
-            .warn("P010", *span, message)
-            .hint("give that policy `ports`, or its rule a `caller`");
+        findings.warn("P010", *span, message).hint("give that policy the `ports` it is about");
     }
 }
 
