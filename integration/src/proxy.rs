@@ -375,12 +375,25 @@ impl Proxy {
     pub async fn record(&self, id: &str) -> Value {
         let mine = || {
             let all = self.audit();
-            all.into_iter().filter(|record| record["id"] == id).collect::<Vec<_>>()
+            let about = |record: &Value| record["id"] == id && record["kind"] != "ended";
+            all.into_iter().filter(about).collect::<Vec<_>>()
         };
         wait::until_true(&format!("the audit record of {id}"), || !mine().is_empty()).await;
         let mut records = mine();
         assert_eq!(records.len(), 1, "one decision, one record: {records:?}");
         records.remove(0)
+    }
+
+    /// The record of the end of something long.
+    ///
+    /// # Panics
+    /// When it never comes.
+    pub async fn ended(&self, id: &str) -> Value {
+        let mine = || {
+            let mut all = self.audit().into_iter();
+            all.find(|record| record["id"] == id && record["kind"] == "ended")
+        };
+        wait::until(&format!("the record of the end of {id}"), || async { mine() }).await
     }
 
     /// A page of the admin address.

@@ -12,7 +12,7 @@ use crate::{
     eval::{self, BoundAtom},
     explain::{self, Explanation},
     index::{self, WORDS_MAX},
-    input::{Input, InputOwned, Protocol, Request},
+    input::{HeaderLookup, Input, InputOwned, Protocol, Request},
     parse::ATOMS_MAX,
     tri::Tri,
 };
@@ -35,6 +35,15 @@ impl Compiled {
         let kept = InputOwned::from(input);
         let Some(request) = &input.request else { return kept };
         kept.with_headers(self.headers.iter().map(String::as_str), request.headers)
+    }
+
+    /// The values of the headers that rules name; empty where no rule names any.
+    pub fn named_headers(&self, headers: &dyn HeaderLookup) -> Vec<(String, Vec<u8>)> {
+        let mut found = Vec::new();
+        for name in &self.headers {
+            headers.each(name, &mut |value| found.push((name.clone(), value.to_vec())));
+        }
+        found
     }
 
     /// Why [`Compiled::decide`] answers as it does.

@@ -133,10 +133,15 @@ impl Revocations {
         self.issuer_keys.contains_key(issuer)
     }
 
-    /// A token of this user issued at `issued_ms`.
-    pub fn user(&self, provider: &str, id: &str, issued_ms: i64, now_ms: i64) -> bool {
-        let before = self.users.get(provider).and_then(|users| users.get(id));
-        issued_too_early(before, issued_ms, now_ms)
+    /// A token of this user issued at `issued_ms`. Where the token does not say who vouches for the
+    /// user, the user of any provider with this id is meant.
+    pub fn user(&self, provider: Option<&str>, id: &str, issued_ms: i64, now_ms: i64) -> bool {
+        let of =
+            |users: &HashMap<String, Before>| issued_too_early(users.get(id), issued_ms, now_ms);
+        match provider {
+            Some(provider) => self.users.get(provider).is_some_and(of),
+            None => self.users.values().any(of),
+        }
     }
 
     /// A token made on this device.

@@ -32,6 +32,7 @@ use crate::http::problem::{self, Audience};
 use crate::live::Snapshot;
 use crate::outbound::discover::Destination;
 use crate::refusal::{Refusal, Refused, Stage};
+use crate::registry::EndReason;
 use crate::telemetry::{Direction, Lookup, PeerSeries, Protocol, RemovedFrom, Verdict};
 use crate::tls::peer::{MeshPeer, Peer};
 use crate::tls::verify::ExpectedIds;
@@ -268,7 +269,7 @@ impl Journal {
         outcome: Result<Response<ProxyBody>, Refused>,
     ) -> Response<ProxyBody> {
         self.closed = true;
-        let response = match outcome {
+        let mut response = match outcome {
             Ok(mut response) => {
                 self.allowed(&response);
                 // Outbound and gateway hand on the callee's id; here it is the proxy's own.
@@ -284,7 +285,55 @@ impl Journal {
         let status = response.status().as_u16();
         self.worker.metrics.request(self.direction, self.protocol, status, series, elapsed);
         self.count_removed();
+        if let Some(lasting) = response.body_mut().lasting() {
+            lasting.keep(self);
+        }
         response
+    }
+
+    /// Whether its rule asks for a record of its end, however short it was.
+    pub fn is_full(&self) -> bool {
+        self.decision.as_ref().is_some_and(|decision| decision.audit == AuditLevel::Full)
+    }
+
+    /// Notes that what was allowed no longer is, before there was an answer.
+    pub fn overruled(&mut self, reason: EndReason, decision: Option<Decision>) {
+        if self.recorded {
+            let mut record = self.record(RecordKind::Ended, None, None);
+            end_record(&mut record, Some(reason), decision.as_ref());
+            self.worker.audit.record(record);
+        }
+        if let Some(decision) = decision {
+            self.decision = Some(decision);
+        }
+    }
+
+    /// Writes the record of the end of a long exchange: `reason` if it had to end.
+    pub fn ended(
+        &self,
+        reason: Option<EndReason>,
+        decision: Option<Decision>,
+        grpc: Option<u16>,
+        (bytes_in, bytes_out): (u64, u64),
+    ) {
+        let mut record = self.record(RecordKind::Ended, None, None);
+        record.response = ResponseFacts {
+            grpc,
+            bytes_in: Some(bytes_in),
+            bytes_out: Some(bytes_out),
+            status: None,
+        };
+        end_record(&mut record, reason, decision.as_ref());
+        self.worker.audit.record(record);
+        if let Some(reason) = reason {
+            tracing::info!(
+                reason = reason.text(),
+                detail = reason.detail(),
+                decision = %self.text,
+                rule = decision.and_then(|d| d.rule).map(tracing::field::display),
+                "ended"
+            );
+        }
     }
 
     /// Closes the account of a head that was refused before it became a request. The connection's
@@ -460,6 +509,16 @@ impl Journal {
             txn: self.context.as_ref().map(|ctx| ctx.txn.clone()),
             explain,
         });
+    }
+}
+
+/// What the record of an end says beyond that of its beginning.
+fn end_record(record: &mut Record, reason: Option<EndReason>, decision: Option<&Decision>) {
+    let Some(reason) = reason else { return };
+    record.verdict = Some(Verdict::Deny);
+    record.reason = Some(Reason { code: reason.text(), detail: reason.detail() });
+    if let Some(decision) = decision {
+        record.rule.clone_from(&decision.rule);
     }
 }
 

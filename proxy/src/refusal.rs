@@ -88,6 +88,7 @@ refusals! {
     TokenExpired => "token_expired", 401, 16, "expired_token", "inbound", "The token ended.";
     TokenMalformed => "token_malformed", 400, 3, "bad_request", "inbound", "The token is not a compact JWS of our profile.";
     TokenMissing => "token_missing", 401, 16, "missing_token", "inbound", "A rule that would allow needs a context and none came.";
+    TokenRevoked => "token_revoked", 401, 16, "invalid_token", "inbound", "A Revocation names the token's user, device, transaction or signing key.";
     TokenTooLarge => "token_too_large", 431, 8, "too_large", "inbound", "The token is longer than the limit.";
     UpgradeUnsupported => "upgrade_unsupported", 501, 12, "unsupported", "all", "Protocol upgrades are not carried yet.";
     UpstreamFailed => "upstream_failed", 502, 14, "upstream_failed", "outbound, gateway", "The connection to the destination failed before a response.";
@@ -100,6 +101,7 @@ refusals! {
     UserTokenInvalid => "user_token_invalid", 401, 16, "invalid_token", "gateway", "The end user's bearer token does not verify.";
     UserTokenMalformed => "user_token_malformed", 400, 3, "bad_request", "gateway", "The Authorization header is not one bearer token.";
     UserTokenMissing => "user_token_missing", 401, 16, "missing_token", "gateway", "The route needs a user and the request has no bearer token.";
+    UserTokenRevoked => "user_token_revoked", 401, 16, "invalid_token", "gateway", "A Revocation names the user, and the bearer token is older than it allows.";
 }
 
 /// Reasons the design names whose features come later; listed in the reference, produced nowhere.
@@ -110,7 +112,6 @@ pub const LATER: &[(&str, &str)] = &[
     ("hops_too_many", "Context: hop records"),
     ("parameter_mismatch", "Context: parameter binding"),
     ("token_replayed", "Context: single-use routes"),
-    ("token_revoked", "Identity: revocation"),
     ("undetectable", "Interception: protocol detection"),
 ];
 

@@ -17,6 +17,7 @@ use countersign_policy::{Decision, DenyReason};
 
 use crate::clock::Now;
 use crate::live::Snapshot;
+use crate::telemetry::WorkerMetrics;
 
 /// Exchanges shorter than this end under the snapshot they began with.
 const ORDINARY_MS: u64 = 1_000;
@@ -149,6 +150,7 @@ struct Inner {
     /// Unix milliseconds of the earliest deadline; 0 for none.
     next_ms: Cell<u64>,
     past_expiry: Cell<usize>,
+    metrics: Option<Rc<WorkerMetrics>>,
 }
 
 #[derive(Default)]
@@ -180,6 +182,11 @@ pub struct Registered {
 }
 
 impl Registry {
+    /// An empty one that counts what it ends.
+    pub fn new(metrics: Rc<WorkerMetrics>) -> Registry {
+        Registry(Rc::new(Inner { metrics: Some(metrics), ..Inner::default() }))
+    }
+
     /// Enters something. From now on every change is held against it.
     pub fn register<J: Judged>(&self, watch: Watch<J>) -> Registered {
         let Watch { judged, generation, since, certificate_ends, allowance_s, valid_until_ms } =
@@ -456,6 +463,9 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        if let (Some(reason), Some(metrics)) = (self.reason(), &self.registry.metrics) {
+            metrics.ended(reason.text());
+        }
         if self.entry.past_expiry.get() {
             let past = &self.registry.past_expiry;
             past.set(past.get().saturating_sub(1));
@@ -463,3 +473,7 @@ impl Drop for Registered {
         self.registry.slots.borrow_mut().remove(self.slot);
     }
 }
+
+#[cfg(test)]
+#[path = "tests/registry.rs"]
+mod tests;

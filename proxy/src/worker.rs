@@ -202,7 +202,7 @@ impl Worker {
             users: RefCell::default(),
             failures: RefCell::default(),
             pool: Pool::new(&shared.config.limits),
-            registry: Registry::default(),
+            registry: Registry::new(Rc::clone(&metrics)),
             metrics,
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             own_addresses: OwnAddresses::default(),

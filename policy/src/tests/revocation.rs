@@ -58,7 +58,7 @@ fn every_kind_is_found_until_its_document_expires() {
         assert_eq!(all.identity(&id(CART), before, now), holds);
         assert_eq!(all.pod("0f9b6c1e-4d0a-4c53-9d55-1f2f8c7a7f10", now), holds);
         assert_eq!(all.issuer_key(&id(CART), "-cpTiXlS4UDu-JSb", now), holds);
-        assert_eq!(all.user("corp", "alice", before, now), holds);
+        assert_eq!(all.user(Some("corp"), "alice", before, now), holds);
         assert_eq!(all.device("laptop-1", now), holds);
         assert_eq!(all.transaction("t-1", now), holds);
     }
@@ -67,8 +67,9 @@ fn every_kind_is_found_until_its_document_expires() {
     assert!(!all.identity(&id(CART), ms("2026-11-20T09:00:00Z"), now), "issued again");
     assert!(!all.identity(&id("spiffe://prod.example.com/ns/shop/sa/carts"), before, now));
     assert!(!all.issuer_key(&id(CART), "-cpTiXlS4UDu-JSc", now));
-    assert!(!all.user("corp", "alicia", before, now));
-    assert!(!all.user("other", "alice", before, now));
+    assert!(!all.user(Some("corp"), "alicia", before, now));
+    assert!(!all.user(Some("other"), "alice", before, now));
+    assert!(all.user(None, "alice", before, now), "nobody says who vouches for her");
 }
 
 #[test]

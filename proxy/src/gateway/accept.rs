@@ -146,7 +146,7 @@ where
 {
     let ending = Ending {
         drain: conn.worker.shared.drain.clone(),
-        not_after: None,
+        registered: None,
         age: connection_age(&conn.worker),
     };
     match version {

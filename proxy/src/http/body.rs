@@ -17,6 +17,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::context_index::OpenContext;
 use crate::http::hygiene;
+use crate::http::lasting::Lasting;
+use crate::registry::EndReason;
 use crate::upstream::pool::Checkout;
 use crate::upstream::upload::{Fault, Upload};
 use crate::worker::InFlight;
@@ -56,6 +58,8 @@ pub struct Streaming {
     upload: Option<Rc<Upload>>,
     is_upload: bool,
     broken: bool,
+    /// Its end has been said, although `inner` has not ended.
+    over: bool,
     guards: Guards,
 }
 
@@ -76,6 +80,8 @@ pub struct Guards {
     pub context: Option<OpenContext>,
     /// The request's place under the in-flight cap.
     pub in_flight: Option<InFlight>,
+    /// The exchange, which may have to end before its body does.
+    pub lasting: Option<Lasting>,
 }
 
 impl ProxyBody {
@@ -95,6 +101,7 @@ impl ProxyBody {
             upload: None,
             is_upload: false,
             broken: false,
+            over: false,
             guards,
         }))
     }
@@ -167,6 +174,21 @@ impl ProxyBody {
         self
     }
 
+    /// Ends with `lasting`, at the latest. A body that is here already needs no such thing.
+    pub fn hold(&mut self, lasting: Lasting) {
+        if let ProxyBody::Stream(streaming) = self {
+            streaming.guards.lasting = Some(lasting);
+        }
+    }
+
+    /// The exchange it ends with.
+    pub fn lasting(&mut self) -> Option<&mut Lasting> {
+        match self {
+            ProxyBody::Stream(streaming) => streaming.guards.lasting.as_mut(),
+            ProxyBody::Empty | ProxyBody::Full(_) => None,
+        }
+    }
+
     /// Bytes of our own.
     pub fn full(bytes: impl Into<Bytes>) -> ProxyBody {
         ProxyBody::Full(Some(bytes.into()))
@@ -192,7 +214,9 @@ impl Body for ProxyBody {
         match self {
             ProxyBody::Empty => true,
             ProxyBody::Full(bytes) => bytes.is_none(),
-            ProxyBody::Stream(streaming) => streaming.inner.is_end_stream() && !streaming.broken,
+            ProxyBody::Stream(streaming) => {
+                streaming.over || (streaming.inner.is_end_stream() && !streaming.broken)
+            }
         }
     }
 
@@ -210,6 +234,12 @@ impl Streaming {
         if self.broken {
             return Poll::Ready(Some(Err(BodyError::Broken)));
         }
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Some(reason) = self.guards.lasting.as_ref().and_then(Lasting::reason) {
+            return self.end(reason);
+        }
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(None) => {
@@ -221,6 +251,11 @@ impl Streaming {
                 return Poll::Ready(Some(Err(error.into())));
             }
             Poll::Pending => {
+                if let Some(lasting) = &self.guards.lasting
+                    && let Poll::Ready(reason) = lasting.poll_ended(cx)
+                {
+                    return self.end(reason);
+                }
                 self.tell_waiting(true);
                 return match self.clock.late(cx, self.upload.as_deref()) {
                     Some(fault) => self.cut(fault),
@@ -246,6 +281,9 @@ impl Streaming {
             upload.moved();
         }
         let length = frame.data_ref().map_or(0, Bytes::len);
+        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
+            upload.count(length);
+        }
         self.bytes = self.bytes.saturating_add(length as u64);
         if let Some(max) = self.bytes_max.filter(|max| self.bytes > *max) {
             return Some(Fault::TooLarge(max));
@@ -267,8 +305,27 @@ impl Streaming {
         Poll::Ready(Some(Err(fault.into())))
     }
 
+    /// Ends the body because the exchange must end: a gRPC stream says so, anything else breaks off.
+    fn end(&mut self, reason: EndReason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.guards.lasting.as_ref().is_some_and(Lasting::is_grpc) {
+            return self.cut(Fault::Ended(reason));
+        }
+        self.abandon();
+        (self.broken, self.over) = (false, true);
+        Poll::Ready(Some(Ok(Frame::trailers(Lasting::trailers(reason)))))
+    }
+
+    /// The exchange is over; says so where it lasted.
+    fn close(&mut self) {
+        if let Some(lasting) = self.guards.lasting.take() {
+            let bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes());
+            lasting.close(bytes_in, self.bytes);
+        }
+    }
+
     /// Ends the body without its end: nothing can be used again.
     fn abandon(&mut self) {
+        self.close();
         self.broken = true;
         self.guards = Guards::default();
         if let (true, Some(upload)) = (self.is_upload, &self.upload) {
@@ -276,9 +333,13 @@ impl Streaming {
         }
     }
 
-    fn sanitise(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+    fn sanitise(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match frame.into_trailers() {
             Ok(mut trailers) => {
+                if let Some(lasting) = &mut self.guards.lasting {
+                    let status = trailers.get("grpc-status").and_then(|text| text.to_str().ok());
+                    lasting.grpc_status = status.and_then(|text| text.parse().ok());
+                }
                 let removed = clean(&mut trailers);
                 if let (1.., Some(count)) = (removed, &self.removed) {
                     count(removed);
@@ -290,6 +351,7 @@ impl Streaming {
     }
 
     fn complete(&mut self) {
+        self.close();
         if let (true, Some(upload)) = (self.is_upload, &self.upload) {
             upload.sent();
         }
@@ -345,6 +407,7 @@ impl Drop for Streaming {
     fn drop(&mut self) {
         // hyper does not poll a body whose `is_end_stream` is already true (no body at all): such
         // a body is complete, and its connection can be used again.
+        self.close();
         if !self.broken && self.inner.is_end_stream() {
             self.complete();
         } else if let (true, Some(upload)) = (self.is_upload, &self.upload) {

@@ -3,6 +3,7 @@
 pub mod body;
 pub mod head;
 pub mod hygiene;
+pub mod lasting;
 pub mod problem;
 pub mod request;
 pub mod serve;

@@ -24,14 +24,17 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::DecisionId;
-use crate::clock::Now;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadGuarded, HeadLimits, refusal_bytes};
+use crate::registry::{EndReason, Registered};
 use crate::worker::LocalExecutor;
 
 /// The end of the process as its connections see it, and the limits they live by.
 #[derive(Clone)]
 pub struct Drain {
+    /// Connections say good-bye; new ones are still accepted.
+    leave: CancellationToken,
+    /// Nothing is accepted any more.
     stop: CancellationToken,
     config: Arc<ProxyConfig>,
 }
@@ -39,20 +42,36 @@ pub struct Drain {
 impl Drain {
     /// Nothing ends yet.
     pub fn new(config: Arc<ProxyConfig>) -> Drain {
-        Drain { stop: CancellationToken::new(), config }
+        Drain { leave: CancellationToken::new(), stop: CancellationToken::new(), config }
+    }
+
+    /// Connections end when it suits them; whoever still comes is served. Set once, never unset.
+    pub fn leave(&self) {
+        self.leave.cancel();
     }
 
     /// Ends it: set once, never unset.
     pub fn cancel(&self) {
+        self.leave.cancel();
         self.stop.cancel();
     }
 
-    /// Whether it has begun.
+    /// Whether connections are to end.
+    pub fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled()
+    }
+
+    /// Whether nothing is accepted any more.
     pub fn is_cancelled(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Waits until it begins.
+    /// Waits until connections are to end.
+    pub async fn leaving(&self) {
+        self.leave.cancelled().await;
+    }
+
+    /// Waits until nothing is accepted any more.
     pub async fn cancelled(&self) {
         self.stop.cancelled().await;
     }
@@ -66,27 +85,57 @@ impl Drain {
 pub struct Ending {
     /// Drain of the process, or of this direction.
     pub drain: Drain,
-    /// Wall-clock second at which the reason for the connection ends, such as a certificate.
-    pub not_after: Option<u64>,
+    /// Its place in the registry, which tells it when its reason is gone.
+    pub registered: Option<Rc<Registered>>,
     /// Age at which it ends anyway.
     pub age: Duration,
 }
 
+/// How a connection says good-bye.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// With the process: what is open goes on until nothing is accepted any more, and then for as
+    /// long as the drain lasts.
+    Drain,
+    /// At a deadline of its own.
+    Deadline,
+}
+
 impl Ending {
-    /// Waits for the first of the three; comes back with the time that open requests then get. The
-    /// wall clock is compared again and again, so a suspended machine does not extend a connection.
-    async fn reached(&self) -> Duration {
-        let until_certificate = async {
-            let Some(not_after) = self.not_after else { return std::future::pending().await };
-            while Now::read().secs() < not_after {
-                let left = not_after.saturating_sub(Now::read().secs());
-                tokio::time::sleep(Duration::from_secs(left.clamp(1, 30))).await;
+    /// Waits for the first reason to end that leaves time for what is open.
+    async fn reached(&self) -> Leave {
+        let ended = async {
+            match &self.registered {
+                Some(registered) => registered.ended().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = self.drain.cancelled() => Duration::from_millis(self.drain.limits().drain_ms_max),
-            () = until_certificate => Duration::from_millis(limits::DEADLINE_GRACE_MS_MAX),
-            () = tokio::time::sleep(self.age) => Duration::from_millis(limits::DEADLINE_GRACE_MS_MAX),
+            () = self.drain.leaving() => Leave::Drain,
+            _ = ended => Leave::Deadline,
+            () = tokio::time::sleep(self.age) => Leave::Deadline,
+        }
+    }
+
+    /// Waits until open requests have had their time.
+    async fn over(&self, leave: Leave) {
+        match leave {
+            Leave::Drain => {
+                self.drain.cancelled().await;
+                let most = self.drain.limits().drain_ms_max;
+                tokio::time::sleep(Duration::from_millis(most)).await;
+            }
+            Leave::Deadline => {
+                tokio::time::sleep(Duration::from_millis(limits::DEADLINE_GRACE_MS_MAX)).await;
+            }
+        }
+    }
+
+    /// Waits until nothing may go on.
+    async fn cut(&self) -> EndReason {
+        match &self.registered {
+            Some(registered) => registered.cut().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -128,7 +177,7 @@ where
             async move {
                 let mut response = exchange.handle(request).await;
                 // hyper says so only in responses that begin after it was told.
-                if drain.is_cancelled() {
+                if drain.is_leaving() {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -236,15 +285,32 @@ async fn drive<C>(
     C: Future<Output = Result<(), hyper::Error>>,
 {
     let mut connection = std::pin::pin!(connection);
-    let grace = tokio::select! {
+    tokio::select! {
+        biased;
+        () = live(connection.as_mut(), graceful, ending, first, silent) => {}
+        reason = ending.cut() => tracing::info!(reason = reason.text(), "connection cut"),
+    }
+}
+
+/// Drives a connection until it ends by itself or has had its time.
+async fn live<C>(
+    mut connection: Pin<&mut C>,
+    graceful: impl Fn(Pin<&mut C>),
+    ending: &Ending,
+    first: &First,
+    silent: Option<Duration>,
+) where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let leave = tokio::select! {
         biased;
         ended = connection.as_mut() => return log_end(ended),
-        grace = ending.reached() => grace,
-        () = first.overdue(silent) => Duration::ZERO,
+        leave = ending.reached() => Some(leave),
+        () = first.overdue(silent) => None,
     };
     // hyper closes a connection at once that has read nothing yet; what the client has sent may be
     // on its way.
-    if grace > Duration::ZERO && !first.has_come() {
+    if leave.is_some() && !first.has_come() {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return log_end(ended),
@@ -261,7 +327,12 @@ async fn drive<C>(
             Err(_) => {}
         }
     }
-    log_end(tokio::time::timeout(grace, connection).await.unwrap_or(Ok(())));
+    let Some(leave) = leave else { return };
+    tokio::select! {
+        biased;
+        ended = connection => log_end(ended),
+        () = ending.over(leave) => {}
+    }
 }
 
 fn log_end(ended: Result<(), hyper::Error>) {

@@ -24,6 +24,9 @@ use crate::http::serve::{self, Ending, Exchange};
 use crate::intercept::Captured;
 use crate::intercept::prefixed::{Prefixed, Version, read_version};
 use crate::journal::Journal;
+use crate::judged;
+use crate::live::Snapshot;
+use crate::registry::Registered;
 use crate::telemetry::{Direction, OpenConnection, PeerSeries, RemovedFrom};
 use crate::tls::Alpn;
 use crate::tls::peer::{MeshPeer, NoPeer, Peer};
@@ -51,6 +54,7 @@ pub struct Connection {
     alpn: Option<Alpn>,
     /// The identity this end proved on this connection: whom tokens must have been handed to.
     pub(super) own_id: Option<WorkloadId>,
+    registered: Rc<Registered>,
     _open: OpenConnection,
 }
 
@@ -74,6 +78,8 @@ pub async fn connection(
 
 async fn mesh(worker: Rc<Worker>, listener: Rc<Listener>, captured: Captured, stream: TcpStream) {
     let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
+    // Taken before: what changes during the handshake is held against the connection.
+    let snap = worker.snapshot();
     let handshake = tokio::time::timeout(deadline, handshake(&worker, stream));
     let (stream, peer, alpn) = match handshake.await {
         Ok(Ok(done)) => done,
@@ -81,13 +87,8 @@ async fn mesh(worker: Rc<Worker>, listener: Rc<Listener>, captured: Captured, st
         Err(_) => return refused_handshake(&worker, captured, "timeout", "no handshake in time"),
     };
     worker.metrics.handshake(Direction::Inbound, "ok");
-    let own_end = worker.snapshot().identity().map(|me| me.not_after);
-    let ending = Ending {
-        drain: worker.shared.drain.clone(),
-        not_after: Some(own_end.unwrap_or(peer.not_after()).min(peer.not_after())),
-        age: connection_age(&worker),
-    };
-    let conn = Connection::new(worker, listener, captured, Peer::Mesh(peer), Some(alpn));
+    let conn = Connection::new(worker, listener, captured, Peer::Mesh(peer), Some(alpn), &snap);
+    let ending = conn.ending();
     match alpn {
         Alpn::H2 => serve::http2(stream, Rc::new(conn), &ending).await,
         Alpn::Http1 => serve::http1(stream, Bytes::new(), Rc::new(conn), &ending).await,
@@ -142,19 +143,15 @@ async fn plaintext(
     let deadline = Duration::from_millis(limits::DETECT_MS_MAX);
     let seen = tokio::time::timeout(deadline, read_version(&mut stream, Vec::new())).await;
     let Ok(Ok((version, seen))) = seen else { return };
-    let ending = Ending {
-        drain: worker.shared.drain.clone(),
-        not_after: None,
-        age: connection_age(&worker),
-    };
     let peer = Peer::None(NoPeer::Plaintext);
+    let snap = worker.snapshot();
+    let conn = Connection::new(worker, listener, captured, peer, None, &snap);
+    let ending = conn.ending();
     match version {
         Version::Http2 => {
-            let conn = Connection::new(worker, listener, captured, peer, None);
             serve::http2(Prefixed::new(seen, stream), Rc::new(conn), &ending).await;
         }
         Version::Http1 => {
-            let conn = Connection::new(worker, listener, captured, peer, None);
             serve::http1(stream, seen, Rc::new(conn), &ending).await;
         }
     }
@@ -175,7 +172,9 @@ impl Connection {
         captured: Captured,
         peer: Peer,
         alpn: Option<Alpn>,
+        snap: &Snapshot,
     ) -> Connection {
+        let registered = Rc::new(judged::connection(&worker, &peer, snap));
         let own_id = worker.snapshot().identity().map(|me| me.id.clone());
         let series = match &peer {
             Peer::Mesh(peer) => {
@@ -186,7 +185,31 @@ impl Connection {
             Peer::None(_) => worker.metrics.no_peer(),
         };
         let open = worker.metrics.connection(Direction::Inbound);
-        Connection { worker, listener, captured, peer, series, alpn, own_id, _open: open }
+        Connection {
+            worker,
+            listener,
+            captured,
+            peer,
+            series,
+            alpn,
+            own_id,
+            registered,
+            _open: open,
+        }
+    }
+
+    /// When it ends although nobody closed it.
+    fn ending(&self) -> Ending {
+        Ending {
+            drain: self.worker.shared.drain.clone(),
+            registered: Some(Rc::clone(&self.registered)),
+            age: connection_age(&self.worker),
+        }
+    }
+
+    /// Its place in the registry.
+    pub fn registered(&self) -> &Registered {
+        &self.registered
     }
 
     /// The worker that serves this connection.

@@ -10,7 +10,7 @@ use countersign_policy::{
     Caller, ContextFacts, Decision, DenyReason, DeviceFacts, HeaderLookup, Input,
     JustificationFacts, Outcome, Protocol, Request, SourceFacts, UserFacts,
 };
-use http::{HeaderMap, request};
+use http::{HeaderMap, Method, request};
 
 use crate::clock::Now;
 use crate::http::request::Head;
@@ -58,9 +58,9 @@ pub fn authorize(
     journal: &mut Journal,
 ) -> Result<Permit, Refused> {
     let headers = Headers(&parts.headers);
-    let via = ctx.verified().and_then(|ctx| ctx.rctx.ip_src).map(|src| src.to_string());
-    let via = via.unwrap_or_default();
-    let input = input(conn, head, parts, &headers, ctx, &via, now);
+    let via = via(ctx);
+    let asked = Asked { method: &parts.method, head, headers: &headers };
+    let input = input(conn, asked, ctx, &via, now);
     let decision = snap.policy.decide(&input);
     journal.decided(&decision, &input);
     match decision.outcome {
@@ -85,16 +85,26 @@ fn refuse(reason: DenyReason, peer: &Peer, decision: &Decision) -> Refused {
     if refusal == Refusal::PolicyDenied { refused.with_sub(reason.as_str()) } else { refused }
 }
 
+/// What is asked, now or when it is judged again.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The cleaned head.
+    pub head: &'a Head,
+    /// Header fields, at least those that rules name.
+    pub headers: &'a dyn HeaderLookup,
+}
+
 /// Maps what was proven into what policy reads.
-fn input<'a>(
+pub(super) fn input<'a>(
     conn: &'a Connection,
-    head: &'a Head,
-    parts: &'a request::Parts,
-    headers: &'a Headers<'a>,
+    asked: Asked<'a>,
     ctx: &'a Context,
     via: &'a str,
     now: Now,
 ) -> Input<'a> {
+    let Asked { method, head, headers } = asked;
     Input {
         now_ms: i64::try_from(now.millis()).unwrap_or(i64::MAX),
         port: conn.port(),
@@ -104,7 +114,7 @@ fn input<'a>(
         },
         peer_ip: Some(conn.captured().client().0.ip().to_canonical()),
         request: Some(Request {
-            method: parts.method.as_str(),
+            method: method.as_str(),
             host: &head.host,
             path: &head.path,
             protocol: if head.grpc { Protocol::Grpc } else { Protocol::Http },
@@ -112,6 +122,12 @@ fn input<'a>(
         }),
         context: ctx.verified().map(|verified| facts(verified, via)),
     }
+}
+
+/// How the client's address became known, as policy reads it.
+pub(super) fn via(ctx: &Context) -> String {
+    let via = ctx.verified().and_then(|ctx| ctx.rctx.ip_src).map(|src| src.to_string());
+    via.unwrap_or_default()
 }
 
 /// Policy's view of a verified context.
@@ -154,7 +170,7 @@ fn facts<'a>(ctx: &'a RequestContext, via: &'a str) -> ContextFacts<'a> {
 }
 
 /// Header fields as policy looks them up: `_` reads as `-`, so that no spelling escapes a rule.
-struct Headers<'a>(&'a HeaderMap);
+pub(super) struct Headers<'a>(pub &'a HeaderMap);
 
 impl HeaderLookup for Headers<'_> {
     fn each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {

@@ -2,19 +2,23 @@
 //!
 //! The stages, in order: `accept` (mutual TLS gives the `Peer`), `context` (verify the token and
 //! how it got here), `decide` (policy gives a `Permit`), `enrich` (verified headers), `forward`
-//! (to the app). [`serve`] is the whole order. Invariant: `forward` cannot be called without the
+//! (to the app). [`serve`] is the whole order. What lasts is judged `again`. Invariant: `forward` cannot be called without the
 //! values that only the earlier stages can make.
 
 pub mod accept;
+pub mod again;
 pub mod context;
 pub mod decide;
 pub mod enrich;
 pub mod forward;
 
+use std::rc::Rc;
+
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::http::body::ProxyBody;
+use crate::http::lasting;
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
 use crate::journal::Journal;
@@ -23,7 +27,7 @@ use crate::refusal::Refused;
 
 /// One request, from the head to the response head.
 async fn serve(
-    conn: &Connection,
+    conn: &Rc<Connection>,
     request: Request<Incoming>,
     snap: &Snapshot,
     journal: &mut Journal,
@@ -33,8 +37,12 @@ async fn serve(
     let (mut parts, body) = request.into_parts();
     let head = Head::inbound(&mut parts, conn, snap, journal)?;
     let ctx = context::verify(conn, &head, snap, now, journal)?;
+    again::check_revoked(conn, &head, &ctx, snap, now)?;
     let permit = decide::authorize(conn, &head, &parts, &ctx, snap, now, journal)?;
     journal.before_forward().await?;
+    let noted = again::note(&parts, snap);
     let enriched = enrich::apply(conn, parts, &head, &permit, &ctx, snap, journal)?;
-    forward::to_app(conn, enriched, body, permit, slot, journal).await
+    let lasting = again::register(conn, head, ctx, noted, &permit, snap, now);
+    let forwarded = forward::to_app(conn, enriched, body, permit, slot, journal);
+    lasting::until_ended(lasting, forwarded).await.map_err(|ended| ended.refused(journal))
 }

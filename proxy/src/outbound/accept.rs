@@ -52,7 +52,7 @@ pub async fn connection(
     let Ok(Ok((version, seen))) = seen else { return };
     let ending = Ending {
         drain: worker.shared.drain_outbound.clone(),
-        not_after: None,
+        registered: None,
         age: connection_age(&worker),
     };
     let series = worker.metrics.no_peer();

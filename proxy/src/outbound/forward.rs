@@ -82,7 +82,7 @@ pub async fn to_callee(
     let answer = upload::head(exchange, &upload, patience).await;
     account(worker, destination, visit.into_inner(), &answer);
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::UpstreamTimeout))??;
-    let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), context: None };
+    let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), ..Guards::default() };
     let sender = if destination.is_mesh() { Sender::Mesh } else { Sender::Unauthenticated };
     respond(worker, (response, sender), guards, upload, client_h1, journal)
 }

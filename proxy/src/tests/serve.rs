@@ -4,6 +4,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
+use crate::clock::Now;
 
 fn run(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -25,7 +26,7 @@ fn ending(limits: &str) -> Ending {
     std::fs::write(&file, text).unwrap();
     let (config, _) = ProxyConfig::load(&file).unwrap();
     let drain = Drain::new(Arc::new(config));
-    Ending { drain, not_after: None, age: Duration::from_secs(3_600) }
+    Ending { drain, registered: None, age: Duration::from_secs(3_600) }
 }
 
 struct Hello;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::registry::EndReason;
+
 /// Why a body was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -19,6 +21,9 @@ pub enum Fault {
     /// Its sender sent nothing for too long.
     #[error("the body made no progress in time")]
     Stalled,
+    /// What allowed its exchange has gone.
+    #[error("the exchange is no longer allowed ({})", .0.text())]
+    Ended(EndReason),
     /// Its exchange has lasted too long.
     #[error("the exchange has reached its greatest age")]
     TooOld,
@@ -39,6 +44,7 @@ enum Phase {
 pub struct Upload {
     phase: Cell<Phase>,
     waiting: Cell<bool>,
+    bytes: Cell<u64>,
     last: Cell<Instant>,
     changed: Notify,
 }
@@ -49,6 +55,7 @@ impl Upload {
         Rc::new(Upload {
             phase: Cell::new(Phase::Sending),
             waiting: Cell::new(false),
+            bytes: Cell::new(0),
             last: Cell::new(Instant::now()),
             changed: Notify::new(),
         })
@@ -57,6 +64,16 @@ impl Upload {
     /// Something of the exchange moved, in either direction.
     pub fn moved(&self) {
         self.last.set(Instant::now());
+    }
+
+    /// Some bytes of the body came.
+    pub fn count(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
+    }
+
+    /// How many bytes of the body came.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 
     /// When something of the exchange moved last.

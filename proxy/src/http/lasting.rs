@@ -1,0 +1,158 @@
+//! A forwarded exchange while it lasts: its place in the registry, and the account that becomes a
+//! second record when it was long.
+//!
+//! Invariant: an exchange that is told to end forwards nothing more in either direction, and its
+//! end never looks like the end of the message: an error, or trailers that say no.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::{HeaderMap, HeaderValue, Response};
+
+use crate::clock::Now;
+use crate::http::body::ProxyBody;
+use crate::journal::Journal;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::registry::{EndReason, Registered};
+
+/// An exchange shorter than this leaves one record, unless its rule asks for both.
+const LONG_MS: u64 = 1_000;
+
+/// A registered exchange.
+pub struct Lasting {
+    registered: Rc<Registered>,
+    grpc: bool,
+    account: Option<Box<Journal>>,
+    /// What the trailers of the app said.
+    pub grpc_status: Option<u16>,
+}
+
+impl Lasting {
+    /// An exchange that has just been registered.
+    pub fn new(registered: Registered, grpc: bool) -> Lasting {
+        Lasting { registered: Rc::new(registered), grpc, account: None, grpc_status: None }
+    }
+
+    /// Its place in the registry, to wait for its end while something else holds the rest.
+    pub fn registered(&self) -> Rc<Registered> {
+        Rc::clone(&self.registered)
+    }
+
+    /// From now on the end of the permit ends it.
+    pub fn streams(&self) {
+        self.registered.streams();
+    }
+
+    /// Whether the messages are gRPC.
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// Keeps the account, for a second record.
+    pub fn keep(&mut self, account: Journal) {
+        self.account = Some(Box::new(account));
+    }
+
+    /// Whether it must end; if not, the task of `cx` is told when it must.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        self.registered.poll_ended(cx)
+    }
+
+    /// Why it must end, if it must.
+    pub fn reason(&self) -> Option<EndReason> {
+        self.registered.reason()
+    }
+
+    /// The last word of a gRPC stream that must end: our status, not the app's.
+    pub fn trailers(reason: EndReason) -> HeaderMap {
+        let (status, message) = match reason {
+            EndReason::Age | EndReason::Policy(_) => (7, "denied"),
+            EndReason::Drain => (14, "unavailable"),
+            EndReason::Expiry | EndReason::Revoked(_) => (16, "no_longer_valid"),
+        };
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from(status));
+        trailers.insert("grpc-message", HeaderValue::from_static(message));
+        trailers
+    }
+
+    /// It is over: writes the second record where there is to be one.
+    pub fn close(self, bytes_in: u64, bytes_out: u64) {
+        let Some(account) = self.account else { return };
+        let long = Now::read().millis().saturating_sub(self.registered.since_ms()) >= LONG_MS;
+        let reason = self.registered.reason();
+        if long || reason.is_some() || account.is_full() {
+            let decision = self.registered.decision();
+            account.ended(reason, decision, self.grpc_status, (bytes_in, bytes_out));
+        }
+    }
+}
+
+/// Why there is no response head.
+pub enum NoHead {
+    /// It was refused or failed by itself.
+    Refused(Refused),
+    /// It had to end.
+    Ended(Rc<Registered>, EndReason),
+}
+
+/// Waits for the response head, unless the exchange has to end first; its body then lasts as long
+/// as the exchange may.
+///
+/// # Errors
+/// [`NoHead`].
+pub async fn until_ended(
+    lasting: Lasting,
+    forwarded: impl Future<Output = Result<Response<ProxyBody>, Refused>>,
+) -> Result<Response<ProxyBody>, NoHead> {
+    let registered = lasting.registered();
+    let mut response = tokio::select! {
+        biased;
+        outcome = forwarded => outcome.map_err(NoHead::Refused)?,
+        reason = registered.ended() => return Err(NoHead::Ended(registered, reason)),
+    };
+    lasting.streams();
+    response.body_mut().hold(lasting);
+    Ok(response)
+}
+
+impl NoHead {
+    /// The refusal, noted in the account of the exchange.
+    pub fn refused(self, journal: &mut Journal) -> Refused {
+        match self {
+            NoHead::Refused(refused) => refused,
+            NoHead::Ended(registered, reason) => {
+                journal.overruled(reason, registered.decision());
+                refused(&registered, reason)
+            }
+        }
+    }
+}
+
+/// The refusal of an exchange that must end before its response has begun.
+fn refused(registered: &Registered, reason: EndReason) -> Refused {
+    let detail = match registered.decision().and_then(|decision| decision.rule) {
+        Some(rule) => format!("no longer allowed: {} (rule {})", reason.text(), rule.id()),
+        None => format!("no longer allowed: {}", reason.text()),
+    };
+    let refused = Refused::new(refusal(reason), Stage::Decide, detail);
+    match reason {
+        EndReason::Policy(why) => refused.with_sub(why.as_str()),
+        EndReason::Revoked("user" | "issuer_key" | "device" | "transaction") => refused,
+        EndReason::Revoked(_) => refused.with_sub("revoked"),
+        EndReason::Age | EndReason::Drain | EndReason::Expiry => refused.with_sub(reason.text()),
+    }
+}
+
+fn refusal(reason: EndReason) -> Refusal {
+    match reason {
+        EndReason::Revoked("user" | "issuer_key" | "device" | "transaction") => {
+            Refusal::TokenRevoked
+        }
+        EndReason::Age
+        | EndReason::Drain
+        | EndReason::Expiry
+        | EndReason::Policy(_)
+        | EndReason::Revoked(_) => Refusal::PolicyDenied,
+    }
+}

@@ -1,0 +1,162 @@
+//! What a forwarded request is judged by again, while it lasts: the facts it was decided on, and
+//! what its token rests on.
+//!
+//! Invariant: only the time, the snapshot and what was revoked since are new. LIMIT: of the headers
+//! only those are kept that a rule named when the request came; a newer rule about another one finds
+//! it missing.
+
+use std::rc::Rc;
+
+use countersign_ctxtoken::{KeyName, Unverified, VerifyingKey};
+use countersign_policy::{HeaderLookup, Revocations};
+use http::{Method, request};
+
+use crate::clock::Now;
+use crate::http::lasting::Lasting;
+use crate::http::request::Head;
+use crate::inbound::accept::Connection;
+use crate::inbound::context::Context;
+use crate::inbound::decide::{self, Asked, Headers, Permit};
+use crate::judged::{of_decision, peer_counts};
+use crate::live::Snapshot;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::registry::{Against, EndReason, Judged, Standing, Verdict, Watch};
+
+/// A request, as it was decided on.
+struct Kept {
+    conn: Rc<Connection>,
+    method: Method,
+    head: Head,
+    headers: Vec<(String, Vec<u8>)>,
+    ctx: Context,
+}
+
+/// What of a request's head is gone once it has been rewritten for the app.
+pub struct Noted {
+    method: Method,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+/// Notes what rules look at, before the head is rewritten.
+pub fn note(parts: &request::Parts, snap: &Snapshot) -> Noted {
+    let headers = snap.policy.named_headers(&Headers(&parts.headers));
+    Noted { method: parts.method.clone(), headers }
+}
+
+/// Registers a request that is about to be forwarded.
+pub fn register(
+    conn: &Rc<Connection>,
+    head: Head,
+    ctx: Context,
+    noted: Noted,
+    permit: &Permit,
+    snap: &Snapshot,
+    now: Now,
+) -> Lasting {
+    let Noted { method, headers } = noted;
+    let grpc = head.grpc;
+    let worker = conn.worker();
+    let registered = worker.registry.register(Watch {
+        generation: snap.generation,
+        since: now,
+        certificate_ends: None,
+        allowance_s: 0,
+        valid_until_ms: permit.decision().valid_until.and_then(|ms| u64::try_from(ms).ok()),
+        judged: Kept { conn: Rc::clone(conn), method, head, headers, ctx },
+    });
+    let lasting = Lasting::new(registered, grpc);
+    if grpc {
+        lasting.streams();
+    }
+    lasting
+}
+
+impl Judged for Kept {
+    fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
+        let Kept { conn, method, head, headers, ctx } = self;
+        peer_counts(conn.peer().mesh(), against)?;
+        let revocations = &against.snap.revocations;
+        if let Some(by) = revoked_token(head, ctx, revocations, against.now) {
+            return Err(EndReason::Revoked(by).into());
+        }
+        let via = decide::via(ctx);
+        let headers: &dyn HeaderLookup = headers;
+        let asked = Asked { method, head, headers };
+        let input = decide::input(conn, asked, ctx, &via, against.now);
+        of_decision(against.snap.policy.decide(&input))
+    }
+
+    fn is_exchange(&self) -> bool {
+        true
+    }
+}
+
+/// Refuses a request whose caller or token no longer counts, before any rule is asked.
+///
+/// # Errors
+/// `policy_denied/revoked` for the caller, `token_revoked` for the token.
+pub fn check_revoked(
+    conn: &Connection,
+    head: &Head,
+    ctx: &Context,
+    snap: &Snapshot,
+    now: Now,
+) -> Result<(), Refused> {
+    let revocations = &snap.revocations;
+    if revocations.is_empty() {
+        return Ok(());
+    }
+    if let Some(by) = conn.peer().mesh().and_then(|peer| peer.revoked(revocations, now)) {
+        let detail = format!("the certificate of the caller is revoked ({by})");
+        let refused = Refused::new(Refusal::PolicyDenied, Stage::Decide, detail);
+        return Err(refused.with_sub("revoked"));
+    }
+    if let Some(by) = revoked_token(head, ctx, revocations, now) {
+        let detail = format!("the token is revoked ({by})");
+        return Err(Refused::new(Refusal::TokenRevoked, Stage::Context, detail).with_sub(by));
+    }
+    Ok(())
+}
+
+/// Which entry hits the token of a request.
+fn revoked_token(
+    head: &Head,
+    ctx: &Context,
+    revocations: &Revocations,
+    now: Now,
+) -> Option<&'static str> {
+    let token = ctx.verified().filter(|_| !revocations.revokes_no_token())?;
+    let now_ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
+    let issued_ms = i64::try_from(token.iat.0).unwrap_or(i64::MAX).saturating_mul(1_000);
+    let rctx = &token.rctx;
+    let user = token
+        .sub
+        .user()
+        .is_some_and(|user| revocations.user(rctx.idp.as_deref(), user.id(), issued_ms, now_ms));
+    if user {
+        return Some("user");
+    }
+    if revocations.transaction(&token.txn, now_ms) {
+        return Some("transaction");
+    }
+    if rctx.dev.as_ref().is_some_and(|device| revocations.device(&device.id, now_ms)) {
+        return Some("device");
+    }
+    let by_key = revocations.names_issuer(&token.iss)
+        && key_name(head).is_none_or(|kid| revocations.issuer_key(&token.iss, &kid, now_ms));
+    by_key.then_some("issuer_key")
+}
+
+/// The name of the key a verified token was signed with; `None` if it cannot be told.
+fn key_name(head: &Head) -> Option<String> {
+    let token = head.presented.token().ok().flatten()?;
+    let token = Unverified::parse(token.as_bytes(), &crate::live::token_limits()).ok()?;
+    match token.key_name() {
+        KeyName::Kid(kid) => Some(kid.clone()),
+        KeyName::X5c(chain) => {
+            let leaf = rustls::pki_types::CertificateDer::from(chain.first()?.as_slice());
+            let spki = countersign_certs_client::svid::spki(&leaf).ok()?;
+            VerifyingKey::from_spki_der(&spki).ok().map(|key| key.kid())
+        }
+    }
+}
