@@ -229,6 +229,7 @@ const GATEWAY: &[Step] = &[
             "user_token_malformed",
             "user_token_invalid",
             "user_token_expired",
+            "user_token_revoked",
             "user_claim_invalid",
             "user_keys_unavailable",
         ],

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use countersign_ctxtoken::Subject;
+use countersign_policy::Revocations;
 use countersign_policy::doc::{CredentialSource, IdentityProvider};
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
@@ -33,6 +34,8 @@ pub struct EndUser {
 #[derive(Clone, Copy, Debug)]
 struct Life {
     begins_at: u64,
+    /// When it was issued, where it says so.
+    issued_at: Option<u64>,
     expires_at: u64,
 }
 
@@ -96,6 +99,15 @@ impl EndUser {
     /// When the credential ends, in seconds since 1970.
     pub fn expires_at(&self) -> u64 {
         self.life.expires_at
+    }
+
+    /// Whether a revocation names the user and this credential is older than it allows. One that
+    /// does not say when it was issued is older than anything.
+    pub fn is_revoked(&self, revocations: &Revocations, now: Now) -> bool {
+        let ms = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000);
+        let issued_ms = self.life.issued_at.map_or(i64::MIN, ms);
+        let now_ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
+        revocations.user(Some(self.provider()), self.id(), issued_ms, now_ms)
     }
 
     /// Whether a token verified earlier, with this `verifier` and `keys`, still identifies this
@@ -327,8 +339,9 @@ impl Life {
             Some(value) => seconds(value).map(Some).ok_or_else(|| invalid(name)),
         };
         let expires_at = time("exp")?.ok_or_else(|| invalid("exp"))?;
-        let begins_at = time("nbf")?.max(time("iat")?).unwrap_or_default();
-        Ok(Life { begins_at, expires_at })
+        let issued_at = time("iat")?;
+        let begins_at = time("nbf")?.max(issued_at).unwrap_or_default();
+        Ok(Life { begins_at, issued_at, expires_at })
     }
 
     fn check(self, now: Now) -> Result<(), IdentifyError> {

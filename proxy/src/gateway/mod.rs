@@ -74,6 +74,10 @@ async fn serve(
     let justification = stated(&rules.policy, &head)?;
     let preflight = is_preflight(route, &parts);
     let user = if preflight { None } else { identify(conn, rules, &parts.headers, journal)? };
+    if let Some(user) = user.as_ref().filter(|user| user.is_revoked(&snap.revocations, now)) {
+        let detail = format!("a Revocation names this user of {}", user.provider());
+        return Err(Refused::new(Refusal::UserTokenRevoked, Stage::Identify, detail));
+    }
     rules.users.remove_credentials(&mut parts.headers);
     parts.headers.remove(AUTHORIZATION);
     let rule = if preflight { None } else { Some(mint::rule(rules, &parts.method, &head)?) };
