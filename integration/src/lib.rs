@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod client;
+pub mod components;
 pub mod documents;
 pub mod lab;
 pub mod load;

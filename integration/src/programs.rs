@@ -46,18 +46,34 @@ pub fn python(test: &str) -> Option<PathBuf> {
     python
 }
 
-/// A program of the system, such as `openssl`; missing ones are treated as by [`python`].
+/// A program that travels as a wheel, such as `nats-server`; treated as [`python`].
 ///
 /// # Panics
 /// When the test-bed is required and the program is missing.
-pub fn system(test: &str, name: &str) -> Option<PathBuf> {
-    let found = ["/usr/bin", "/bin", "/usr/local/bin"].iter().map(|dir| Path::new(dir).join(name));
-    let found = found.into_iter().find(|path| path.is_file());
+pub fn of_testbed(test: &str, name: &str) -> Option<PathBuf> {
+    let found = cache().map(|cache| cache.join("py/bin").join(name)).filter(|path| path.exists());
     if found.is_none() {
         missing(test, name);
     }
     found
 }
+
+/// A program of the system, such as `openssl`; missing ones are treated as by [`python`].
+///
+/// # Panics
+/// When the test-bed is required and the program is missing.
+pub fn system(test: &str, name: &str) -> Option<PathBuf> {
+    let mut places = PLACES.iter().map(|dir| Path::new(dir).join(name));
+    let found = places.find(|path| path.is_file());
+    if found.is_none() {
+        missing(test, name);
+    }
+    found
+}
+
+/// Where Debian keeps programs.
+const PLACES: [&str; 6] =
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/lib/postgresql/15/bin"];
 
 fn missing(test: &str, what: &str) {
     let text = format!("skipped {test}: {what} missing (cargo xtask testbed base)");
