@@ -4,9 +4,10 @@
 mod captured;
 
 use countersign_policy::Documents;
-use countersign_policy::yaml::{Findings, did_you_mean};
+use countersign_policy::doc::DestinationPort;
+use countersign_policy::yaml::{Findings, Span, did_you_mean};
 
-use crate::proxy::{ListenMode, ProxyConfig, covers};
+use crate::proxy::{DestinationRef, ListenMode, ProxyConfig, covers};
 use crate::read::{Places, Written, nearest};
 
 /// Checks that need nothing but the `ProxyConfig`.
@@ -118,11 +119,13 @@ fn destinations_exist(
         documents.destinations.iter().map(|d| format!("{}/{}", d.namespace, d.name)).collect();
     for (reference, span) in &places.destinations {
         let Some(found) = documents.destination(&reference.namespace, &reference.name) else {
-            let message = format!("there is no Destination `{reference}`");
-            let hint = nearest(&reference.to_string(), names.iter().map(String::as_str));
+            let name = format!("{}/{}", reference.namespace, reference.name);
+            let message = format!("there is no Destination `{name}`");
+            let hint = nearest(&name, names.iter().map(String::as_str));
             findings.error("E005", *span, message).hint(hint);
             continue;
         };
+        port_is_named(reference, *span, &found.spec.ports, findings);
         let own = found.spec.endpoints.iter().find(|e| config.is_own(e.socket_addr(), &[]));
         if let Some(endpoint) = own {
             let address = endpoint.socket_addr();
@@ -133,6 +136,27 @@ fn destinations_exist(
                 .hint("a process cannot call itself through itself");
         }
     }
+}
+
+/// Which port of a destination is meant: the one that is named, port 80, or the only one.
+fn port_is_named(
+    reference: &DestinationRef,
+    span: Span,
+    ports: &[DestinationPort],
+    findings: &mut Findings<'_>,
+) {
+    let all: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
+    let wanted = reference.port.unwrap_or(80);
+    if ports.iter().any(|port| port.port == wanted) || (reference.port.is_none() && all.len() < 2) {
+        return;
+    }
+    let (namespace, name, all) = (&reference.namespace, &reference.name, all.join(", "));
+    let message = match reference.port {
+        Some(port) => format!("`{namespace}/{name}` has no port {port}; it has {all}"),
+        None => format!("`{namespace}/{name}` has the ports {all}, and none of them is 80"),
+    };
+    let hint = format!("name one of them, as in `{namespace}/{name}:PORT`");
+    findings.error("E005", span, message).hint(hint);
 }
 
 /// The identity is of this mesh, and of the namespace that selectors compare.

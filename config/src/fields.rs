@@ -34,7 +34,7 @@ fields! {
     "listeners.inbound[].mode", "`explicit`, `redirect`, `tproxy`", "`explicit`", "`explicit`: the listener's port is looked up in `app`. `redirect`: the kernel says which port was dialled. `tproxy`: the same, and the app sees the client's address. See [interception.md](interception.md).";
     "listeners.outbound[].address", "IP and port", "required", "Listens for the app beside us: plaintext, so keep it on loopback.";
     "listeners.outbound[].mode", "`explicit`, `redirect`", "`explicit`", "`explicit`: the destination is read from each request: absolute form, `:authority` or `Host`, compared with `Destination.hosts`. `redirect`: it is the address that the app dialled.";
-    "listeners.outbound[].destination", "`namespace/name`", "from each request", "Binds the listener to one Destination.";
+    "listeners.outbound[].destination", "`namespace/name`, or `namespace/name:port`", "from each request", "Binds the listener to one Destination. Without a port: port 80, or the only one.";
     "listeners.gateway[].address", "IP and port", "required", "Listens for the public.";
     "listeners.gateway[].tls.certificate", "PEM file", "no TLS", "Certificate chain for HTTPS, read again when it changes.";
     "listeners.gateway[].tls.key", "PEM file", "required with `certificate`", "Its private key.";
@@ -42,7 +42,7 @@ fields! {
     "listeners.gateway[].redirectToHttps", "`true`", "off", "Answers every request with a redirect to the same place on HTTPS.";
     "gateway.routes[].host", "host name", "every host", "The host a route is for. A route that names the host wins.";
     "gateway.routes[].path.prefix", "path", "`/`", "Whole segments; the longest prefix wins. No route: 404.";
-    "gateway.routes[].destination", "`namespace/name`", "required", "Where requests go.";
+    "gateway.routes[].destination", "`namespace/name`, or `namespace/name:port`", "required", "Where requests go.";
     "gateway.routes[].corsPreflight", "`pass`, `authenticate`", "`authenticate`", "`pass`: CORS preflight requests, which carry no credentials, reach the app without user and context.";
     "app[].port", "port", "required", "The port callers see and policies compare.";
     "app[].address", "IP and port", "under a redirect: as dialled", "Where the app listens. An explicit listener needs it.";

@@ -202,18 +202,24 @@ pub struct ServerCertificate {
     pub key: PathBuf,
 }
 
-/// Names a `Destination` document.
+/// Names a `Destination` document, and one of its ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DestinationRef {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Which of its ports; `None`: port 80, or the only one.
+    pub port: Option<u16>,
 }
 
 impl std::fmt::Display for DestinationRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        write!(f, "{}/{}", self.namespace, self.name)?;
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -159,7 +159,11 @@ fn the_longest_prefix_wins_and_a_named_host_wins_first() {
     let route = |host: Option<&str>, prefix: &str, name: &str| Route {
         host: host.map(str::to_owned),
         prefix: prefix.to_owned(),
-        destination: DestinationRef { namespace: "a".to_owned(), name: name.to_owned() },
+        destination: DestinationRef {
+            namespace: "a".to_owned(),
+            name: name.to_owned(),
+            port: None,
+        },
         cors_preflight: CorsPreflight::Authenticate,
     };
     let folder = Folder::new();
@@ -206,6 +210,56 @@ fn references_to_nothing_are_named_with_the_nearest() {
             proxy.yaml:6:107 E005: there is no Destination `shop/order` (did you mean `shop/orders`?)
         "#]],
     );
+}
+
+#[test]
+fn a_gateway_leads_to_requests_in_the_mesh() {
+    let folder = Folder::new();
+    let refused = |from: &str, to: &str| {
+        folder.put("mesh.yaml", &MESH.replace(from, to));
+        let problems = ProxyConfig::load(&folder.put("gateway.yaml", reference::GATEWAY));
+        folder.shown(&problems.expect_err("refused"))
+    };
+    let tcp = refused("{port: 8080, protocol: http}", "{port: 8080, protocol: tcp}");
+    expect![[r#"
+        gateway.yaml:17:9 E004: `shop/orders` speaks no HTTP, and a gateway routes requests (declare its port `http` or `grpc`)
+    "#]].assert_eq(&tcp);
+    let ids = "mesh: {identities: [\"spiffe://prod.example.com/ns/shop/sa/orders\"]}";
+    assert!(MESH.contains(ids), "{MESH}");
+    let outside = refused(ids, "tls: {serverNames: [a.example.net], roots: system}");
+    expect![[r#"
+        gateway.yaml:17:9 E004: `shop/orders` is outside the mesh, and a gateway leads into it (let a workload of the mesh call it, with a policy of its own)
+    "#]].assert_eq(&outside);
+}
+
+#[test]
+fn a_destination_with_several_ports_is_named_with_one() {
+    let folder = Folder::new();
+    folder.put(
+        "mesh.yaml",
+        &MESH.replace(
+            "ports: [{port: 8080, protocol: http}]",
+            "ports: [{port: 8080, protocol: http}, {port: 5432, protocol: tcp}]",
+        ),
+    );
+    let outbound = |destination: &str| {
+        let listener = format!(
+            "7001\"}}], outbound: [{{address: \"127.0.0.1:7003\", destination: \"{destination}\"}}]}}"
+        );
+        ProxyConfig::load(&folder.put("p.yaml", &spec(&SIDECAR.replace("7001\"}]}", &listener))))
+    };
+    let refused = |destination| folder.shown(&outbound(destination).expect_err("refused"));
+    expect![[r#"
+        p.yaml:6:107 E005: `shop/orders` has the ports 8080, 5432, and none of them is 80 (name one of them, as in `shop/orders:PORT`)
+    "#]].assert_eq(&refused("shop/orders"));
+    expect![[r#"
+        p.yaml:6:107 E005: `shop/orders` has no port 8081; it has 8080, 5432 (name one of them, as in `shop/orders:PORT`)
+    "#]].assert_eq(&refused("shop/orders:8081"));
+    expect![[r#"
+        p.yaml:6:107 E013: `shop/orders:x` does not name a Destination (write `namespace/name`, as in `shop/orders`, or `shop/orders:8080`)
+    "#]].assert_eq(&refused("shop/orders:x"));
+    let (config, _) = outbound("shop/orders:5432").unwrap();
+    assert_eq!(config.outbound[0].destination.as_ref().unwrap().to_string(), "shop/orders:5432");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use countersign_policy::doc::{AccessPolicy, PortProtocol, Rule};
+use countersign_policy::doc::{AccessPolicy, DestinationPeer, DestinationPort, PortProtocol, Rule};
 use countersign_policy::yaml::{Findings, Span};
 use countersign_policy::{Documents, Workload, selected_policies};
 
@@ -25,7 +25,7 @@ pub(super) fn against(
     findings: &mut Findings<'_>,
 ) {
     rules_can_be_enforced(config, places, documents, findings);
-    gateways_lead_to_http(config, places, documents, findings);
+    gateways_lead_to_requests(config, places, documents, findings);
 }
 
 /// The rules in the kernel redirect both directions, each to one port.
@@ -218,8 +218,8 @@ fn unenforceable(
     findings.error("E004", span, message).hint(hint);
 }
 
-/// A gateway speaks HTTP.
-fn gateways_lead_to_http(
+/// A gateway speaks HTTP, to workloads of the mesh.
+fn gateways_lead_to_requests(
     config: &ProxyConfig,
     places: &Places,
     documents: &Documents,
@@ -228,7 +228,15 @@ fn gateways_lead_to_http(
     for (route, span) in config.routes.iter().zip(&places.routes) {
         let name = &route.destination;
         let Some(found) = documents.destination(&name.namespace, &name.name) else { continue };
-        if found.spec.ports.iter().all(|port| port.protocol == PortProtocol::Tcp) {
+        if matches!(found.spec.peer, DestinationPeer::Tls { .. }) {
+            let message = format!("`{name}` is outside the mesh, and a gateway leads into it");
+            let hint = "let a workload of the mesh call it, with a policy of its own";
+            findings.error("E004", *span, message).hint(hint);
+            continue;
+        }
+        let meant = |port: &&DestinationPort| name.port.is_none_or(|named| named == port.port);
+        let mut meant = found.spec.ports.iter().filter(meant);
+        if meant.all(|port| port.protocol == PortProtocol::Tcp) {
             let message = format!("`{name}` speaks no HTTP, and a gateway routes requests");
             findings.error("E004", *span, message).hint("declare its port `http` or `grpc`");
         }

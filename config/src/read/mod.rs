@@ -171,20 +171,28 @@ impl Reader<'_, '_> {
         Some(address)
     }
 
-    /// `namespace/name` of a Destination, remembered with its place.
+    /// `namespace/name` or `namespace/name:port` of a Destination, remembered with its place.
     fn destination(&mut self, node: &Node) -> Option<DestinationRef> {
         let text = read::short_string(node, 512, self.findings)?;
-        let Some((namespace, name)) =
-            text.split_once('/').filter(|(a, b)| is_name(a) && is_name(b))
-        else {
+        let Some(reference) = reference(&text) else {
             let message = format!("`{text}` does not name a Destination");
-            self.error(node.span, message, "write `namespace/name`, as in `shop/orders`");
+            let hint = "write `namespace/name`, as in `shop/orders`, or `shop/orders:8080`";
+            self.error(node.span, message, hint);
             return None;
         };
-        let reference = DestinationRef { namespace: namespace.to_owned(), name: name.to_owned() };
         self.places.destinations.push((reference.clone(), node.span));
         Some(reference)
     }
+}
+
+/// `namespace/name`, or `namespace/name:port`.
+fn reference(text: &str) -> Option<DestinationRef> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, Some(port.parse().ok().filter(|port| *port != 0)?)),
+        None => (text, None),
+    };
+    let (namespace, name) = name.split_once('/').filter(|(a, b)| is_name(a) && is_name(b))?;
+    Some(DestinationRef { namespace: namespace.to_owned(), name: name.to_owned(), port })
 }
 
 /// A Kubernetes name: lower-case letters, digits, `-` and `.` inside.

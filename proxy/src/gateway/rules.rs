@@ -120,7 +120,7 @@ fn select(documents: &Documents, workload: &Workload) -> Result<ContextPolicy, S
 fn routes(config: &ProxyConfig, destinations: &Destinations) -> Result<Vec<Route>, String> {
     let resolve = |route: &countersign_config::Route| {
         let name = route.destination.to_string();
-        let destination = destinations.by_name(&name, None).ok_or_else(|| {
+        let destination = destinations.by_name(&name).ok_or_else(|| {
             format!("gateway route {} leads to no Destination {name}", route.prefix)
         })?;
         if !destination.is_mesh() {

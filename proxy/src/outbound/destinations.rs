@@ -184,8 +184,13 @@ impl Destinations {
         choose(self.by_host.get(host)?, port)
     }
 
-    /// The destination of a document, by `namespace/name`.
-    pub fn by_name(&self, name: &str, port: Option<u16>) -> Option<&Arc<Destination>> {
+    /// The destination of a document, by `namespace/name` or `namespace/name:port`. Without a port:
+    /// the one on port 80, or the only one.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Destination>> {
+        let (name, port) = match name.split_once(':') {
+            Some((name, port)) => (name, Some(port.parse().ok()?)),
+            None => (name, None),
+        };
         choose(self.by_name.get(name)?, port)
     }
 

@@ -29,7 +29,7 @@ pub fn destination(
     let found = match conn.bound_to() {
         Some(name) => snap
             .destinations
-            .by_name(name, None)
+            .by_name(name)
             .ok_or_else(|| unknown(format!("no Destination document {name}")))?,
         None => {
             let host = canonical_host(authority.as_str()).map_err(|error| {
