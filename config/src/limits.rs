@@ -241,8 +241,14 @@ bounds! {
     ADMIN_HEAD_MS_MAX: u64 = 2_000;
     /// An admin or metrics request head.
     ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB;
-    /// Time between self-tests of the redirect.
+    /// Time between self-tests of the redirect, once one has passed.
     SELF_TEST_MS: u64 = 30_000;
+    /// Time between self-tests until one has passed, and after one that failed.
+    SELF_TEST_RETRY_MS: u64 = 1_000;
+    /// Time for one probe of a self-test.
+    SELF_TEST_PROBE_MS_MAX: u64 = 1_000;
+    /// Failed self-tests in a row after which a proxy that was ready says it is bypassed.
+    SELF_TEST_FAILURES_MAX: u32 = 3;
     /// Time a gateway keeps accepting after SIGTERM, so that its load balancer learns of it; a sidecar, which ends after its app, does not wait.
     DRAIN_DELAY_MS: u64 = 5_000;
     /// Time a connection without a request gets to bring its first one when the process stops.
@@ -315,6 +321,8 @@ limits! {
     inflight_max: usize = INFLIGHT_MAX, Any, 65_536;
     /// `CONN_AGE_S_MAX`
     conn_age_s_max: u64 = CONN_AGE_S_MAX, Any, 86_400;
+    /// `SELF_TEST_MS`
+    self_test_ms: u64 = SELF_TEST_MS, Lower, SELF_TEST_MS;
     /// `DRAIN_DELAY_MS`
     drain_delay_ms: u64 = DRAIN_DELAY_MS, Lower, DRAIN_DELAY_MS;
     /// `DRAIN_MS_MAX`

@@ -8,7 +8,6 @@ pub(crate) const PLANNED: &[(&str, &str)] = &[
     ("CLIENT_HELLO_BYTES_MAX", "interception"),
     ("DETECT_BYTES_MIN", "interception"),
     ("DETECT_BYTES_MAX", "interception"),
-    ("SELF_TEST_MS", "interception"),
     ("CRL_BYTES_MAX", "revocation"),
     ("REEVALUATE_BATCH_MAX", "re-evaluation of live connections"),
     ("REFUSED_BODY_DRAIN_BYTES_MAX", "admission control"),

@@ -33,7 +33,7 @@ use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
 use crate::http::serve::Drain;
 use crate::inbound;
-use crate::intercept::listen;
+use crate::intercept::{listen, self_test};
 use crate::live::{Builder, Live};
 use crate::machine;
 use crate::outbound;
@@ -198,7 +198,6 @@ impl Started {
         let edges = edge_listeners(&shared.config)?;
         let workers = start_workers(&shared, &metrics, &edges)?;
         readiness.met(Condition::Listeners);
-        readiness.met(Condition::Redirect);
         announce(&shared.config, &self_id, &documents, workers.len());
         let live = Arc::clone(&shared.live);
         let state = (documents, first);
@@ -507,7 +506,12 @@ fn start_workers(
             match runtime {
                 Ok(runtime) => {
                     let worker = std::rc::Rc::new(Worker::new(shared, metrics.worker(number)));
-                    runtime.block_on(worker::run(worker, sockets, alive));
+                    runtime.block_on(async {
+                        if number == 0 {
+                            self_test::start(&worker.shared, metrics);
+                        }
+                        worker::run(worker, sockets, alive).await;
+                    });
                 }
                 Err(error) => {
                     tracing::error!(code = "DP-06", %error, "a worker could not start");

@@ -24,7 +24,7 @@ use crate::gateway::user_cache::UserCache;
 use crate::http::serve::Drain;
 use crate::intercept::guard::OwnAddresses;
 use crate::intercept::listen::{self, AcceptError};
-use crate::intercept::self_test::Probes;
+use crate::intercept::probes::Probes;
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::refusal::{Refusal, Refused, Stage};

@@ -3,9 +3,9 @@
 //!
 //! Invariant: what comes back from [`take`] is a connection to serve. Probes of the redirect are
 //! answered here and what the loop guard refuses is closed and counted here, before anything of it
-//! is read.
+//! is read. Until the redirect has been proven once, connections wait here unread.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use countersign_config::ListenMode;
 use tokio::net::TcpStream;
@@ -35,26 +35,38 @@ pub async fn take(
     if at.mode == ListenMode::Explicit {
         return Some((stream, Captured::explicit(from, at.address)));
     }
-    match judge(worker, at, &stream) {
-        Ok((original, Passed::Serve))
-            if at.side == Side::Outbound && self_test::is_probe(original) =>
-        {
-            worker.shared.probes.arrived(canonical(from));
-            None
+    let (original, passed) = match judge(worker, at, &stream) {
+        Ok(judged) => judged,
+        Err(closed) => {
+            worker.metrics.loop_guard(closed.reason());
+            tracing::debug!(reason = closed.reason(), client = %from, "connection closed unread");
+            return None;
         }
-        Ok((original, Passed::Serve)) => Some((stream, Captured::redirected(from, original))),
-        Ok((_, Passed::Ready)) => {
-            // Our own probes come here too, by another rule.
-            if !is_own(worker, canonical(from)) {
-                worker.shared.probes.answered();
+    };
+    let probes = &worker.shared.probes;
+    match passed {
+        Passed::Ready => {
+            if is_own(worker, canonical(from).ip()) {
+                probes.arrived(canonical(from));
+            } else {
+                probes.answered();
             }
             ready::answer(stream, &worker.shared.readiness).await;
             None
         }
-        Err(closed) => {
-            worker.metrics.loop_guard(closed.reason());
-            tracing::debug!(reason = closed.reason(), client = %from, "connection closed unread");
+        Passed::Serve if at.side == Side::Outbound && self_test::is_probe(original) => {
+            probes.arrived(canonical(from));
             None
+        }
+        Passed::Serve => {
+            let drain = match at.side {
+                Side::Inbound => &worker.shared.drain,
+                Side::Outbound => &worker.shared.drain_outbound,
+            };
+            tokio::select! {
+                () = probes.proven() => Some((stream, Captured::redirected(from, original))),
+                () = drain.cancelled() => None,
+            }
         }
     }
 }
@@ -66,10 +78,10 @@ fn judge(worker: &Worker, at: At, stream: &TcpStream) -> Result<(SocketAddr, Pas
         Closed::NoOriginal
     })?;
     let config = &worker.shared.config;
-    let is_local = |ip| is_own(worker, SocketAddr::new(ip, 0));
+    let is_local = |ip| is_own(worker, ip);
     Ok((original, guard::check(at.side, original, listener, config, is_local)?))
 }
 
-fn is_own(worker: &Worker, addr: SocketAddr) -> bool {
-    worker.own_addresses.contains(addr.ip(), &worker.shared.config)
+fn is_own(worker: &Worker, ip: IpAddr) -> bool {
+    worker.own_addresses.contains(ip, &worker.shared.config)
 }

@@ -13,10 +13,12 @@ pub mod nft;
 pub mod orig_dst;
 pub mod peek;
 pub mod prefixed;
+pub mod probes;
 pub mod program;
 pub mod ready;
 pub mod rules;
 pub mod self_test;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 

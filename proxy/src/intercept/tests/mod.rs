@@ -1,5 +1,6 @@
 mod guard;
 mod rules;
+mod self_test;
 
 use std::path::Path;
 
