@@ -34,6 +34,8 @@ pub mod capture;
 mod link;
 mod pod;
 mod space;
+#[cfg(test)]
+mod tests;
 pub mod user;
 pub mod wire;
 
