@@ -13,8 +13,9 @@ use countersign_ctxtoken::{RequestContext, Verified};
 use countersign_policy::doc::AuditLevel;
 use countersign_policy::path::CanonicalPath;
 use countersign_policy::{Decision, Input};
-use http::{Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::admin::{Explain, StageRefusal, WhyEntry};
 use crate::audit::{
@@ -26,6 +27,7 @@ use crate::clock::Now;
 use crate::gateway::capture::ClientAddress;
 use crate::gateway::mint::Minted;
 use crate::http::body::ProxyBody;
+use crate::http::deadline;
 use crate::http::head::HeadError;
 use crate::http::hygiene;
 use crate::http::problem::{self, Audience};
@@ -145,6 +147,31 @@ impl Journal {
             answered: None,
             worker: Rc::clone(worker),
             snap: Arc::clone(snap),
+        }
+    }
+
+    /// The time since the head had arrived.
+    pub fn spent(&self) -> Duration {
+        Duration::from_micros(Now::read().micros().saturating_sub(self.started.micros()))
+    }
+
+    /// The deadline a gRPC call brought along, which its head states reduced from now on.
+    ///
+    /// # Errors
+    /// `request_malformed`, or `late` where it has passed already.
+    pub fn deadline(
+        &self,
+        headers: &mut HeaderMap,
+        late: Refusal,
+    ) -> Result<Option<Instant>, Refused> {
+        if self.protocol != Protocol::Grpc {
+            return Ok(None);
+        }
+        let refuse = |refusal, detail: String| Refused::new(refusal, Stage::Forward, detail);
+        match deadline::reduce(headers, self.spent()) {
+            Ok(Some(Duration::ZERO)) => Err(refuse(late, "the call's deadline has passed".into())),
+            Ok(left) => Ok(left.map(|left| Instant::now() + left)),
+            Err(error) => Err(refuse(Refusal::RequestMalformed, error.to_string())),
         }
     }
 
@@ -280,8 +307,7 @@ impl Journal {
             }
             Err(refused) => self.refused(&refused),
         };
-        let elapsed =
-            Duration::from_micros(Now::read().micros().saturating_sub(self.started.micros()));
+        let elapsed = self.spent();
         let status = response.status().as_u16();
         self.worker.metrics.request(self.direction, self.protocol, status, series, elapsed);
         self.count_removed();
@@ -344,6 +370,10 @@ impl Journal {
         let refusal = match error {
             HeadError::HeadTimeout => Refusal::RequestTimeout,
             HeadError::TargetTooLong => Refusal::UriTooLong,
+            HeadError::HeaderValueTooLarge
+            | HeadError::HeadTooLarge
+            | HeadError::TooManyHeaders
+            | HeadError::TrailersTooLarge => Refusal::HeaderTooLarge,
             _ => Refusal::RequestMalformed,
         };
         let refused =

@@ -59,12 +59,13 @@ refusals! {
     ClaimInvalid => "claim_invalid", 401, 16, "invalid_token", "inbound", "A claim is missing, of the wrong type or out of bounds.";
     ClientAddressInvalid => "client_address_invalid", 400, 3, "bad_request", "gateway", "The forwarded client address from a trusted proxy cannot be read.";
     ClientGone => "client_gone", 499, 1, "cancelled", "all", "The client went away before the answer; what had been done by then is in the record.";
-    ConnectUnsupported => "connect_unsupported", 405, 12, "unsupported", "all", "CONNECT is not allowed here.";
+    ConnectUnsupported => "connect_unsupported", 405, 12, "unsupported", "all", "The port does not allow CONNECT.";
     ConstraintViolated => "constraint_violated", 401, 16, "invalid_token", "inbound", "The issuer said something its allow-list entry does not permit.";
     ContextTooLarge => "context_too_large", 500, 13, "internal", "all", "The token or the verified headers would be larger than their limit.";
     CustodyBroken => "custody_broken", 401, 16, "invalid_token", "inbound", "The peer is not a workload this token was handed to.";
     DestinationUnknown => "destination_unknown", 404, 12, "unknown_destination", "outbound", "No Destination document knows the host the app called.";
     HeaderForbidden => "header_forbidden", 400, 3, "bad_request", "all", "`Connection` names one of our reserved headers.";
+    HeaderTooLarge => "header_too_large", 431, 8, "too_large", "all", "A header or trailer field, or all of them together, is larger than its limit.";
     HostInvalid => "host_invalid", 400, 3, "bad_request", "all", "The host is missing, repeated, malformed or differs from `:authority`.";
     IdentityUnavailable => "identity_unavailable", 503, 14, "unavailable", "outbound, gateway", "This proxy has no valid certificate of its own.";
     IssuerNotAllowed => "issuer_not_allowed", 401, 16, "invalid_token", "inbound", "The signer is not in the mesh's issuer allow-list.";
@@ -90,7 +91,7 @@ refusals! {
     TokenMissing => "token_missing", 401, 16, "missing_token", "inbound", "A rule that would allow needs a context and none came.";
     TokenRevoked => "token_revoked", 401, 16, "invalid_token", "inbound", "A Revocation names the token's user, device, transaction or signing key.";
     TokenTooLarge => "token_too_large", 431, 8, "too_large", "inbound", "The token is longer than the limit.";
-    UpgradeUnsupported => "upgrade_unsupported", 501, 12, "unsupported", "all", "Protocol upgrades are not carried yet.";
+    UpgradeUnsupported => "upgrade_unsupported", 501, 12, "unsupported", "all", "The port does not allow an upgrade to this protocol.";
     UpstreamFailed => "upstream_failed", 502, 14, "upstream_failed", "outbound, gateway", "The connection to the destination failed before a response.";
     UpstreamTimeout => "upstream_timeout", 504, 4, "timeout", "outbound, gateway", "The destination sent no response head in time.";
     UpstreamUnreachable => "upstream_unreachable", 503, 14, "unavailable", "outbound, gateway", "No endpoint of the destination could be connected to.";

@@ -160,6 +160,7 @@ async fn requests_with_more_than_one_reading() {
         ("path_not_canonical", Call::get(HOST, "/a/..;/b")),
         ("host_invalid", Call::get(HOST, "/").header("host", "other.shop")),
         ("uri_too_long", Call::get(HOST, &format!("/{}", "a".repeat(17_000)))),
+        ("header_too_large", Call::get(HOST, "/").header("x-big", &"a".repeat(17_000))),
     ] {
         refused(&orders, &peer.send(call).await.unwrap(), reason).await;
     }
@@ -178,7 +179,7 @@ async fn requests_with_more_than_one_reading() {
         ("host_invalid", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n"),
         (
             "upgrade_unsupported",
-            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: tls/1.0\r\n\r\n",
         ),
     ] {
         refused(&orders, &raw(text).await, reason).await;

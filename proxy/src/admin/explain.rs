@@ -158,6 +158,7 @@ const HTTP: Step = (
         "request_malformed",
         "request_timeout",
         "uri_too_long",
+        "header_too_large",
         "host_invalid",
         "path_not_canonical",
         "connect_unsupported",

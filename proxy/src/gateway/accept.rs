@@ -142,7 +142,7 @@ async fn plain(conn: Rc<Connection>, seen: Vec<u8>, mut stream: TcpStream) {
 
 async fn http<IO>(conn: Rc<Connection>, version: Version, seen: Bytes, io: IO)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let ending = Ending {
         drain: conn.worker.shared.drain.clone(),

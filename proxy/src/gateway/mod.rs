@@ -40,6 +40,7 @@ use crate::gateway::rules::{GatewayRules, Route};
 use crate::http::body::ProxyBody;
 use crate::http::hygiene;
 use crate::http::request::Head;
+use crate::http::upgrade::{self, Switch};
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::outbound::encrypt;
@@ -81,7 +82,9 @@ async fn serve(
     rules.users.remove_credentials(&mut parts.headers);
     parts.headers.remove(AUTHORIZATION);
     let rule = if preflight { None } else { Some(mint::rule(rules, &parts.method, &head)?) };
-    let version = parts.version;
+    let switches = route.destination.switches();
+    let switch = Switch::take(&mut parts, &head.hop, &body, switches)?;
+    let version = upgrade::transport_version(parts.version, switch.as_ref());
     let secured =
         encrypt::lease(conn.worker(), &route.destination, None, version, snap, journal).await?;
     let findings = Findings { client, user, justification };
@@ -101,7 +104,7 @@ async fn serve(
         }
     };
     crate::inbound::enrich::set_target(&mut parts, &head)?;
-    let outgoing = Outgoing { parts, body, authority: head.authority, token, slot };
+    let outgoing = Outgoing { parts, body, authority: head.authority, token, slot, switch };
     forward::to_callee(conn.worker(), secured, &route.destination, outgoing, journal).await
 }
 

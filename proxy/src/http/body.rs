@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_config::{Limits, limits};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use crate::context_index::OpenContext;
 use crate::http::hygiene;
 use crate::http::lasting::Lasting;
+use crate::http::upgrade::Tunnel;
 use crate::registry::EndReason;
 use crate::upstream::pool::Checkout;
 use crate::upstream::upload::{Fault, Upload};
@@ -45,6 +46,8 @@ pub enum ProxyBody {
     Full(Option<Bytes>),
     /// A body that streams through.
     Stream(Box<Streaming>),
+    /// No body: after this head the connection carries something else.
+    Tunnel(Box<Tunnel>),
 }
 
 /// A body on its way through, with what hangs on its end.
@@ -57,16 +60,27 @@ pub struct Streaming {
     /// The exchange's request body: this one, or the one this body answers.
     upload: Option<Rc<Upload>>,
     is_upload: bool,
-    broken: bool,
-    /// Its end has been said, although `inner` has not ended.
-    over: bool,
+    /// A gRPC answer, which can say in trailers why it ends early.
+    grpc: bool,
+    state: State,
     guards: Guards,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// It failed.
+    Broken,
+    /// Its end was said by us.
+    Ended,
 }
 
 /// When a body has taken too long. The timer is looked at only while the body waits.
 struct Clock {
     idle: Duration,
     until: Option<Instant>,
+    /// The deadline the call brought along.
+    deadline: Option<Instant>,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -100,8 +114,8 @@ impl ProxyBody {
             clock: Clock::new(),
             upload: None,
             is_upload: false,
-            broken: false,
-            over: false,
+            grpc: false,
+            state: State::Open,
             guards,
         }))
     }
@@ -135,6 +149,24 @@ impl ProxyBody {
         self
     }
 
+    /// Ends the body at the deadline its call brought along.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Option<Instant>) -> ProxyBody {
+        if let ProxyBody::Stream(streaming) = &mut self {
+            streaming.clock.deadline = deadline;
+        }
+        self
+    }
+
+    /// Whether this is a gRPC answer: cut short it ends with trailers that say why.
+    #[must_use]
+    pub fn grpc(mut self, grpc: bool) -> ProxyBody {
+        if let ProxyBody::Stream(streaming) = &mut self {
+            streaming.grpc = grpc;
+        }
+        self
+    }
+
     /// Makes this the request body of an exchange and hands out its progress.
     pub fn begin_upload(&mut self) -> Rc<Upload> {
         let upload = Upload::begin();
@@ -143,7 +175,9 @@ impl ProxyBody {
                 streaming.is_upload = true;
                 streaming.upload = Some(Rc::clone(&upload));
             }
-            ProxyBody::Stream(_) | ProxyBody::Empty | ProxyBody::Full(_) => upload.sent(),
+            ProxyBody::Stream(_) | ProxyBody::Empty | ProxyBody::Full(_) | ProxyBody::Tunnel(_) => {
+                upload.sent();
+            }
         }
         upload
     }
@@ -161,7 +195,9 @@ impl ProxyBody {
     pub fn upload(&self) -> Option<Rc<Upload>> {
         match self {
             ProxyBody::Stream(streaming) if streaming.is_upload => streaming.upload.clone(),
-            ProxyBody::Stream(_) | ProxyBody::Empty | ProxyBody::Full(_) => None,
+            ProxyBody::Stream(_) | ProxyBody::Empty | ProxyBody::Full(_) | ProxyBody::Tunnel(_) => {
+                None
+            }
         }
     }
 
@@ -176,8 +212,10 @@ impl ProxyBody {
 
     /// Ends with `lasting`, at the latest. A body that is here already needs no such thing.
     pub fn hold(&mut self, lasting: Lasting) {
-        if let ProxyBody::Stream(streaming) = self {
-            streaming.guards.lasting = Some(lasting);
+        match self {
+            ProxyBody::Stream(streaming) => streaming.guards.lasting = Some(lasting),
+            ProxyBody::Tunnel(tunnel) => tunnel.hold(lasting),
+            ProxyBody::Empty | ProxyBody::Full(_) => {}
         }
     }
 
@@ -185,7 +223,19 @@ impl ProxyBody {
     pub fn lasting(&mut self) -> Option<&mut Lasting> {
         match self {
             ProxyBody::Stream(streaming) => streaming.guards.lasting.as_mut(),
+            ProxyBody::Tunnel(tunnel) => tunnel.lasting(),
             ProxyBody::Empty | ProxyBody::Full(_) => None,
+        }
+    }
+
+    /// Takes the tunnel out that is to follow this head, if there is one.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match std::mem::replace(self, ProxyBody::Empty) {
+            ProxyBody::Tunnel(tunnel) => Some(*tunnel),
+            other => {
+                *self = other;
+                None
+            }
         }
     }
 
@@ -204,7 +254,7 @@ impl Body for ProxyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            ProxyBody::Empty => Poll::Ready(None),
+            ProxyBody::Empty | ProxyBody::Tunnel(_) => Poll::Ready(None),
             ProxyBody::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             ProxyBody::Stream(streaming) => streaming.poll(cx),
         }
@@ -212,17 +262,17 @@ impl Body for ProxyBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            ProxyBody::Empty => true,
+            ProxyBody::Empty | ProxyBody::Tunnel(_) => true,
             ProxyBody::Full(bytes) => bytes.is_none(),
-            ProxyBody::Stream(streaming) => {
-                streaming.over || (streaming.inner.is_end_stream() && !streaming.broken)
-            }
+            ProxyBody::Stream(streaming) => streaming.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            ProxyBody::Empty | ProxyBody::Full(None) => SizeHint::with_exact(0),
+            ProxyBody::Empty | ProxyBody::Full(None) | ProxyBody::Tunnel(_) => {
+                SizeHint::with_exact(0)
+            }
             ProxyBody::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             ProxyBody::Stream(streaming) => streaming.inner.size_hint(),
         }
@@ -231,11 +281,10 @@ impl Body for ProxyBody {
 
 impl Streaming {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.broken {
-            return Poll::Ready(Some(Err(BodyError::Broken)));
-        }
-        if self.over {
-            return Poll::Ready(None);
+        match self.state {
+            State::Open => {}
+            State::Broken => return Poll::Ready(Some(Err(BodyError::Broken))),
+            State::Ended => return Poll::Ready(None),
         }
         if let Some(reason) = self.guards.lasting.as_ref().and_then(Lasting::reason) {
             return self.end(reason);
@@ -266,7 +315,10 @@ impl Streaming {
         if let Some(fault) = self.account(&frame) {
             return self.cut(fault);
         }
-        let frame = self.sanitise(frame);
+        let frame = match self.sanitise(frame) {
+            Ok(frame) => frame,
+            Err(fault) => return self.cut(fault),
+        };
         if self.inner.is_end_stream() {
             self.complete();
         }
@@ -288,7 +340,15 @@ impl Streaming {
         if let Some(max) = self.bytes_max.filter(|max| self.bytes > *max) {
             return Some(Fault::TooLarge(max));
         }
-        self.clock.until.filter(|until| Instant::now() >= *until).map(|_| Fault::TooOld)
+        self.clock.over()
+    }
+
+    fn is_end(&self) -> bool {
+        match self.state {
+            State::Open => self.inner.is_end_stream(),
+            State::Broken => false,
+            State::Ended => true,
+        }
     }
 
     fn tell_waiting(&self, waiting: bool) {
@@ -302,17 +362,16 @@ impl Streaming {
             upload.failed(fault);
         }
         self.abandon();
+        if self.grpc && !self.is_upload {
+            self.state = State::Ended;
+            return Poll::Ready(Some(Ok(Frame::trailers(grpc_end(fault)))));
+        }
         Poll::Ready(Some(Err(fault.into())))
     }
 
     /// Ends the body because the exchange must end: a gRPC stream says so, anything else breaks off.
     fn end(&mut self, reason: EndReason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if !self.guards.lasting.as_ref().is_some_and(Lasting::is_grpc) {
-            return self.cut(Fault::Ended(reason));
-        }
-        self.abandon();
-        (self.broken, self.over) = (false, true);
-        Poll::Ready(Some(Ok(Frame::trailers(Lasting::trailers(reason)))))
+        self.cut(Fault::Ended(reason))
     }
 
     /// The exchange is over; says so where it lasted.
@@ -326,28 +385,29 @@ impl Streaming {
     /// Ends the body without its end: nothing can be used again.
     fn abandon(&mut self) {
         self.close();
-        self.broken = true;
+        self.state = State::Broken;
         self.guards = Guards::default();
         if let (true, Some(upload)) = (self.is_upload, &self.upload) {
             upload.abandoned();
         }
     }
 
-    fn sanitise(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        match frame.into_trailers() {
-            Ok(mut trailers) => {
-                if let Some(lasting) = &mut self.guards.lasting {
-                    let status = trailers.get("grpc-status").and_then(|text| text.to_str().ok());
-                    lasting.grpc_status = status.and_then(|text| text.parse().ok());
-                }
-                let removed = clean(&mut trailers);
-                if let (1.., Some(count)) = (removed, &self.removed) {
-                    count(removed);
-                }
-                Frame::trailers(trailers)
-            }
-            Err(frame) => frame,
+    fn sanitise(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Fault> {
+        let mut trailers = match frame.into_trailers() {
+            Ok(trailers) => trailers,
+            Err(frame) => return Ok(frame),
+        };
+        if let Some(lasting) = &mut self.guards.lasting {
+            let status = trailers.get("grpc-status").and_then(|text| text.to_str().ok());
+            lasting.grpc_status = status.and_then(|text| text.parse().ok());
         }
+        let max = limits::TRAILER_BYTES_MAX;
+        let removed =
+            hygiene::clean_trailers(&mut trailers, max).map_err(|_| Fault::Trailers(max))?;
+        if let (1.., Some(count)) = (removed, &self.removed) {
+            count(removed);
+        }
+        Ok(Frame::trailers(trailers))
     }
 
     fn complete(&mut self) {
@@ -365,7 +425,21 @@ impl Streaming {
 impl Clock {
     fn new() -> Clock {
         let idle = Duration::from_millis(limits::BODY_IDLE_MS_MAX);
-        Clock { idle, until: None, waiting_since: None, timer: None }
+        Clock { idle, until: None, deadline: None, waiting_since: None, timer: None }
+    }
+
+    /// Whether the exchange has lasted too long.
+    fn over(&self) -> Option<Fault> {
+        if self.until.is_none() && self.deadline.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let past = |end: Option<Instant>| end.is_some_and(|end| now >= end);
+        match (past(self.until), past(self.deadline)) {
+            (true, _) => Some(Fault::TooOld),
+            (false, true) => Some(Fault::Deadline),
+            (false, false) => None,
+        }
     }
 
     /// Looks whether the body has waited for too long, and sees to it that somebody looks again.
@@ -377,30 +451,32 @@ impl Clock {
         loop {
             let since = upload.map_or(since, |upload| upload.last_moved().max(since));
             let idle = since + self.idle;
-            let next = self.until.map_or(idle, |until| until.min(idle));
+            let ends = self.until.into_iter().chain(self.deadline);
+            let next = ends.fold(idle, Instant::min);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             if timer.as_mut().poll(cx).is_pending() {
                 return None;
             }
-            let now = Instant::now();
-            if self.until.is_some_and(|until| now >= until) {
-                return Some(Fault::TooOld);
+            if Instant::now() < next {
+                timer.as_mut().reset(next);
+                continue;
             }
-            if now >= idle {
-                return Some(Fault::Stalled);
-            }
-            timer.as_mut().reset(next);
+            return Some(self.over().unwrap_or(Fault::Stalled));
         }
     }
 }
 
-/// Oversized trailers are dropped whole: half of them would be a different message.
-fn clean(trailers: &mut HeaderMap) -> usize {
-    hygiene::clean_trailers(trailers, limits::TRAILER_BYTES_MAX).unwrap_or_else(|_| {
-        let dropped = trailers.len();
-        trailers.clear();
-        dropped
-    })
+/// What a gRPC stream that is cut short says at its end.
+fn grpc_end(fault: Fault) -> HeaderMap {
+    if let Fault::Ended(reason) = fault {
+        return Lasting::trailers(reason);
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", u16::from(fault.grpc_status()).into());
+    if let Ok(message) = HeaderValue::try_from(fault.to_string()) {
+        trailers.insert("grpc-message", message);
+    }
+    trailers
 }
 
 impl Drop for Streaming {
@@ -408,7 +484,7 @@ impl Drop for Streaming {
         // hyper does not poll a body whose `is_end_stream` is already true (no body at all): such
         // a body is complete, and its connection can be used again.
         self.close();
-        if !self.broken && self.inner.is_end_stream() {
+        if self.state == State::Open && self.inner.is_end_stream() {
             self.complete();
         } else if let (true, Some(upload)) = (self.is_upload, &self.upload) {
             upload.abandoned();

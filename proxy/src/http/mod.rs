@@ -1,6 +1,7 @@
 //! HTTP shared by the three directions: head check, hygiene, translation, bodies, refusals.
 
 pub mod body;
+pub mod deadline;
 pub mod head;
 pub mod hygiene;
 pub mod lasting;
@@ -8,3 +9,4 @@ pub mod problem;
 pub mod request;
 pub mod serve;
 pub mod translate;
+pub mod upgrade;

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use countersign_config::limits;
 use countersign_policy::host::canonical_host;
 use countersign_policy::path::{CanonicalPath, PathError};
 use http::uri::Authority;
-use http::{Method, Uri, request};
+use http::{HeaderMap, Method, Uri, request};
 
 use crate::http::hygiene::{self, CleanRequest, HopByHop, HygieneError, Presented, Sender};
 use crate::inbound::accept::Connection;
@@ -71,7 +72,7 @@ impl Head {
     ) -> Result<Head, Refused> {
         let CleanRequest { authority, presented, hop } = clean;
         journal.reserved_removed(RemovedFrom::Header, presented.dropped);
-        refuse_unsupported(parts, &hop)?;
+        refuse_oversized(&parts.headers)?;
         let host = canonical_host(authority.as_str())
             .map_err(|error| refused(Refusal::HostInvalid, error.to_string()))?;
         let host: Arc<str> = host.into();
@@ -86,16 +87,19 @@ impl Head {
     }
 }
 
-/// CONNECT and upgrades are not carried yet; saying so beats forwarding half of one.
-pub fn refuse_unsupported(parts: &request::Parts, hop: &HopByHop) -> Result<(), Refused> {
-    if parts.method == Method::CONNECT {
-        return Err(refused(Refusal::ConnectUnsupported, "CONNECT"));
+/// Over HTTP/2 no head check has measured the single fields.
+///
+/// # Errors
+/// `header_too_large`, which says which and how large.
+pub fn refuse_oversized(headers: &HeaderMap) -> Result<(), Refused> {
+    let max = limits::HEADER_VALUE_BYTES_MAX;
+    match headers.iter().find(|(_, value)| value.len() > max) {
+        None => Ok(()),
+        Some((name, value)) => {
+            let detail = format!("header `{name}` has {} bytes, the limit is {max}", value.len());
+            Err(refused(Refusal::HeaderTooLarge, detail))
+        }
     }
-    if let Some(upgrade) = &hop.upgrade {
-        let token = upgrade.to_str().unwrap_or("?").to_owned();
-        return Err(refused(Refusal::UpgradeUnsupported, format!("upgrade to {token}")));
-    }
-    Ok(())
 }
 
 /// The origin form of the target: hygiene has checked that an absolute form names the same host.

@@ -4,7 +4,7 @@
 //! Invariant: an ending connection finishes what it has begun: HTTP/1.1 answers with
 //! `Connection: close`, HTTP/2 sends GOAWAY, and only the grace's end cuts.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use countersign_config::{Limits, ProxyConfig, limits};
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::DecisionId;
 use crate::http::body::ProxyBody;
-use crate::http::head::{HeadError, HeadGuarded, HeadLimits, refusal_bytes};
+use crate::http::head::{HeadError, HeadGuarded, HeadLimits, HeadMonitor, refusal_bytes};
+use crate::http::upgrade::Tunnel;
 use crate::registry::{EndReason, Registered};
 use crate::worker::LocalExecutor;
 
@@ -93,7 +94,7 @@ pub struct Ending {
 
 /// How a connection says good-bye.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leave {
+pub(crate) enum Leave {
     /// With the process: what is open goes on until nothing is accepted any more, and then for as
     /// long as the drain lasts.
     Drain,
@@ -103,7 +104,7 @@ enum Leave {
 
 impl Ending {
     /// Waits for the first reason to end that leaves time for what is open.
-    async fn reached(&self) -> Leave {
+    pub(crate) async fn reached(&self) -> Leave {
         let ended = async {
             match &self.registered {
                 Some(registered) => registered.ended().await,
@@ -118,7 +119,7 @@ impl Ending {
     }
 
     /// Waits until open requests have had their time.
-    async fn over(&self, leave: Leave) {
+    pub(crate) async fn over(&self, leave: Leave) {
         match leave {
             Leave::Drain => {
                 self.drain.cancelled().await;
@@ -132,7 +133,7 @@ impl Ending {
     }
 
     /// Waits until nothing may go on.
-    async fn cut(&self) -> EndReason {
+    pub(crate) async fn cut(&self) -> EndReason {
         match &self.registered {
             Some(registered) => registered.cut().await,
             None => std::future::pending().await,
@@ -158,24 +159,31 @@ pub trait Exchange: 'static {
     fn head_limits(&self) -> HeadLimits;
 }
 
-/// Serves HTTP/1.1; `seen` are bytes already read from `io`.
+/// Serves HTTP/1.1; `seen` are bytes already read from `io`. What a request switched the connection
+/// to is carried here too, so that it counts as the connection it is.
 pub async fn http1<IO, X>(io: IO, seen: Bytes, exchange: Rc<X>, ending: &Ending)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     X: Exchange,
 {
     let (guarded, monitor) = HeadGuarded::new(io, seen, exchange.head_limits());
     let id = exchange.next_id();
     let guarded = guarded.answering(Box::new(move |error| refusal_bytes(error, Some(id))));
     let first = First::default();
+    let tunnel: Rc<RefCell<Option<Tunnel>>> = Rc::default();
     let service = {
         let (exchange, first) = (Rc::clone(&exchange), first.clone());
-        let drain = ending.drain.clone();
+        let (drain, monitor) = (ending.drain.clone(), monitor.clone());
+        let tunnel = Rc::clone(&tunnel);
         service_fn(move |request| {
             first.came();
             let (exchange, drain) = (Rc::clone(&exchange), drain.clone());
+            let (monitor, tunnel) = (monitor.clone(), Rc::clone(&tunnel));
             async move {
                 let mut response = exchange.handle(request).await;
+                if let Some(begun) = response.body_mut().take_tunnel() {
+                    return Ok(switch(response, begun, &monitor, &tunnel));
+                }
                 // hyper says so only in responses that begin after it was told.
                 if drain.is_leaving() {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -191,12 +199,36 @@ where
         .header_read_timeout(Duration::from_millis(limits::H1_IDLE_MS_MAX))
         .max_header_size(ending.drain.limits().h1_head_bytes_max)
         .half_close(true);
-    let connection = builder.serve_connection(TokioIo::new(guarded), service);
-    let graceful = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
+    let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
+    let graceful =
+        |connection: Pin<&mut http1::UpgradeableConnection<_, _>>| connection.graceful_shutdown();
     drive(connection, graceful, ending, &first, None).await;
     if let Some(error) = monitor.violation() {
         exchange.head_refused(error, id);
     }
+    let tunnel = tunnel.take();
+    if let Some(tunnel) = tunnel {
+        tunnel.run(ending).await;
+    }
+}
+
+/// The head check steps aside and the tunnel waits for the head to be written. Bytes that came
+/// before the answer and were refused can be part of nothing.
+fn switch(
+    mut response: Response<ProxyBody>,
+    begun: Tunnel,
+    monitor: &HeadMonitor,
+    tunnel: &RefCell<Option<Tunnel>>,
+) -> Response<ProxyBody> {
+    if monitor.violation().is_some() {
+        response = Response::new(ProxyBody::Empty);
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
+    monitor.stop();
+    tunnel.replace(Some(begun));
+    response
 }
 
 /// Serves HTTP/2 with prior knowledge.

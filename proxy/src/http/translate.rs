@@ -190,8 +190,9 @@ fn path_of(uri: &Uri) -> PathAndQuery {
     uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))
 }
 
-/// `Expect: 100-continue` ends at the first proxy; other expectations travel on.
-fn take_expect_continue(headers: &mut HeaderMap) -> bool {
+/// `Expect: 100-continue` ends at the first proxy, which asks for the body itself; other
+/// expectations travel on.
+pub fn take_expect_continue(headers: &mut HeaderMap) -> bool {
     let expects = headers
         .get(EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));

@@ -21,6 +21,7 @@ use crate::clock::Now;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
 use crate::http::serve::{self, Ending, Exchange};
+use crate::http::upgrade::Allowed;
 use crate::intercept::Captured;
 use crate::intercept::prefixed::{Prefixed, Version, read_version};
 use crate::journal::Journal;
@@ -101,7 +102,7 @@ type Handshake<T> = Result<T, (&'static str, String)>;
 async fn handshake(
     worker: &Worker,
     stream: TcpStream,
-) -> Handshake<(impl AsyncRead + AsyncWrite + Unpin + 'static, MeshPeer, Alpn)> {
+) -> Handshake<(impl AsyncRead + AsyncWrite + Unpin + Send + 'static, MeshPeer, Alpn)> {
     let failed = |error: std::io::Error| (handshake_reason(&error), chain(&error));
     // The handshake's work starts only once a complete ClientHello is here.
     let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
@@ -235,6 +236,17 @@ impl Connection {
     /// Where the app listens.
     pub fn app(&self) -> SocketAddr {
         self.listener.app
+    }
+
+    /// What may pass beside requests and answers. Between proxies a switch travels on HTTP/1.1.
+    pub fn switches(&self, version: http::Version) -> Allowed<'_> {
+        match self.worker.shared.config.app_port(self.port()) {
+            Some(app) => {
+                let connect = app.connect && version < http::Version::HTTP_2;
+                Allowed { upgrades: &app.upgrades, connect }
+            }
+            None => Allowed::default(),
+        }
     }
 
     /// What is carried inside TLS; `None` for plaintext.

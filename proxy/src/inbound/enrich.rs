@@ -9,7 +9,7 @@ use std::sync::Arc;
 use countersign_config::limits;
 use countersign_ctxtoken::{RequestContext, UserName};
 use countersign_policy::doc::ContextNeed;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
 
 use crate::context_index::{Handle, Held, OpenContext, TraceId};
 use crate::http::body::Guards;
@@ -97,6 +97,10 @@ pub(crate) fn set_target(parts: &mut request::Parts, head: &Head) -> Result<(), 
     let malformed = |error: &dyn std::fmt::Display| {
         Refused::new(Refusal::RequestMalformed, Stage::Enrich, error.to_string())
     };
+    // The authority is all the target CONNECT has; the head check and hygiene have read it.
+    if parts.method == Method::CONNECT {
+        return Ok(());
+    }
     let target = head.path.target();
     if parts.uri.path_and_query().is_some_and(|written| written.as_str() == target) {
         return Ok(());
@@ -117,6 +121,7 @@ fn restore(parts: &mut request::Parts, head: &Head) -> Result<Restored, Refused>
         );
     }
     translate::announce_te(&mut parts.headers);
+    translate::take_expect_continue(&mut parts.headers);
     Ok(Restored::Http1)
 }
 

@@ -15,6 +15,7 @@ use crate::clock::Now;
 use crate::http::body::{Guards, ProxyBody};
 use crate::http::hygiene;
 use crate::http::translate::{self, Restored};
+use crate::http::upgrade::{self, Switch};
 use crate::inbound::accept::Connection;
 use crate::inbound::decide::Permit;
 use crate::inbound::enrich::Enriched;
@@ -31,18 +32,30 @@ use crate::upstream::retry::{self, Kept};
 use crate::upstream::upload::{self, Patience, Upload};
 use crate::worker::InFlight;
 
+/// A permitted request and everything that goes with it.
+pub struct Arrived {
+    /// The head, as the app is to see it.
+    pub enriched: Enriched,
+    /// The body, untouched.
+    pub body: Incoming,
+    /// The right to forward it.
+    pub permit: Permit,
+    /// Its place under the in-flight cap.
+    pub slot: InFlight,
+    /// The protocol the caller asks to switch to.
+    pub switch: Option<Switch>,
+}
+
 /// Forwards the request and prepares the response for the caller.
 ///
 /// # Errors
 /// `app_not_listening`, `app_timeout`, `app_failed`, `body_too_large`, `overloaded`.
 pub async fn to_app(
     conn: &Connection,
-    enriched: Enriched,
-    body: Incoming,
-    permit: Permit,
-    slot: InFlight,
+    arrived: Arrived,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
+    let Arrived { enriched, body, permit, slot, switch } = arrived;
     let limits = &conn.worker().shared.config.limits;
     let end = end_of(&permit, journal.started);
     let body = ProxyBody::stream(body).counting(conn.count_trailers());
@@ -52,20 +65,26 @@ pub async fn to_app(
         body = body.at_most(max);
     }
     let upload = body.begin_upload();
-    let (request, speaks, mut guards) = enriched.into_request(body);
+    let (mut request, speaks, mut guards) = enriched.into_request(body);
+    if let Some(switch) = &switch {
+        switch.restore(&mut request);
+    }
+    let deadline = journal.deadline(request.headers_mut(), Refusal::AppTimeout)?;
     let head = Duration::from_millis(limits.request_ms_max);
     let patience = Patience {
         head: Some(head).filter(|_| !hygiene::is_grpc(request.headers())),
         idle: Duration::from_millis(limits.body_idle_ms_max),
+        until: deadline,
     };
     let client = conn.captured().client().0;
     let config = &conn.worker().shared.config;
-    let target = Target::app(config, conn.app(), speaks == Restored::Http2, client);
+    let h2 = speaks == Restored::Http2 && switch.is_none();
+    let target = Target::app(config, conn.app(), h2, client);
     let answer = upload::head(exchange(conn, request, &target), &upload, patience).await;
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::AppTimeout))??;
     guards.checkout = Some(checkout);
     guards.in_flight = Some(slot);
-    respond(conn, response, guards, (upload, end), journal)
+    respond(conn, response, guards, Answering { upload, end, switch, deadline }, journal)
 }
 
 /// When the permit ends, for exchanges that are still streaming then (a time window, an age limit).
@@ -138,25 +157,44 @@ async fn lease(conn: &Connection, target: &Target) -> Result<Lease, Refused> {
     }
 }
 
+/// What an answer belongs to.
+struct Answering {
+    upload: Rc<Upload>,
+    /// When its permit ends.
+    end: Option<Instant>,
+    switch: Option<Switch>,
+    /// When its call ends.
+    deadline: Option<Instant>,
+}
+
 fn respond(
     conn: &Connection,
     response: Response<Incoming>,
     guards: Guards,
-    (upload, end): (Rc<Upload>, Option<Instant>),
+    answering: Answering,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
+    let Answering { upload, end, switch, deadline } = answering;
     let (mut parts, body) = response.into_parts();
     let clean = hygiene::inbound_response(&mut parts)
         .map_err(|error| refuse(Refusal::AppFailed, error.to_string()))?;
     journal.reserved_removed(RemovedFrom::Response, clean.presented.dropped);
+    let switched = upgrade::answered(switch, &mut parts, &clean.hop)
+        .map_err(|error| refuse(Refusal::AppFailed, error.to_string()))?;
     if conn.alpn() == Some(Alpn::H2) {
         translate::response_to_h2(&mut parts);
     }
     parts.version = Version::default();
+    if let Some(switched) = switched {
+        let tunnel = switched.into_body(&conn.worker().buffers, guards, end);
+        return Ok(Response::from_parts(parts, tunnel));
+    }
     let body = ProxyBody::guarded(body, guards)
         .counting(conn.count_trailers())
         .within(&conn.worker().shared.config.limits)
         .until(end)
+        .deadline(deadline)
+        .grpc(hygiene::is_grpc(&parts.headers))
         .answering(upload);
     Ok(Response::from_parts(parts, body))
 }

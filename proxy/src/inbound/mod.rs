@@ -20,7 +20,9 @@ use hyper::body::Incoming;
 use crate::http::body::ProxyBody;
 use crate::http::lasting;
 use crate::http::request::Head;
+use crate::http::upgrade::Switch;
 use crate::inbound::accept::Connection;
+use crate::inbound::forward::Arrived;
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::refusal::Refused;
@@ -36,6 +38,8 @@ async fn serve(
     let slot = conn.worker().admit()?;
     let (mut parts, body) = request.into_parts();
     let head = Head::inbound(&mut parts, conn, snap, journal)?;
+    let switches = conn.switches(parts.version);
+    let switch = Switch::take(&mut parts, &head.hop, &body, switches)?;
     let ctx = context::verify(conn, &head, snap, now, journal)?;
     again::check_revoked(conn, &head, &ctx, snap, now)?;
     let permit = decide::authorize(conn, &head, &parts, &ctx, snap, now, journal)?;
@@ -43,6 +47,7 @@ async fn serve(
     let noted = again::note(&parts, snap);
     let enriched = enrich::apply(conn, parts, &head, &permit, &ctx, snap, journal)?;
     let lasting = again::register(conn, head, ctx, noted, &permit, snap, now);
-    let forwarded = forward::to_app(conn, enriched, body, permit, slot, journal);
+    let forwarded =
+        forward::to_app(conn, Arrived { enriched, body, permit, slot, switch }, journal);
     lasting::until_ended(lasting, forwarded).await.map_err(|ended| ended.refused(journal))
 }

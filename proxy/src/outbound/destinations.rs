@@ -14,6 +14,7 @@ use countersign_policy::doc::{self, DestinationPeer, PortProtocol, TlsRoots};
 use countersign_workload_id::WorkloadId;
 use rustls::crypto::CryptoProvider;
 
+use crate::http::upgrade::Allowed;
 use crate::tls::outside::{OutsideTls, Roots};
 use crate::tls::verify::ExpectedIds;
 use crate::upstream::target::{EndpointKey, Who};
@@ -68,6 +69,11 @@ impl Destination {
     /// Whether its other end is a sidecar, the only kind of peer that ever gets a context.
     pub fn is_mesh(&self) -> bool {
         matches!(self.peer, ToPeer::Mesh)
+    }
+
+    /// What may pass beside requests and answers.
+    pub fn switches(&self) -> Allowed<'_> {
+        Allowed { upgrades: &self.upgrades, connect: self.connect }
     }
 
     /// The endpoint at `addr`. Outside the mesh the names decide, so any address will do.

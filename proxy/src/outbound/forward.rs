@@ -11,12 +11,14 @@ use std::time::Duration;
 use countersign_workload_id::WorkloadId;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::Authority;
-use http::{Request, Response, Uri, Version, request};
+use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::http::body::{Guards, ProxyBody};
 use crate::http::hygiene::{self, Sender};
 use crate::http::translate::{self, AppSpeaks};
+use crate::http::upgrade::{self, Switch};
 use crate::journal::Journal;
 use crate::outbound::discover::{Destination, ToPeer};
 use crate::outbound::encrypt::{self, Secured};
@@ -45,6 +47,8 @@ pub struct Outgoing {
     pub token: Option<HeaderValue>,
     /// The request's place under the in-flight cap.
     pub slot: InFlight,
+    /// The protocol the app asks to switch to.
+    pub switch: Option<Switch>,
 }
 
 /// Sends the request and waits for the response head.
@@ -58,17 +62,19 @@ pub async fn to_callee(
     outgoing: Outgoing,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
-    let Outgoing { mut parts, body, authority, token, slot } = outgoing;
+    let Outgoing { mut parts, body, authority, token, slot, switch } = outgoing;
     let client_h1 = parts.version < Version::HTTP_2;
     prepare(&mut parts, secured.alpn, &authority, destination, journal.direction)?;
     if let Some(token) = token {
         parts.headers.insert(TXN_TOKEN, token);
     }
+    let deadline = journal.deadline(&mut parts.headers, Refusal::UpstreamTimeout)?;
     let limits = &worker.shared.config.limits;
     let head = Duration::from_millis(limits.request_ms_max).saturating_sub(secured.spent);
     let patience = Patience {
         head: Some(head).filter(|_| !hygiene::is_grpc(&parts.headers)),
         idle: Duration::from_millis(limits.body_idle_ms_max),
+        until: deadline,
     };
     let mut body =
         ProxyBody::stream(body).counting(count_trailers(worker, journal.direction)).within(limits);
@@ -76,7 +82,10 @@ pub async fn to_callee(
         body = body.at_most(limits.gateway_body_bytes_max());
     }
     let upload = body.begin_upload();
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    if let Some(switch) = &switch {
+        switch.restore(&mut request);
+    }
     let visit = RefCell::new(None);
     let exchange = exchange(worker, secured, destination, (request, &visit), journal);
     let answer = upload::head(exchange, &upload, patience).await;
@@ -84,7 +93,8 @@ pub async fn to_callee(
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::UpstreamTimeout))??;
     let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), ..Guards::default() };
     let sender = if destination.is_mesh() { Sender::Mesh } else { Sender::Unauthenticated };
-    respond(worker, (response, sender), guards, upload, client_h1, journal)
+    let answering = Answering { upload, client_h1, switch, deadline };
+    respond(worker, (response, sender), guards, answering, journal)
 }
 
 /// Tells the endpoint's breaker how the exchange went. What the client did says nothing.
@@ -102,7 +112,7 @@ fn account(
         Ok(_) | Err(Late::Head(_)) => {
             encrypt::report(worker, destination, visit, Failure::Failed);
         }
-        Err(Late::Body(_)) => drop(visit),
+        Err(Late::Body(_) | Late::Deadline) => drop(visit),
     }
 }
 
@@ -110,7 +120,12 @@ fn account(
 /// the other end said nothing.
 pub fn of_late(late: Late, silent: Refusal) -> Refused {
     match late {
+        Late::Deadline => refuse(silent, "the call's deadline has passed"),
         Late::Head(limit) => refuse(silent, format!("no response head in {limit:?}")),
+        Late::Body(fault @ Fault::Trailers(_)) => {
+            refuse(Refusal::HeaderTooLarge, fault.to_string())
+        }
+        Late::Body(Fault::Deadline) => refuse(silent, Fault::Deadline.to_string()),
         Late::Body(fault @ Fault::TooLarge(_)) => refuse(Refusal::BodyTooLarge, fault.to_string()),
         Late::Body(fault) => refuse(Refusal::RequestTimeout, fault.to_string()),
     }
@@ -147,13 +162,22 @@ fn prepare(
             let host = HeaderValue::from_str(authority.as_str())
                 .map_err(|error| malformed(error.to_string()))?;
             parts.headers.insert(HOST, host);
-            let target = parts.uri.path_and_query().cloned();
-            parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
+            parts.uri = http1_target(parts, authority);
             parts.version = Version::HTTP_11;
             translate::announce_te(&mut parts.headers);
+            translate::take_expect_continue(&mut parts.headers);
         }
     }
     Ok(())
+}
+
+/// What stands in the request line: the path, or for CONNECT the authority.
+fn http1_target(parts: &request::Parts, authority: &Authority) -> Uri {
+    if parts.method == Method::CONNECT {
+        return Uri::from(authority.clone());
+    }
+    let target = parts.uri.path_and_query().cloned();
+    target.map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
 /// Sends once, and once more where that is provably safe and the budget allows it. `visit` holds
@@ -200,14 +224,22 @@ fn same_callee(first: Option<&WorkloadId>, now: &WorkloadId) -> Result<(), Refus
     Err(refuse(Refusal::UpstreamFailed, detail))
 }
 
+/// What an answer belongs to.
+struct Answering {
+    upload: Rc<Upload>,
+    client_h1: bool,
+    switch: Option<Switch>,
+    deadline: Option<Instant>,
+}
+
 fn respond(
     worker: &Rc<Worker>,
     (response, sender): (Response<Incoming>, Sender),
     guards: Guards,
-    upload: Rc<Upload>,
-    client_h1: bool,
+    answering: Answering,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
+    let Answering { upload, client_h1, switch, deadline } = answering;
     let (mut parts, body) = response.into_parts();
     let clean = match journal.direction {
         Direction::Gateway => hygiene::gateway_response(&mut parts, sender),
@@ -215,13 +247,21 @@ fn respond(
     };
     let clean = clean.map_err(|error| refuse(Refusal::UpstreamFailed, error.to_string()))?;
     journal.reserved_removed(RemovedFrom::Response, clean.presented.dropped);
+    let switched = upgrade::answered(switch, &mut parts, &clean.hop)
+        .map_err(|error| refuse(Refusal::UpstreamFailed, error.to_string()))?;
     if client_h1 {
         translate::response_from_h2(&mut parts, &clean.presented.http1);
     }
     parts.version = Version::default();
+    if let Some(switched) = switched {
+        let tunnel = switched.into_body(&worker.buffers, guards, None);
+        return Ok(Response::from_parts(parts, tunnel));
+    }
     let body = ProxyBody::guarded(body, guards)
         .counting(count_trailers(worker, journal.direction))
         .within(&worker.shared.config.limits)
+        .deadline(deadline)
+        .grpc(hygiene::is_grpc(&parts.headers))
         .answering(upload);
     Ok(Response::from_parts(parts, body))
 }

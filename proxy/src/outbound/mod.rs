@@ -16,7 +16,8 @@ use hyper::body::Incoming;
 
 use crate::http::body::ProxyBody;
 use crate::http::hygiene;
-use crate::http::request::{of_hygiene, refuse_unsupported};
+use crate::http::request::{of_hygiene, refuse_oversized};
+use crate::http::upgrade::{self, Switch};
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::outbound::accept::Connection;
@@ -36,13 +37,14 @@ async fn serve(
     let (mut parts, body) = request.into_parts();
     let clean = hygiene::outbound_request(&mut parts).map_err(of_hygiene)?;
     journal.reserved_removed(RemovedFrom::Header, clean.presented.dropped);
-    refuse_unsupported(&parts, &clean.hop)?;
+    refuse_oversized(&parts.headers)?;
     let held = context::find(conn, &clean.presented, &parts, journal);
     let Found { destination, only } = discover::destination(conn, &clean.authority, snap, journal)?;
-    let version = parts.version;
+    let switch = Switch::take(&mut parts, &clean.hop, &body, destination.switches())?;
+    let version = upgrade::transport_version(parts.version, switch.as_ref());
     let secured = encrypt::lease(conn.worker(), &destination, only, version, snap, journal).await?;
     let held = held.filter(|_| destination.is_mesh());
     let token = held.map(|held| held.token.clone());
-    let outgoing = Outgoing { parts, body, authority: clean.authority, token, slot };
+    let outgoing = Outgoing { parts, body, authority: clean.authority, token, slot, switch };
     forward::to_callee(conn.worker(), secured, &destination, outgoing, journal).await
 }

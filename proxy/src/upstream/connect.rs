@@ -243,7 +243,7 @@ async fn timed<T>(
 
 async fn start<IO>(addr: SocketAddr, io: IO, h2: bool) -> Result<Sender, ConnectError>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(io);
     if h2 {
@@ -264,7 +264,7 @@ where
         .await
         .map_err(|source| ConnectError::Http { addr, source })?;
     tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%addr, %error, "connection ended");
         }
     });

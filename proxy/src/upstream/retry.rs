@@ -47,7 +47,7 @@ impl Kept {
         let body = match request.body() {
             ProxyBody::Full(bytes) => bytes.clone(),
             body if body.is_end_stream() => None,
-            ProxyBody::Empty | ProxyBody::Stream(_) => return None,
+            ProxyBody::Empty | ProxyBody::Stream(_) | ProxyBody::Tunnel(_) => return None,
         };
         Some(Kept {
             method: request.method().clone(),

@@ -27,6 +27,23 @@ pub enum Fault {
     /// Its exchange has lasted too long.
     #[error("the exchange has reached its greatest age")]
     TooOld,
+    /// Its trailers are larger than this; half of them would be a different message.
+    #[error("the trailers are larger than {0} bytes")]
+    Trailers(usize),
+    /// The deadline of its call has passed.
+    #[error("the call's deadline has passed")]
+    Deadline,
+}
+
+impl Fault {
+    /// The gRPC status a stream ends with that was cut for this reason.
+    pub fn grpc_status(self) -> u8 {
+        match self {
+            Fault::Deadline | Fault::Stalled => 4,
+            Fault::TooOld | Fault::Ended(_) => 7,
+            Fault::TooLarge(_) | Fault::Trailers(_) => 8,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +164,8 @@ pub struct Patience {
     pub head: Option<Duration>,
     /// Without progress of the request body.
     pub idle: Duration,
+    /// In all, whatever moves: the deadline the call brought along.
+    pub until: Option<Instant>,
 }
 
 /// Why nobody waits for the response head any longer.
@@ -156,6 +175,8 @@ pub enum Late {
     Head(Duration),
     /// The request body was cut.
     Body(Fault),
+    /// The deadline of the call has passed.
+    Deadline,
 }
 
 /// Waits for the response head that `sending` brings.
@@ -182,6 +203,14 @@ pub async fn head<T, E>(
             _ => Ok(done),
         },
         late = late => Err(late),
+        () = passed(patience.until) => Err(Late::Deadline),
+    }
+}
+
+async fn passed(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -204,7 +233,7 @@ mod tests {
     fn the_head_has_its_whole_time_after_the_body() {
         run(async {
             let upload = Upload::begin();
-            let patience = Patience { head: Some(60 * MS), idle: 10_000 * MS };
+            let patience = Patience { head: Some(60 * MS), idle: 10_000 * MS, until: None };
             let begun = Instant::now();
             let body = async {
                 tokio::time::sleep(120 * MS).await;
@@ -222,7 +251,7 @@ mod tests {
     #[test]
     fn a_body_that_stands_still_ends_the_wait() {
         run(async {
-            let patience = Patience { head: None, idle: 20 * MS };
+            let patience = Patience { head: None, idle: 20 * MS, until: None };
             let unread = Upload::begin();
             assert_eq!(head(never(), &unread, patience).await, Err(Late::Head(20 * MS)));
             let silent = Upload::begin();
@@ -234,7 +263,7 @@ mod tests {
     #[test]
     fn a_cut_body_is_the_reason_even_if_sending_fails_first() {
         run(async {
-            let patience = Patience { head: None, idle: 10_000 * MS };
+            let patience = Patience { head: None, idle: 10_000 * MS, until: None };
             let upload = Upload::begin();
             upload.failed(Fault::TooLarge(7));
             let failed = async { Err::<(), _>("broken pipe") };
