@@ -58,6 +58,21 @@ pub fn server(leaf: &Leaf, alpn: &[&[u8]]) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
+/// A server of the public Web: it asks nobody for a certificate.
+///
+/// # Panics
+/// When rustls refuses the key.
+pub fn public_server(leaf: &Leaf, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(leaf.chain.clone(), leaf.private_key())
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
 /// Checks signatures, so that handshakes are real, and nothing about who it is.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);

@@ -223,10 +223,16 @@ impl Journal {
         }));
     }
 
-    /// Notes who answered.
-    pub fn presented(&mut self, peer: &MeshPeer, expected: Option<&ExpectedIds>) {
+    /// Notes who must answer at the endpoint that was chosen, where that differs.
+    pub fn expecting(&mut self, expected: Option<&ExpectedIds>) {
         if let Some(callee) = &mut self.callee {
             callee.expected = expected.and_then(ExpectedIds::single).cloned();
+        }
+    }
+
+    /// Notes who answered.
+    pub fn presented(&mut self, peer: &MeshPeer) {
+        if let Some(callee) = &mut self.callee {
             callee.presented = Some(peer.id().clone());
         }
     }

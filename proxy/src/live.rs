@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::gateway::rules::GatewayRules;
 use crate::outbound::discover::Destinations;
+use crate::tls::outside::OutsideRoots;
 use crate::tls::verify::Trust;
 use crate::tls::{MeshTls, TlsBuildError};
 
@@ -114,6 +115,8 @@ pub struct Builder {
     workload: Workload,
     provider: Arc<rustls::crypto::CryptoProvider>,
     generation: u64,
+    /// What vouches for services outside the mesh.
+    roots: OutsideRoots,
     /// The issuer list built last, and the documents it was built from.
     issuers: Option<(String, Arc<IssuerSet>)>,
 }
@@ -135,7 +138,8 @@ impl Builder {
         let workload =
             Workload { namespace: config.namespace.clone(), labels: config.labels.clone() };
         let provider = crate::tls::provider(&config.tls_groups);
-        Builder { config, workload, provider, generation: 0, issuers: None }
+        let roots = OutsideRoots::new(Arc::clone(&provider));
+        Builder { config, workload, provider, generation: 0, roots, issuers: None }
     }
 
     /// The issuer list. A key set's file that cannot be read right now must not hold up new
@@ -175,7 +179,7 @@ impl Builder {
             None => None,
         };
         let me = certs.identity.as_ref().map(|identity| &identity.id);
-        let destinations = Destinations::build(documents, &self.config, me, &self.provider)
+        let destinations = Destinations::build(documents, &self.config, me, &mut self.roots)
             .map_err(BuildError::Documents)?;
         let gateway =
             GatewayRules::build(documents, &self.workload, &self.config, certs, &destinations)

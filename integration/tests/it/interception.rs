@@ -5,6 +5,7 @@ mod floods;
 mod http;
 mod live;
 mod matrix;
+mod outside;
 mod redirect;
 mod tcp;
 mod upstream;

@@ -12,10 +12,9 @@ use countersign_config::{AppPort, ProxyConfig, limits};
 use countersign_policy::Documents;
 use countersign_policy::doc::{self, DestinationPeer, PortProtocol, TlsRoots};
 use countersign_workload_id::WorkloadId;
-use rustls::crypto::CryptoProvider;
 
 use crate::http::upgrade::Allowed;
-use crate::tls::outside::{OutsideTls, Roots};
+use crate::tls::outside::{OutsideRoots, OutsideTls};
 use crate::tls::verify::ExpectedIds;
 use crate::upstream::target::{EndpointKey, Who};
 
@@ -129,7 +128,7 @@ impl Destinations {
         documents: &Documents,
         config: &ProxyConfig,
         me: Option<&WorkloadId>,
-        provider: &Arc<CryptoProvider>,
+        roots: &mut OutsideRoots,
     ) -> Result<Destinations, String> {
         let count = documents.destinations.len();
         if count > limits::SERVICES_MAX {
@@ -149,7 +148,7 @@ impl Destinations {
         for named in &documents.destinations {
             let name: Arc<str> = format!("{}/{}", named.namespace, named.name).into();
             let unusable = |why: String| format!("Destination {name}: {why}");
-            let read = Read::of(&named.spec, provider).map_err(unusable)?;
+            let read = Read::of(&named.spec, roots).map_err(unusable)?;
             for port in &named.spec.ports {
                 all.add(&named.spec, read.port(&name, &named.spec, port));
             }
@@ -266,7 +265,7 @@ struct Read {
 }
 
 impl Read {
-    fn of(spec: &doc::Destination, provider: &Arc<CryptoProvider>) -> Result<Read, String> {
+    fn of(spec: &doc::Destination, outside: &mut OutsideRoots) -> Result<Read, String> {
         let count = spec.endpoints.len();
         if count > limits::ENDPOINTS_PER_SERVICE_MAX {
             let max = limits::ENDPOINTS_PER_SERVICE_MAX;
@@ -277,11 +276,11 @@ impl Read {
                 (ToPeer::Mesh, ExpectedIds::new(identities.clone()).map(Arc::new))
             }
             DestinationPeer::Tls { server_names, roots } => {
-                let roots = match roots {
-                    TlsRoots::System => Roots::system()?,
-                    TlsRoots::File(file) => Roots::file(&file.resolve())?,
+                let file = match roots {
+                    TlsRoots::System => None,
+                    TlsRoots::File(file) => Some(file.resolve()),
                 };
-                let tls = OutsideTls::build(server_names, &roots, provider)?;
+                let tls = outside.tls(server_names, file.as_deref())?;
                 (ToPeer::Outside(Arc::new(tls)), None)
             }
         };

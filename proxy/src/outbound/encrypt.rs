@@ -184,6 +184,11 @@ async fn at(
     journal: &mut Journal,
 ) -> Result<Secured, LeaseError> {
     let target = target(destination, &endpoint, &way)?;
+    if let (Some(own), general) = (&endpoint.expected, &destination.expected)
+        && !general.as_ref().is_some_and(|general| Arc::ptr_eq(general, own))
+    {
+        journal.expecting(Some(own));
+    }
     let visit = (destination.endpoints.len() > 1).then(|| {
         let state = worker.pool.endpoints.of(&destination.key(&endpoint));
         state.visit(Instant::now())
@@ -203,7 +208,7 @@ async fn at(
     }
     let peer = lease.peer().cloned();
     match &peer {
-        Some(peer) => journal.presented(peer, endpoint.expected.as_deref()),
+        Some(peer) => journal.presented(peer),
         None if destination.is_mesh() => {
             let detail = "the connection has no proven peer".to_owned();
             let addr = endpoint.addr;

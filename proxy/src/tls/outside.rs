@@ -3,7 +3,9 @@
 //! Invariant: a mesh bundle never vouches for an outside host, the Web PKI never for a workload, and
 //! our own certificate is never shown outside the mesh.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -49,6 +51,43 @@ pub struct Roots {
     digest: [u8; 32],
 }
 
+/// Reads roots, and remembers them: a file that cannot be read right now must not hold up new
+/// certificates, so what was read last stays in force.
+pub struct OutsideRoots {
+    provider: Arc<CryptoProvider>,
+    /// By file; `None` is the operating system.
+    known: HashMap<Option<PathBuf>, Arc<Roots>>,
+}
+
+impl OutsideRoots {
+    /// Nothing read yet.
+    pub fn new(provider: Arc<CryptoProvider>) -> OutsideRoots {
+        OutsideRoots { provider, known: HashMap::new() }
+    }
+
+    /// The client side for one service, with the roots of `file` or of the operating system.
+    ///
+    /// # Errors
+    /// A sentence about the names, or about roots that could never be read.
+    pub fn tls(&mut self, names: &[String], file: Option<&Path>) -> Result<OutsideTls, String> {
+        let read = file.map_or_else(Roots::system, Roots::file);
+        let key = file.map(Path::to_owned);
+        let roots = match (read, self.known.get(&key)) {
+            (Ok(roots), _) => {
+                let roots = Arc::new(roots);
+                self.known.insert(key, Arc::clone(&roots));
+                roots
+            }
+            (Err(why), Some(last)) => {
+                tracing::warn!(code = "TL-02", why, "the last good roots stay");
+                Arc::clone(last)
+            }
+            (Err(why), None) => return Err(why),
+        };
+        OutsideTls::build(names, &roots, &self.provider)
+    }
+}
+
 impl Roots {
     /// The roots of the operating system.
     ///
@@ -66,7 +105,7 @@ impl Roots {
     ///
     /// # Errors
     /// A sentence naming the file.
-    pub fn file(path: &std::path::Path) -> Result<Roots, String> {
+    pub fn file(path: &Path) -> Result<Roots, String> {
         let name = path.display().to_string();
         let pem = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
         let certificates = CertificateDer::pem_slice_iter(&pem)

@@ -113,9 +113,9 @@ fn of_h2(error: &hyper::Error) -> Option<&h2::Error> {
 /// The server's side of the connection was gone when our bytes arrived.
 fn is_reset(error: &hyper::Error) -> bool {
     use std::error::Error as _;
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    io.is_some_and(|io| matches!(io.kind(), ConnectionReset | BrokenPipe))
+    io.is_some_and(|io| matches!(io.kind(), ConnectionReset | BrokenPipe | UnexpectedEof))
 }
 
 #[cfg(test)]
