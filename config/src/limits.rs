@@ -241,6 +241,10 @@ bounds! {
     ADMIN_HEAD_MS_MAX: u64 = 2_000;
     /// An admin or metrics request head.
     ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB;
+    /// Connections to the control socket (process).
+    CONTROL_CONNS_MAX: usize = 8;
+    /// One command on the control socket.
+    CONTROL_LINE_BYTES_MAX: usize = 256;
     /// Time between self-tests of the redirect, once one has passed.
     SELF_TEST_MS: u64 = 30_000;
     /// Time between self-tests until one has passed, and after one that failed.
@@ -249,7 +253,7 @@ bounds! {
     SELF_TEST_PROBE_MS_MAX: u64 = 1_000;
     /// Failed self-tests in a row after which a proxy that was ready says it is bypassed.
     SELF_TEST_FAILURES_MAX: u32 = 3;
-    /// Time a gateway keeps accepting after SIGTERM, so that its load balancer learns of it; a sidecar, which ends after its app, does not wait.
+    /// Time between the announcement of a drain and the first good-bye, so that callers and load balancers learn of it: at `countersign-proxy drain`, and at a gateway's SIGTERM. A sidecar, which ends after its app, does not wait at SIGTERM.
     DRAIN_DELAY_MS: u64 = 5_000;
     /// Time a connection without a request gets to bring its first one when the process stops.
     DRAIN_FIRST_REQUEST_MS_MAX: u64 = 1_000;

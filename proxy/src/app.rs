@@ -6,8 +6,8 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use countersign_policy::doc::OnAuditFull;
 use countersign_workload_id::WorkloadId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::admin::{AdminServer, Condition, Pages, Readiness, WhyRing};
 use crate::audit::{
@@ -28,20 +29,21 @@ use crate::audit::{
 };
 use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
+use crate::control::{self, Control, Socket};
 use crate::gateway;
 use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
 use crate::http::serve::Drain;
 use crate::inbound;
-use crate::intercept::{listen, self_test};
+use crate::intercept::{listen, ready, self_test};
+use crate::lifecycle;
 use crate::live::{Builder, Live};
 use crate::machine;
 use crate::outbound;
 use crate::random::Random;
 use crate::reload::Reload;
 use crate::telemetry::Metrics;
-use crate::telemetry::logs::{Format, Logs};
-use crate::telemetry::process::Lifecycle;
+use crate::telemetry::logs::{Format, Level, Logs};
 use crate::tls::edge::EdgeTls;
 use crate::worker::{self, Alive, ConnsMax, Shared, Sockets, Worker};
 
@@ -80,7 +82,7 @@ fn start(file: &Path) -> Result<(), Failed> {
         ProxyConfig::load(file).map_err(|problems| Failed::Invalid(problems.to_string()))?;
     let format = Format::from_setting(env::COUNTERSIGN_LOG_FORMAT.get().as_deref());
     let logs = Logs::start(env::COUNTERSIGN_LOG.get().as_deref(), format)
-        .map_err(|error| Failed::Invalid(error.to_string()))?;
+        .map_err(|error| Failed::Invalid(format!("COUNTERSIGN_LOG: {error}")))?;
     for warning in &documents.warnings {
         tracing::warn!(code = warning.code, "{warning}");
     }
@@ -91,7 +93,8 @@ fn start(file: &Path) -> Result<(), Failed> {
         .map_err(|error| Failed::Broken(format!("no runtime: {error}")))?;
     let metrics = Metrics::new(Now::read());
     metrics.attach_log_dropped(logs.dropped());
-    let ended = runtime.block_on(control(Arc::new(config), Arc::new(documents), metrics));
+    let (config, documents) = (Arc::new(config), Arc::new(documents));
+    let ended = runtime.block_on(control(config, documents, metrics, logs.level()));
     // After a second signal a thread still waits for the workers; nobody waits for it.
     runtime.shutdown_background();
     ended
@@ -110,13 +113,14 @@ async fn control(
     config: Arc<ProxyConfig>,
     documents: Arc<Documents>,
     metrics: Metrics,
+    level: Level,
 ) -> Result<(), Failed> {
     let broken = |error: std::io::Error| Failed::Broken(error.to_string());
     let mut ends = Ends::new().map_err(broken)?;
     let readiness = Readiness::new();
     let why = WhyRing::new();
     let personal = personal(&config)?;
-    metrics.process().lifecycle(Lifecycle::Starting);
+    let audited = observe(&readiness, &metrics);
     let pages = Pages {
         ring: why.clone(),
         readiness: readiness.clone(),
@@ -125,12 +129,31 @@ async fn control(
         status: Box::new(|| serde_json::json!({"mode": "explicit"})),
     };
     serve_admin(&config, pages).await?;
+    let until_served = serve_readiness(&config, &readiness)?;
     let certs = certs_source(&config)?;
     let Some(first) = first_identity(&certs, &readiness, &mut ends).await? else { return Ok(()) };
     let started = Started { config, documents, metrics, readiness, why, personal, certs };
     let mut running = started.bring_up(first).await?;
+    drop(until_served);
+    _ = audited.set(running.shared.audit.clone());
+    running.take_commands(level)?;
     let asked = running.until_end(&mut ends).await?;
     running.shut_down(asked, &mut ends).await
+}
+
+/// Says every change of the state of life: metric, log, and once there is one, the audit.
+fn observe(readiness: &Readiness, metrics: &Metrics) -> Arc<OnceLock<AuditSink>> {
+    let audited: Arc<OnceLock<AuditSink>> = Arc::default();
+    let (audit, metrics) = (Arc::clone(&audited), metrics.clone());
+    readiness.observe(move |old, new| {
+        metrics.process().lifecycle(new);
+        tracing::info!(old = old.text(), new = new.text(), "state");
+        if let Some(audit) = audit.get() {
+            let (old, new) = (Some(old.text().into()), Some(new.text().into()));
+            audit.record(Record::control(Now::read(), "lifecycle".into(), old, new));
+        }
+    });
+    audited
 }
 
 /// What exists once there is an identity.
@@ -156,6 +179,19 @@ struct Running {
     workers: Vec<JoinHandle<()>>,
     audit_writer: AuditWriter,
     certs_ended: bool,
+    /// Commands from the control socket that this thread carries out.
+    asked: (mpsc::Sender<control::Reload>, mpsc::Receiver<control::Reload>),
+    /// Answers on the control socket.
+    control: Option<AbortOnDrop>,
+}
+
+/// A task that ends with its handle.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Started {
@@ -213,11 +249,40 @@ impl Started {
             workers,
             audit_writer,
             certs_ended: false,
+            asked: mpsc::channel(1),
+            control: None,
         })
     }
 }
 
 impl Running {
+    /// Serves the control socket, if there is to be one.
+    fn take_commands(&mut self, level: Level) -> Result<(), Failed> {
+        let Some(path) = &self.shared.config.control else { return Ok(()) };
+        let socket = Socket::bind(path)
+            .map_err(|error| Failed::Invalid(format!("control: {}: {error}", path.display())))?;
+        let control = Control {
+            drain: self.shared.drain.clone(),
+            readiness: self.readiness.clone(),
+            metrics: self.metrics.clone(),
+            level,
+            reload: self.asked.0.clone(),
+        };
+        self.control = Some(AbortOnDrop(tokio::spawn(control::serve(socket, control))));
+        Ok(())
+    }
+
+    /// Reads the documents again, for somebody who waits for the outcome.
+    fn reload_for(&mut self, answer: control::Reload) {
+        self.reload.documents(&self.shared.config, true);
+        let outcome = match self.readiness.complaint(Condition::Policy) {
+            Some(why) => Err(why),
+            None => Ok(format!("documents {} are in force", self.shared.live.load().hash)),
+        };
+        // Whoever asked may be gone.
+        _ = answer.send(outcome);
+    }
+
     /// Watches everything that can change until something ends the process; says which signal, or
     /// nothing when a part of it broke.
     async fn until_end(&mut self, ends: &mut Ends) -> Result<Option<Asked>, Failed> {
@@ -232,6 +297,7 @@ impl Running {
                 asked = ends.asked() => return Ok(Some(asked)),
                 () = self.shared.drain.cancelled() => return Ok(None),
                 _ = hangup.recv() => self.reload.documents(&self.shared.config, true),
+                Some(answer) = self.asked.1.recv() => self.reload_for(answer),
                 changed = updates.changed(), if renewing => {
                     let certs = Arc::clone(&updates.borrow_and_update());
                     if changed.is_ok() { self.reload.certs(certs) } else { renewing = false }
@@ -264,17 +330,20 @@ impl Running {
 
     /// Start-up reversed: ports first, audit last. A second signal cuts it short.
     async fn shut_down(self, asked: Option<Asked>, ends: &mut Ends) -> Result<(), Failed> {
-        let process = self.metrics.process();
-        self.readiness.leaving("draining");
-        process.lifecycle(Lifecycle::Draining);
-        tracing::info!("draining");
+        // A gateway's load balancer needs a moment to learn of it, unless it was told to drain
+        // before; a sidecar's app is gone.
+        let announce = asked == Some(Asked::Terminate)
+            && !self.shared.config.gateway.is_empty()
+            && !self.shared.drain.is_leaving();
+        let (readiness, stop) = (self.readiness.clone(), lifecycle::Asked::Stop);
+        readiness.ask(if announce { lifecycle::Asked::Drain } else { stop });
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || join(workers));
         let drained = async {
-            // A gateway's load balancer needs a moment to learn of it; a sidecar's app is gone.
-            if asked == Some(Asked::Terminate) && !self.shared.config.gateway.is_empty() {
+            if announce {
                 let delay = self.shared.config.limits.drain_delay_ms;
                 tokio::time::sleep(Duration::from_millis(delay)).await;
+                readiness.ask(stop);
             }
             self.shared.drain.cancel();
             joined.await.unwrap_or_default();
@@ -283,9 +352,8 @@ impl Running {
             () = drained => {}
             _ = ends.asked() => tracing::warn!(code = "DP-07", "a second signal ends the drain"),
         }
-        process.lifecycle(Lifecycle::Stopping);
         self.provider_keys.stop().await;
-        let (old, new) = (Some("draining".into()), Some("stopped".into()));
+        let (old, new) = (Some("stopping".into()), Some("stopped".into()));
         self.shared.audit.record(Record::control(Now::read(), "lifecycle".into(), old, new));
         self.audit_writer.stop();
         tracing::info!("stopped");
@@ -350,6 +418,17 @@ async fn serve_admin(config: &ProxyConfig, pages: Pages) -> Result<(), Failed> {
         tokio::spawn(server.serve_metrics(listener, std::future::pending()));
     }
     Ok(())
+}
+
+/// Answers for the workers until they are there.
+fn serve_readiness(
+    config: &ProxyConfig,
+    readiness: &Readiness,
+) -> Result<Option<AbortOnDrop>, Failed> {
+    let Some(address) = config.readiness else { return Ok(None) };
+    let socket =
+        listen::bind(address, "readiness").map_err(|error| Failed::Invalid(error.to_string()))?;
+    Ok(Some(AbortOnDrop(tokio::spawn(ready::serve(socket, readiness.clone())))))
 }
 
 fn certs_source(config: &ProxyConfig) -> Result<CertsHandle, Failed> {
@@ -547,6 +626,9 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
         let bound_to = listener.destination.as_ref().map(ToString::to_string);
         let listener = outbound::accept::Listener { address: listener.address, bound_to };
         sockets.outbound.push((socket, listener));
+    }
+    if let Some(address) = config.readiness {
+        sockets.readiness = Some(bind(address, "readiness")?);
     }
     for edge in edges {
         sockets.gateway.push((bind(edge.config.address, "listeners.gateway")?, Arc::clone(edge)));

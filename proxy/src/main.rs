@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use countersign_config::ProxyConfig;
 use countersign_proxy::app;
+use countersign_proxy::control;
 use countersign_proxy::intercept::init;
 use countersign_proxy::{refusal, telemetry};
 
@@ -17,6 +19,9 @@ Usage:
                                      install the redirect for it (needs NET_ADMIN), or print it,
                                      or compare it with what is in force
   countersign-proxy init --remove    take the redirect out
+  countersign-proxy drain [--no-wait] | reload | log LEVEL   (--config FILE | --socket PATH)
+                                     tell a running proxy by its control socket: let those inside
+                                     leave and wait for it, read the documents again, log more or less
   countersign-proxy --version
   countersign-proxy docs refusals|metrics    print a generated reference
 
@@ -34,6 +39,8 @@ fn main() -> ExitCode {
             Some(arguments) => init::run(&arguments),
             None => usage(),
         },
+        [command @ .., "--config" | "-c", file] => tell(command, control_of(file)),
+        [command @ .., "--socket", path] => tell(command, Ok(PathBuf::from(path))),
         ["--version" | "-V"] => {
             print(&format!("countersign-proxy {}\n", env!("CARGO_PKG_VERSION")))
         }
@@ -42,6 +49,31 @@ fn main() -> ExitCode {
         ["docs", "metrics"] => print(&telemetry::names::render_docs()),
         _ => usage(),
     }
+}
+
+/// Tells a running proxy something by its control socket.
+fn tell(command: &[&str], socket: Result<PathBuf, String>) -> ExitCode {
+    let Ok(command) = control::Command::parse(&command.join(" ")) else { return usage() };
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::from(2);
+        }
+    };
+    match control::ask(&socket, &command) {
+        Ok(answer) => print(&format!("{answer}\n")),
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The control socket that a configuration names.
+fn control_of(file: &str) -> Result<PathBuf, String> {
+    let (config, _) = ProxyConfig::load(&PathBuf::from(file)).map_err(|error| error.to_string())?;
+    config.control.ok_or_else(|| format!("{file} names no control socket (`control.socket`)"))
 }
 
 fn usage() -> ExitCode {

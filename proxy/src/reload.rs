@@ -19,7 +19,6 @@ use crate::gateway::provider_keys::ProviderStatus;
 use crate::gateway::rules::GatewayRules;
 use crate::live::{Builder, Live};
 use crate::telemetry::Metrics;
-use crate::telemetry::process::Lifecycle;
 
 /// What was read last, and how it becomes a snapshot.
 pub struct Reload {
@@ -169,20 +168,14 @@ impl Reload {
 
     /// Says how the identity source is doing.
     pub fn identity_status(&self, status: &Status) {
-        let process = self.metrics.process();
         match status.state {
-            State::Valid => {
-                self.readiness.met(Condition::Identity);
-                process.lifecycle(Lifecycle::Ready);
-            }
+            State::Valid => self.readiness.met(Condition::Identity),
             State::Late | State::Critical => {
                 self.readiness.degraded(Condition::Identity, status.to_string());
-                process.lifecycle(Lifecycle::Degraded);
                 tracing::warn!(code = "ID-01", status = %status, "the certificate is not being renewed");
             }
             State::Empty | State::Expired | State::Withdrawn => {
                 self.readiness.missing(Condition::Identity, status.to_string());
-                process.lifecycle(Lifecycle::Expired);
                 tracing::error!(code = "ID-02", status = %status, "no usable certificate");
             }
         }

@@ -25,10 +25,11 @@ use crate::http::serve::Drain;
 use crate::intercept::guard::OwnAddresses;
 use crate::intercept::listen::{self, AcceptError};
 use crate::intercept::probes::Probes;
+use crate::intercept::ready;
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::refusal::{Refusal, Refused, Stage};
-use crate::registry::Registry;
+use crate::registry::{EndReason, Registry};
 use crate::relay::buffers::Buffers;
 use crate::telemetry::WorkerMetrics;
 use crate::upstream::budget::{self, Budget};
@@ -282,6 +283,8 @@ pub struct Sockets {
     pub outbound: Vec<(std::net::TcpListener, outbound::accept::Listener)>,
     /// Gateway listeners.
     pub gateway: Vec<(std::net::TcpListener, Arc<gateway::accept::Listener>)>,
+    /// Where readiness is asked; a worker that hangs does not answer.
+    pub readiness: Option<std::net::TcpListener>,
 }
 
 /// Runs a worker until drained: first what comes from outside, then what the app calls.
@@ -306,6 +309,9 @@ pub async fn run(worker: Rc<Worker>, sockets: Sockets, mut alive: Alive) {
         }));
     }
     let upkeep = tokio::task::spawn_local(upkeep(Rc::clone(&worker)));
+    if let Some(socket) = sockets.readiness {
+        tokio::task::spawn_local(ready::serve(socket, worker.shared.readiness.clone()));
+    }
     worker.shared.drain.cancelled().await;
     let until = Instant::now() + Duration::from_millis(worker.shared.config.limits.drain_ms_max);
     finish(&worker, Side::Outside, entering, until).await;
@@ -426,6 +432,9 @@ async fn finish(
     }
     if open.get() > 0 {
         tracing::warn!(code = "DP-04", open = open.get(), "drain time is over");
+        worker.registry.end_all(EndReason::Drain);
+        // What is cut gets a turn to leave its record.
+        tokio::task::yield_now().await;
     }
 }
 

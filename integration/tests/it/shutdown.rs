@@ -43,7 +43,7 @@ async fn drain_finishes_what_has_begun() {
         orders.ready().await.filter(|(status, _)| *status == 503)
     })
     .await;
-    assert_eq!(ready["state"], "draining", "{ready}");
+    assert_eq!(ready["state"], "stopping", "{ready}");
     wait::until("the listener to close", async || {
         tokio::net::TcpStream::connect(orders.inbound()).await.is_err().then_some(())
     })

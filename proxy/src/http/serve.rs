@@ -77,6 +77,16 @@ impl Drain {
         self.stop.cancelled().await;
     }
 
+    /// Time between the announcement of a drain and the first good-bye.
+    pub fn delay_ms(&self) -> u64 {
+        self.limits().drain_delay_ms
+    }
+
+    /// Time open requests get at most.
+    pub fn most_ms(&self) -> u64 {
+        self.limits().drain_ms_max
+    }
+
     fn limits(&self) -> &Limits {
         &self.config.limits
     }

@@ -1,5 +1,6 @@
-//! Answers probes that come to port 15022, which nobody binds: only the redirect leads them here,
-//! so an answer proves it. The answer is that of `/ready`, whatever path was asked.
+//! Answers probes of readiness on the data path itself: on the readiness address, and to port 15022,
+//! which nobody binds: only the redirect leads those here, so an answer proves it. The answer is that
+//! of `/ready`, whatever path was asked.
 //!
 //! Invariant: no policy is asked and nothing is forwarded; one request, then the connection ends.
 //! LIMIT: `ADMIN_HEAD_MS_MAX` and `ADMIN_HEAD_BYTES_MAX` for the request.
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_config::limits;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -17,8 +20,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 
 use crate::admin::Readiness;
+use crate::intercept::listen;
 
 /// Serves one request on `io`.
 pub async fn answer<IO: AsyncRead + AsyncWrite + Unpin>(io: IO, readiness: &Readiness) {
@@ -35,6 +40,35 @@ pub async fn answer<IO: AsyncRead + AsyncWrite + Unpin>(io: IO, readiness: &Read
     // A client that does not read its answer is left after the same time again.
     if let Ok(Err(error)) = tokio::time::timeout(head * 2, connection).await {
         tracing::debug!(%error, "a readiness probe ended early");
+    }
+}
+
+/// Answers on a listener of its own, one request a connection, until it is dropped. A probe that
+/// does not speak up costs a place, and there are `ADMIN_CONNS_MAX`.
+pub async fn serve(socket: std::net::TcpListener, readiness: Readiness) {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(code = "DP-12", %error, "readiness is not served");
+            return;
+        }
+    };
+    let mut probes = FuturesUnordered::new();
+    loop {
+        let room = probes.len() < limits::ADMIN_CONNS_MAX;
+        tokio::select! {
+            Some(()) = probes.next(), if !probes.is_empty() => {}
+            accepted = listen::accept(&listener), if room => match accepted {
+                Ok((stream, _)) => {
+                    let readiness = readiness.clone();
+                    probes.push(async move { answer(stream, &readiness).await });
+                }
+                Err(error) => {
+                    tracing::error!(code = "DP-12", %error, "readiness is no longer served");
+                    return;
+                }
+            }
+        }
     }
 }
 

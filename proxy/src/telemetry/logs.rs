@@ -45,12 +45,15 @@ impl Format {
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogsError {
-    /// `COUNTERSIGN_LOG` is not a filter.
-    #[error("COUNTERSIGN_LOG: `{value}` is not a level or a list of target=level")]
+    /// Not a filter.
+    #[error("`{value}` is not a level or a list of target=level")]
     Filter {
         /// What was set.
         value: String,
     },
+    /// Logging has ended.
+    #[error("logging has ended")]
+    Ended,
     /// Somebody set up logging before.
     #[error("logging is set up already")]
     Twice,
@@ -110,20 +113,54 @@ impl Shared {
 pub struct Logs {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    level: Level,
+}
+
+/// Changes what is logged, while the process runs. Clones change the same.
+#[derive(Clone)]
+pub struct Level(Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>);
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Level(..)")
+    }
+}
+
+impl Level {
+    /// Logs what `filter` says: a level, or a list of target=level.
+    ///
+    /// # Errors
+    /// When it is no filter, or logging has ended.
+    pub fn set(&self, filter: &str) -> Result<(), LogsError> {
+        let parsed = filter_of(filter)?;
+        if (self.0)(parsed) { Ok(()) } else { Err(LogsError::Ended) }
+    }
+}
+
+fn filter_of(text: &str) -> Result<EnvFilter, LogsError> {
+    EnvFilter::try_new(text).map_err(|_| LogsError::Filter { value: text.to_owned() })
 }
 
 impl Logs {
     /// Sets up logging for the process. `filter` is the value of `COUNTERSIGN_LOG`.
     pub fn start(filter: Option<&str>, format: Format) -> Result<Logs, LogsError> {
-        let filter = filter.unwrap_or("info");
-        let filter = EnvFilter::try_new(filter)
-            .map_err(|_| LogsError::Filter { value: filter.to_owned() })?;
+        let filter = filter_of(filter.unwrap_or("info"))?;
         let shared = Arc::new(Shared::default());
         let lines = Lines(shared.clone());
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
-        let outcome = match format {
-            Format::Json => builder.event_format(JsonLine).try_init(),
-            Format::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
+        let (outcome, level) = match format {
+            Format::Json => {
+                let builder = builder.event_format(JsonLine).with_filter_reloading();
+                let handle = builder.reload_handle();
+                let level = Level(Arc::new(move |filter| handle.reload(filter).is_ok()));
+                (builder.try_init(), level)
+            }
+            Format::Text => {
+                let builder = builder.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
+                let handle = builder.reload_handle();
+                let level = Level(Arc::new(move |filter| handle.reload(filter).is_ok()));
+                (builder.try_init(), level)
+            }
         };
         outcome.map_err(|_| LogsError::Twice)?;
         let drained = shared.clone();
@@ -131,7 +168,12 @@ impl Logs {
             .name("log".to_owned())
             .spawn(move || drained.drain(io::stderr()))
             .map_err(LogsError::Thread)?;
-        Ok(Logs { shared, thread: Some(thread) })
+        Ok(Logs { shared, thread: Some(thread), level })
+    }
+
+    /// Changes what is logged.
+    pub fn level(&self) -> Level {
+        self.level.clone()
     }
 
     /// How many lines were dropped.

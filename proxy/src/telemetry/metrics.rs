@@ -91,6 +91,17 @@ impl Metrics {
         stuck.map(|shard| shard.worker).collect()
     }
 
+    /// Connections from outside this pod that are open.
+    pub fn entered(&self) -> u64 {
+        let shards = self.lock_shards().clone();
+        let entering = [Direction::Inbound, Direction::Gateway];
+        let count = |table: Vec<u64>| -> u64 {
+            entering.iter().filter_map(|direction| table.get(direction.index())).sum()
+        };
+        let opened = count(sum_table(&shards, |shard| &shard.opened));
+        opened.saturating_sub(count(sum_table(&shards, |shard| &shard.closed)))
+    }
+
     /// Everything as Prometheus text.
     pub fn render(&self, now: Now) -> String {
         let shards = self.lock_shards().clone();

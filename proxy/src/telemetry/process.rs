@@ -11,51 +11,11 @@ use serde_json::{Value, json};
 use super::encode::Page;
 use super::names;
 use crate::clock::Now;
-
-/// The states of a proxy's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifecycle {
-    /// Parts are still missing.
-    Starting,
-    /// Serving.
-    Ready,
-    /// Serving, with something wrong that `/ready` names.
-    Degraded,
-    /// The own certificate ended; mesh traffic fails closed.
-    Expired,
-    /// About to stop; still accepting.
-    Draining,
-    /// No longer accepting.
-    Stopping,
-}
-
-impl Lifecycle {
-    /// Every state, in the order of a life.
-    pub const ALL: &'static [Lifecycle] = &[
-        Lifecycle::Starting,
-        Lifecycle::Ready,
-        Lifecycle::Degraded,
-        Lifecycle::Expired,
-        Lifecycle::Draining,
-        Lifecycle::Stopping,
-    ];
-
-    /// The text used in metrics, records and `/ready`.
-    pub fn text(self) -> &'static str {
-        match self {
-            Lifecycle::Starting => "starting",
-            Lifecycle::Ready => "ready",
-            Lifecycle::Degraded => "degraded",
-            Lifecycle::Expired => "expired",
-            Lifecycle::Draining => "draining",
-            Lifecycle::Stopping => "stopping",
-        }
-    }
-}
+use crate::lifecycle;
 
 #[derive(Debug)]
 struct State {
-    lifecycle: Lifecycle,
+    lifecycle: lifecycle::State,
     identity_expires: Option<u64>,
     renewals: BTreeMap<(&'static str, &'static str), u64>,
     trust_confirmed: BTreeMap<String, Now>,
@@ -75,7 +35,7 @@ pub struct ProcessMetrics {
 impl ProcessMetrics {
     pub(crate) fn new(started: Now) -> ProcessMetrics {
         let state = State {
-            lifecycle: Lifecycle::Starting,
+            lifecycle: lifecycle::State::Starting,
             identity_expires: None,
             renewals: BTreeMap::new(),
             trust_confirmed: BTreeMap::new(),
@@ -88,12 +48,12 @@ impl ProcessMetrics {
     }
 
     /// The process entered a state of its life.
-    pub fn lifecycle(&self, state: Lifecycle) {
+    pub fn lifecycle(&self, state: lifecycle::State) {
         self.lock().lifecycle = state;
     }
 
     /// The state of life last entered.
-    pub fn current_lifecycle(&self) -> Lifecycle {
+    pub fn current_lifecycle(&self) -> lifecycle::State {
         self.lock().lifecycle
     }
 
@@ -167,7 +127,7 @@ impl ProcessMetrics {
     pub(crate) fn write(&self, page: &mut Page, now: Now) {
         let state = self.lock();
         page.begin(&names::LIFECYCLE_STATE);
-        for lifecycle in Lifecycle::ALL {
+        for lifecycle in lifecycle::State::ALL {
             let on = u8::from(*lifecycle == state.lifecycle);
             page.sample(&names::LIFECYCLE_STATE, &[lifecycle.text()], on);
         }
