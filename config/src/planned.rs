@@ -4,10 +4,6 @@
 /// Names and what they come with.
 pub(crate) const PLANNED: &[(&str, &str)] = &[
     ("CONNS_PER_SOURCE_MAX", "admission control"),
-    ("HANDSHAKES_MAX", "admission control"),
-    ("CLIENT_HELLO_BYTES_MAX", "interception"),
-    ("DETECT_BYTES_MIN", "interception"),
-    ("DETECT_BYTES_MAX", "interception"),
     ("CRL_BYTES_MAX", "revocation"),
     ("REEVALUATE_BATCH_MAX", "re-evaluation of live connections"),
     ("REFUSED_BODY_DRAIN_BYTES_MAX", "admission control"),

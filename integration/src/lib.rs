@@ -9,6 +9,7 @@
 //! with a deadline, never a fixed time.
 
 pub mod app;
+pub mod bytes;
 pub mod client;
 pub mod components;
 pub mod documents;
@@ -30,6 +31,7 @@ pub mod wait;
 pub mod world;
 
 pub use app::{App, Seen};
+pub use bytes::BytesApp;
 pub use client::{Conn, Reply};
 pub use documents::Mesh;
 pub use lab::Lab;

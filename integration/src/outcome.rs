@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::client::Reply;
 use crate::proxy::Proxy;
-use crate::{process, programs};
+use crate::{process, programs, wait};
 
 /// The faces of one refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,27 @@ pub async fn refused_grpc(proxy: &Proxy, reply: &Reply, reason: &str) -> Value {
     assert_eq!(reply.header("grpc-message"), Some(row.title.as_str()), "{reason}");
     assert!(reply.header("grpc-status-details-bin").is_some(), "{reason}");
     told_nothing_more(reply, reason, &row.title);
+    record
+}
+
+/// The record of the opaque connection that was the `nth` to be refused as `reason`. Whoever opened
+/// it is told nothing: the connection is reset.
+///
+/// # Panics
+/// When there are never so many.
+pub async fn refused_bytes(proxy: &Proxy, reason: &str, nth: usize) -> Value {
+    assert!(table().contains_key(reason), "{reason} is not in the table of refusals");
+    let said = |record: &Value| {
+        let told = record["reason"].as_str().unwrap_or_default();
+        told.split_once('/').unwrap_or((told, "")).0 == reason
+    };
+    let find = || async { proxy.audit().into_iter().filter(said).nth(nth - 1) };
+    let record = wait::until(&format!("{nth} records of {reason}"), find).await;
+    assert_eq!(record["decision"], "deny", "{record}");
+    assert_eq!(record["req"]["proto"], "tcp", "{record}");
+    assert_eq!(record["req"].get("method"), None, "{record}");
+    let label = format!("reason=\"{reason}\"");
+    proxy.metric_reaches("countersign_refusals_total", &[&label], 1.0).await;
     record
 }
 

@@ -18,6 +18,9 @@ pub const MESH_H2: &[u8] = b"countersign/h2";
 /// HTTP/1.1 between sidecars.
 pub const MESH_HTTP1: &[u8] = b"countersign/http1.1";
 
+/// Any bytes between sidecars.
+pub const MESH_TCP: &[u8] = b"countersign/tcp";
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -27,11 +30,23 @@ fn provider() -> Arc<CryptoProvider> {
 /// # Panics
 /// When rustls refuses the key.
 pub fn client(leaf: Option<&Leaf>, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(provider())
+    client_with(provider(), leaf, alpn)
+}
+
+/// [`client`] with the groups and suites of `provider`.
+///
+/// # Panics
+/// When rustls refuses the key.
+pub fn client_with(
+    provider: Arc<CryptoProvider>,
+    leaf: Option<&Leaf>,
+    alpn: &[&[u8]],
+) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider())));
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
     let mut config = match leaf {
         Some(leaf) => {
             builder.with_client_auth_cert(leaf.chain.clone(), leaf.private_key()).unwrap()

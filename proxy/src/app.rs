@@ -614,17 +614,19 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
     let mut sockets = Sockets::default();
     for listener in &config.inbound {
         let port = listener.address.port();
-        let app = config.app_address(port).ok_or_else(|| {
-            Failed::Invalid(format!("no `app` entry for the inbound port {port}"))
-        })?;
+        if !listener.mode.is_captured() && config.app_address(port).is_none() {
+            let why = format!("no `app` address for the inbound port {port}");
+            return Err(Failed::Invalid(why));
+        }
         let socket = bind(listener.address, "listeners.inbound")?;
-        let listener = inbound::accept::Listener { address: listener.address, port, app };
+        let listener = inbound::accept::Listener { address: listener.address, mode: listener.mode };
         sockets.inbound.push((socket, listener));
     }
     for listener in &config.outbound {
         let socket = bind(listener.address, "listeners.outbound")?;
         let bound_to = listener.destination.as_ref().map(ToString::to_string);
-        let listener = outbound::accept::Listener { address: listener.address, bound_to };
+        let mode = listener.mode;
+        let listener = outbound::accept::Listener { address: listener.address, mode, bound_to };
         sockets.outbound.push((socket, listener));
     }
     if let Some(address) = config.readiness {

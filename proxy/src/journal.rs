@@ -4,6 +4,8 @@
 //! Invariant: every exchange ends in [`Journal::finish`] or [`Journal::refuse_head`], so a decision
 //! leaves one record, whatever happened; no token, credential or header value gets in here.
 
+mod opaque;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,8 @@ use crate::telemetry::{Direction, Lookup, PeerSeries, Protocol, RemovedFrom, Ver
 use crate::tls::peer::{MeshPeer, Peer};
 use crate::tls::verify::ExpectedIds;
 use crate::worker::Worker;
+
+pub use opaque::{Closing, OpaqueJournal};
 
 /// The running account of one exchange.
 pub struct Journal {
@@ -494,7 +498,7 @@ impl Journal {
         let path = self.path.as_ref().filter(|_| full);
         RequestFacts {
             protocol: self.protocol.text(),
-            method: self.method.clone(),
+            method: Some(self.method.clone()),
             host: self.host.as_ref().map_or(Text::Static(""), Text::from),
             route: route.map(Text::Shared),
             path: path.map(|path| path.path().to_owned().into()),
@@ -538,7 +542,7 @@ impl Journal {
                 Some(Peer::None(why)) => Err(why.reason()),
                 None => Err("app"),
             },
-            method: self.method.clone(),
+            method: Some(self.method.clone()),
             host: self.host.as_deref().unwrap_or_default().to_owned(),
             route: self.decision.as_ref().and_then(|decision| decision.route.clone()),
             path: self.path.as_ref().map(|path| path.path().to_owned()),

@@ -79,6 +79,7 @@ refusals! {
     PeerUnauthenticated => "peer_unauthenticated", 403, 7, "denied", "inbound", "The caller speaks plaintext and no rule admits unauthenticated callers.";
     PolicyDenied => "policy_denied", 403, 7, "denied", "inbound", "No rule allows the request, or a deny rule forbids it.";
     PresenterRefused => "presenter_refused", 403, 7, "denied", "inbound", "This peer may not present a context token here.";
+    ProtocolMismatch => "protocol_mismatch", 400, 3, "bad_request", "inbound, outbound", "The bytes, or the protocol agreed on in TLS, contradict what is declared for the port.";
     RateLimited => "rate_limited", 429, 8, "rate_limited", "inbound", "The peer presented too many bad tokens.";
     RequestMalformed => "request_malformed", 400, 3, "bad_request", "all", "The request breaks HTTP's grammar or framing rules.";
     RequestTimeout => "request_timeout", 408, 4, "timeout", "all", "The request head, or the rest of its body, did not arrive in time.";
@@ -91,6 +92,7 @@ refusals! {
     TokenMissing => "token_missing", 401, 16, "missing_token", "inbound", "A rule that would allow needs a context and none came.";
     TokenRevoked => "token_revoked", 401, 16, "invalid_token", "inbound", "A Revocation names the token's user, device, transaction or signing key.";
     TokenTooLarge => "token_too_large", 431, 8, "too_large", "inbound", "The token is longer than the limit.";
+    Undetectable => "undetectable", 403, 7, "denied", "inbound", "The connection shows no request, and a rule for the port looks into requests.";
     UpgradeUnsupported => "upgrade_unsupported", 501, 12, "unsupported", "all", "The port does not allow an upgrade to this protocol.";
     UpstreamFailed => "upstream_failed", 502, 14, "upstream_failed", "outbound, gateway", "The connection to the destination failed before a response.";
     UpstreamTimeout => "upstream_timeout", 504, 4, "timeout", "outbound, gateway", "The destination sent no response head in time.";
@@ -113,7 +115,6 @@ pub const LATER: &[(&str, &str)] = &[
     ("hops_too_many", "Context: hop records"),
     ("parameter_mismatch", "Context: parameter binding"),
     ("token_replayed", "Context: single-use routes"),
-    ("undetectable", "Interception: protocol detection"),
 ];
 
 /// The file of the pipeline that refused. Its name is the audit field `stage`.

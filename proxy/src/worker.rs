@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use countersign_config::{ProxyConfig, limits};
 use countersign_ctxtoken::TokenCache;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::admin::{Readiness, WhyRing};
 use crate::audit::{AuditSink, DecisionId};
@@ -24,14 +25,16 @@ use crate::gateway::user_cache::UserCache;
 use crate::http::serve::Drain;
 use crate::intercept::guard::OwnAddresses;
 use crate::intercept::listen::{self, AcceptError};
+use crate::intercept::peek::Undetected;
 use crate::intercept::probes::Probes;
 use crate::intercept::ready;
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::registry::{EndReason, Registry};
+use crate::relay::RelayLimits;
 use crate::relay::buffers::Buffers;
-use crate::telemetry::WorkerMetrics;
+use crate::telemetry::{Direction, WorkerMetrics};
 use crate::upstream::budget::{self, Budget};
 use crate::upstream::pool::Pool;
 use crate::{gateway, inbound, outbound};
@@ -155,6 +158,8 @@ pub struct Worker {
     pub metrics: Rc<WorkerMetrics>,
     /// This worker's lane to the audit writer.
     pub audit: AuditSink,
+    /// TLS handshakes this worker may compute at once.
+    pub handshakes: Semaphore,
     /// Buffers of this worker's relays.
     pub buffers: Rc<Buffers>,
     /// Users whose tokens this worker has verified.
@@ -167,6 +172,8 @@ pub struct Worker {
     pub own_addresses: OwnAddresses,
     /// How many requests this worker may still send again.
     pub retries: RefCell<Budget>,
+    /// Ports that nobody declares, as far as they were named in the log.
+    pub undetected: Undetected,
     random: RefCell<Random>,
     in_flight: Rc<Cell<usize>>,
     connections: [Rc<Cell<usize>>; 2],
@@ -199,6 +206,7 @@ impl Worker {
         let audit = shared.audit.for_worker();
         Worker {
             audit,
+            handshakes: Semaphore::new(limits::HANDSHAKES_MAX),
             buffers: Rc::default(),
             users: RefCell::default(),
             failures: RefCell::default(),
@@ -208,11 +216,17 @@ impl Worker {
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             own_addresses: OwnAddresses::default(),
             retries: RefCell::default(),
+            undetected: Undetected::default(),
             random: RefCell::new(Random::new()),
             in_flight: Rc::new(Cell::new(0)),
             connections: Default::default(),
             shared,
         }
+    }
+
+    /// What a relay on this worker lives by; `direction` names its bytes in metrics.
+    pub fn relay(&self, direction: Direction) -> RelayLimits {
+        RelayLimits::new(&self.buffers).metered(&self.metrics, direction)
     }
 
     /// The snapshot in force. Taken once per request.

@@ -212,7 +212,7 @@ impl Pages {
             "reason": reason_text(entry),
             "rule": entry.rule,
             "caller": caller_text(entry),
-            "method": entry.method.as_str(),
+            "method": entry.method.as_ref().map(|method| method.as_str()),
             "host": entry.host,
             "route": entry.route.as_deref(),
             "path": entry.path.as_ref().filter(|_| self.shows_paths()),
@@ -226,9 +226,10 @@ impl Pages {
     }
 
     fn request_text(&self, entry: &WhyEntry) -> String {
+        let Some(method) = &entry.method else { return format!("tcp {}", entry.host) };
         let path = entry.path.as_deref().filter(|_| self.shows_paths());
         let path = path.or(entry.route.as_deref()).unwrap_or(" [path]");
-        format!("{} {}{path}", entry.method, entry.host)
+        format!("{method} {}{path}", entry.host)
     }
 }
 

@@ -65,8 +65,8 @@ pub struct WhyEntry {
     pub rule: Option<String>,
     /// The caller, or why there is none.
     pub caller: Result<WorkloadId, &'static str>,
-    /// The method.
-    pub method: http::Method,
+    /// The method; an opaque connection has none.
+    pub method: Option<http::Method>,
     /// The host.
     pub host: String,
     /// The path template of the rule that decided.

@@ -37,7 +37,7 @@ fn entry(number: u64, verdict: Verdict) -> WhyEntry {
         reason: (verdict == Verdict::Deny).then_some(reason),
         rule: Some("shop/orders/read".to_owned()),
         caller: Ok("spiffe://prod.example.com/ns/shop/sa/cart".parse().unwrap()),
-        method: Method::GET,
+        method: Some(Method::GET),
         host: "orders.shop".to_owned(),
         route: Some("/v1/users/{user}".into()),
         path: Some("/v1/users/<alice>".to_owned()),

@@ -244,10 +244,10 @@ impl From<ContextFields> for AuditContext {
 /// The request, as policy saw it.
 #[derive(Clone, Debug)]
 pub struct RequestFacts {
-    /// `http1`, `http2` or `grpc`.
+    /// `http1`, `http2`, `grpc` or `tcp`.
     pub protocol: &'static str,
-    /// Method.
-    pub method: http::Method,
+    /// Method; an opaque connection has none.
+    pub method: Option<http::Method>,
     /// Canonical host.
     pub host: Text,
     /// The path template of the deciding rule.

@@ -234,7 +234,7 @@ fn full_record() -> Record {
         custody: Some(true),
         request: Some(RequestFacts {
             protocol: "http2",
-            method: http::Method::GET,
+            method: Some(http::Method::GET),
             host: "orders.shop".into(),
             route: Some("/v1/users/{user}".into()),
             path: Some("/v1/users/alice".into()),

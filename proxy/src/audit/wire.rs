@@ -240,7 +240,8 @@ struct JustificationWire<'a> {
 #[derive(Serialize)]
 struct RequestWire<'a> {
     proto: &'static str,
-    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -476,8 +477,8 @@ fn request_of<'a>(request: &'a RequestFacts, how: &Personal, full: bool) -> Requ
     RequestWire {
         proto: request.protocol,
         // Methods are tokens of any length; the long ones are nobody's method.
-        method: request.method.as_str().get(..32).unwrap_or(request.method.as_str()),
-        host: full.then(|| request.host.as_str()),
+        method: request.method.as_ref().map(|m| m.as_str().get(..32).unwrap_or(m.as_str())),
+        host: full.then(|| request.host.as_str()).filter(|_| request.method.is_some()),
         route: text(&request.route).filter(|_| full),
         path: request
             .path

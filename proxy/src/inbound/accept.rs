@@ -1,62 +1,48 @@
-//! A connection from another sidecar: mutual TLS, ALPN, then HTTP. Plaintext is accepted only to
-//! be judged as a caller without identity, which no rule admits unless it says so.
+//! A connection to a port of the app: what it speaks, who opened it, and where it goes from here.
 //!
-//! Invariant: the `Peer` of every request on a connection is the one its handshake proved.
+//! A sidecar speaks mutual TLS with a protocol of ours. Anything else is served for a caller
+//! without identity, whom no rule admits unless it says so: plaintext HTTP as requests, the app's
+//! own TLS and all other bytes as one opaque connection.
+//! Invariant: what is declared for a port beats what the bytes look like; bytes that contradict it
+//! are refused. The `Peer` of everything on a connection is the one its handshake proved.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_config::limits;
-use countersign_workload_id::WorkloadId;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use countersign_config::{AppPort, AppTls, ListenMode, limits};
+use countersign_policy::doc::PortProtocol;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::time::{Instant, timeout_at};
 
-use crate::audit::DecisionId;
-use crate::clock::Now;
-use crate::http::body::ProxyBody;
-use crate::http::head::{HeadError, HeadLimits};
-use crate::http::serve::{self, Ending, Exchange};
-use crate::http::upgrade::Allowed;
+use crate::http::serve::{self, Ending};
+use crate::inbound::handshake::{self, Failed};
+use crate::inbound::tcp;
 use crate::intercept::Captured;
-use crate::intercept::prefixed::{Prefixed, Version, read_version};
-use crate::journal::Journal;
-use crate::judged;
+use crate::intercept::arrival::{self, At};
+use crate::intercept::detect::Detected;
+use crate::intercept::guard::Side;
+use crate::intercept::peek::{Look, Peeked, peek};
+use crate::intercept::prefixed::Prefixed;
 use crate::live::Snapshot;
-use crate::registry::Registered;
-use crate::telemetry::{Direction, OpenConnection, PeerSeries, RemovedFrom};
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::relay::OnTcp;
+use crate::telemetry::Direction;
 use crate::tls::Alpn;
-use crate::tls::peer::{MeshPeer, NoPeer, Peer};
-use crate::tls::verify::handshake_reason;
+use crate::tls::peer::{NoPeer, Peer};
 use crate::worker::Worker;
 
-/// An inbound listener: which port it stands for, and the app behind it.
+pub use crate::inbound::connection::Connection;
+
+/// An inbound listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Listener {
     /// The address it listens on.
     pub address: SocketAddr,
-    /// The port policy sees.
-    pub port: u16,
-    /// Where the app listens.
-    pub app: SocketAddr,
-}
-
-/// One connection and everything its requests share.
-pub struct Connection {
-    worker: Rc<Worker>,
-    listener: Rc<Listener>,
-    captured: Captured,
-    peer: Peer,
-    series: PeerSeries,
-    alpn: Option<Alpn>,
-    /// The identity this end proved on this connection: whom tokens must have been handed to.
-    pub(super) own_id: Option<WorkloadId>,
-    registered: Rc<Registered>,
-    _open: OpenConnection,
+    /// How it learns which port was meant.
+    pub mode: ListenMode,
 }
 
 /// Serves one accepted connection to its end.
@@ -66,95 +52,250 @@ pub async fn connection(
     stream: TcpStream,
     from: SocketAddr,
 ) {
-    let captured = Captured::explicit(from, listener.address);
-    let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
-    let mut first = [0];
-    let Ok(Ok(1..)) = tokio::time::timeout(deadline, stream.peek(&mut first)).await else { return };
-    if first == [0x16] {
-        mesh(worker, listener, captured, stream).await;
-    } else {
-        plaintext(worker, listener, captured, stream).await;
+    let at = At { side: Side::Inbound, mode: listener.mode, address: listener.address };
+    let Some((stream, captured)) = arrival::take(&worker, at, stream, from).await else { return };
+    let Some(entry) = Entry::new(worker, captured) else { return };
+    // Silent connections wait without a buffer.
+    let begun = Instant::now();
+    let wait = entry.patience();
+    match timeout_at(begun + wait, stream.readable()).await {
+        Ok(Err(_)) => {}
+        Ok(Ok(())) | Err(_) => entry.look(stream, begun, begun + wait).await,
     }
 }
 
-async fn mesh(worker: Rc<Worker>, listener: Rc<Listener>, captured: Captured, stream: TcpStream) {
-    let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
-    // Taken before: what changes during the handshake is held against the connection.
-    let snap = worker.snapshot();
-    let handshake = tokio::time::timeout(deadline, handshake(&worker, stream));
-    let (stream, peer, alpn) = match handshake.await {
-        Ok(Ok(done)) => done,
-        Ok(Err((reason, detail))) => return refused_handshake(&worker, captured, reason, &detail),
-        Err(_) => return refused_handshake(&worker, captured, "timeout", "no handshake in time"),
-    };
-    worker.metrics.handshake(Direction::Inbound, "ok");
-    let conn = Connection::new(worker, listener, captured, Peer::Mesh(peer), Some(alpn), &snap);
-    let ending = conn.ending();
-    match alpn {
-        Alpn::H2 => serve::http2(stream, Rc::new(conn), &ending).await,
-        Alpn::Http1 => serve::http1(stream, Bytes::new(), Rc::new(conn), &ending).await,
-        Alpn::Tcp => {}
+/// What is known of whoever opened a connection.
+struct Opened<'a> {
+    peer: Peer,
+    alpn: Option<Alpn>,
+    /// In force before the other end proved anything.
+    snap: &'a Snapshot,
+}
+
+/// A connection whose first bytes have not been looked at.
+pub(super) struct Entry {
+    pub(super) worker: Rc<Worker>,
+    pub(super) captured: Captured,
+    /// The port that was meant.
+    pub(super) port: u16,
+    /// Where the app listens.
+    pub(super) app: SocketAddr,
+    declared: Option<PortProtocol>,
+    tls: AppTls,
+    detect: Duration,
+}
+
+impl Entry {
+    fn new(worker: Rc<Worker>, captured: Captured) -> Option<Entry> {
+        let config = &worker.shared.config;
+        let original = captured.orig_dst().0;
+        let port = original.port();
+        let written = config.app_port(port);
+        let app = written.and_then(|app| app.address);
+        // In explicit mode the original address is our own listener.
+        let app = app.or_else(|| (!config.is_own(original, &[])).then_some(original))?;
+        let detect_ms = written.and_then(|app| app.detect_ms).unwrap_or(limits::DETECT_MS_MAX);
+        Some(Entry {
+            declared: config.port_protocol(port),
+            tls: written.map_or_else(AppTls::default, |app: &AppPort| app.tls),
+            detect: Duration::from_millis(detect_ms.min(limits::DETECT_MS_MAX)),
+            worker,
+            captured,
+            port,
+            app,
+        })
     }
-}
 
-type Handshake<T> = Result<T, (&'static str, String)>;
-
-async fn handshake(
-    worker: &Worker,
-    stream: TcpStream,
-) -> Handshake<(impl AsyncRead + AsyncWrite + Unpin + Send + 'static, MeshPeer, Alpn)> {
-    let failed = |error: std::io::Error| (handshake_reason(&error), chain(&error));
-    // The handshake's work starts only once a complete ClientHello is here.
-    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
-    let hello = hello.await.map_err(failed)?;
-    let snap = worker.snapshot();
-    let Some(tls) = &snap.tls else {
-        return Err(("identity_unavailable", "this proxy has no certificate".to_owned()));
-    };
-    let stream = hello.into_stream(std::sync::Arc::clone(&tls.server)).await.map_err(failed)?;
-    let (_, session) = stream.get_ref();
-    let Some(alpn) = Alpn::of(session.alpn_protocol()) else {
-        return Err(("alpn", "the client offered no countersign protocol".to_owned()));
-    };
-    let peer = MeshPeer::of_verified_chain(session.peer_certificates())
-        .map_err(|error| (error.reason(), error.to_string()))?;
-    Ok((stream, peer, alpn))
-}
-
-/// The error with its causes, for the log.
-fn chain(error: &std::io::Error) -> String {
-    match crate::tls::verify::peer_refused(error) {
-        Some(refused) => crate::upstream::connect::explain(refused),
-        None => error.to_string(),
-    }
-}
-
-fn refused_handshake(worker: &Worker, captured: Captured, reason: &'static str, detail: &str) {
-    worker.metrics.handshake(Direction::Inbound, reason);
-    let client = captured.client().0;
-    tracing::info!(reason, %client, detail, "handshake refused");
-}
-
-async fn plaintext(
-    worker: Rc<Worker>,
-    listener: Rc<Listener>,
-    captured: Captured,
-    mut stream: TcpStream,
-) {
-    let deadline = Duration::from_millis(limits::DETECT_MS_MAX);
-    let seen = tokio::time::timeout(deadline, read_version(&mut stream, Vec::new())).await;
-    let Ok(Ok((version, seen))) = seen else { return };
-    let peer = Peer::None(NoPeer::Plaintext);
-    let snap = worker.snapshot();
-    let conn = Connection::new(worker, listener, captured, peer, None, &snap);
-    let ending = conn.ending();
-    match version {
-        Version::Http2 => {
-            serve::http2(Prefixed::new(seen, stream), Rc::new(conn), &ending).await;
+    /// How long the first bytes may take. A client of HTTP may open a connection long before it
+    /// uses it; where the server may speak first, waiting is what must be short.
+    fn patience(&self) -> Duration {
+        match self.declared {
+            Some(PortProtocol::Http | PortProtocol::Grpc) => {
+                Duration::from_millis(self.worker.shared.config.limits.h1_head_ms_max)
+            }
+            Some(PortProtocol::Tcp) | None => self.detect,
         }
-        Version::Http1 => {
-            serve::http1(stream, seen, Rc::new(conn), &ending).await;
+    }
+
+    async fn look(self, mut stream: TcpStream, begun: Instant, until: Instant) {
+        let look = match self.declared {
+            Some(PortProtocol::Tcp) => Look::TlsOnly,
+            Some(PortProtocol::Http | PortProtocol::Grpc) | None => Look::Everything,
+        };
+        let Ok(peeked) = peek(&mut stream, look, until).await else { return };
+        if peeked.what == Detected::Tls {
+            return self.tls(stream, peeked.seen, begun).await;
         }
+        self.plaintext(stream, peeked).await;
+    }
+
+    /// Reads the hello and either ends TLS here or hands its bytes to the app.
+    async fn tls(self, mut stream: TcpStream, seen: Bytes, begun: Instant) {
+        let until = begun + Duration::from_millis(limits::HANDSHAKE_MS_MAX);
+        let hello = match handshake::hello(&mut stream, seen, until).await {
+            Ok(hello) => hello,
+            Err(failed) => return self.handshake_failed(&failed),
+        };
+        match (hello.mesh, self.tls) {
+            (true, _) => {
+                // Taken before: what changes during the handshake is held against the connection.
+                let snap = self.worker.snapshot();
+                let done = handshake::mesh(&self.worker, &snap, hello, stream, until).await;
+                self.mesh(done, &snap).await;
+            }
+            (false, AppTls::Terminate) => {
+                let snap = self.worker.snapshot();
+                let done = handshake::terminate(&self.worker, &snap, hello, stream, until).await;
+                self.terminated(done, &snap).await;
+            }
+            (false, AppTls::Mesh | AppTls::Pass) => {
+                let client = Prefixed::new(hello.raw, stream);
+                let contradicts = "the client speaks TLS of the app's own";
+                let snap = self.worker.snapshot();
+                let of = Opened { peer: Peer::None(NoPeer::AppTls), alpn: None, snap: &snap };
+                self.opaque(client, of, contradicts).await;
+            }
+        }
+    }
+
+    async fn mesh(self, done: Result<handshake::Done, Failed>, snap: &Snapshot) {
+        let done = match done {
+            Ok(done) => done,
+            Err(failed) => return self.handshake_failed(&failed),
+        };
+        let Some(alpn) = Alpn::of(done.protocol()) else {
+            let detail = "the client offered no protocol of ours that is known here";
+            return self.handshake_failed(&Failed { reason: "alpn", detail: detail.to_owned() });
+        };
+        self.worker.metrics.handshake(Direction::Inbound, "ok");
+        let (declared, peer) = (self.declared, Peer::Mesh(done.peer));
+        match alpn {
+            Alpn::Tcp => {
+                let contradicts = "the caller's sidecar carries bytes";
+                self.opaque(done.stream, Opened { peer, alpn: Some(alpn), snap }, contradicts)
+                    .await;
+            }
+            Alpn::H2 if fits_http(declared, true) => {
+                let (conn, ending) = self.requests(peer, Some(alpn), snap);
+                serve::http2(done.stream, conn, &ending).await;
+            }
+            Alpn::Http1 if fits_http(declared, false) => {
+                let (conn, ending) = self.requests(peer, Some(alpn), snap);
+                serve::http1(done.stream, Bytes::new(), conn, &ending).await;
+            }
+            Alpn::H2 | Alpn::Http1 => {
+                let detail = "the caller's sidecar carries HTTP that the port does not speak";
+                self.mismatch(done.stream, Opened { peer, alpn: Some(alpn), snap }, detail).await;
+            }
+        }
+    }
+
+    /// A client with a certificate of the mesh and no sidecar.
+    async fn terminated(self, done: Result<handshake::Done, Failed>, snap: &Snapshot) {
+        let mut done = match done {
+            Ok(done) => done,
+            Err(failed) => return self.handshake_failed(&failed),
+        };
+        self.worker.metrics.handshake(Direction::Inbound, "ok");
+        let found = match (done.protocol(), self.declared) {
+            (Some(b"h2"), _) => Peeked::known(Detected::Http2),
+            (Some(_), _) => Peeked::known(Detected::Http1),
+            (None, Some(PortProtocol::Tcp)) => Peeked::known(Detected::Opaque),
+            (None, _) => {
+                let until = Instant::now() + self.patience();
+                let Ok(found) = peek(&mut done.stream, Look::Everything, until).await else {
+                    return;
+                };
+                found
+            }
+        };
+        self.found(done.stream, found, Peer::Mesh(done.peer), snap).await;
+    }
+
+    async fn plaintext(self, stream: TcpStream, peeked: Peeked) {
+        if peeked.timed_out {
+            self.worker.undetected.timed_out(&self.worker.metrics, self.port);
+        }
+        let snap = self.worker.snapshot();
+        self.found(stream, peeked, Peer::None(NoPeer::Plaintext), &snap).await;
+    }
+
+    /// Serves what was found in the clear, or inside TLS that ended here.
+    async fn found<IO>(self, io: IO, peeked: Peeked, peer: Peer, snap: &Snapshot)
+    where
+        IO: AsyncRead + AsyncWrite + OnTcp + Unpin + Send + 'static,
+    {
+        let Peeked { what, seen, .. } = peeked;
+        match what {
+            Detected::Http1 if fits_http(self.declared, false) => {
+                let (conn, ending) = self.requests(peer, None, snap);
+                serve::http1(io, seen, conn, &ending).await;
+            }
+            Detected::Http2 if fits_http(self.declared, true) => {
+                let (conn, ending) = self.requests(peer, None, snap);
+                serve::http2(Prefixed::new(seen, io), conn, &ending).await;
+            }
+            Detected::Http1 | Detected::Http2 => {
+                let detail = "the client speaks HTTP that the port does not";
+                self.mismatch(io, Opened { peer, alpn: None, snap }, detail).await;
+            }
+            // Who says nothing on a port of HTTP asks nothing.
+            Detected::Opaque if seen.is_empty() && self.is_http() => {}
+            Detected::Opaque | Detected::Tls | Detected::NeedMore => {
+                let contradicts = "the client does not speak HTTP";
+                let of = Opened { peer, alpn: None, snap };
+                self.opaque(Prefixed::new(seen, io), of, contradicts).await;
+            }
+        }
+    }
+
+    fn is_http(&self) -> bool {
+        matches!(self.declared, Some(PortProtocol::Http | PortProtocol::Grpc))
+    }
+
+    /// A connection that carries requests.
+    fn requests(self, peer: Peer, alpn: Option<Alpn>, snap: &Snapshot) -> (Rc<Connection>, Ending) {
+        let conn = Connection::new(self, peer, alpn, snap);
+        let ending = conn.ending();
+        (Rc::new(conn), ending)
+    }
+
+    /// One opaque connection, unless the port is declared to speak HTTP.
+    async fn opaque<IO>(self, client: IO, of: Opened<'_>, contradicts: &str)
+    where
+        IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
+    {
+        if self.is_http() {
+            return self.mismatch(client, of, contradicts).await;
+        }
+        let conn = Connection::new(self, of.peer, of.alpn, of.snap);
+        tcp::serve(conn, client).await;
+    }
+
+    /// What came contradicts what is declared.
+    async fn mismatch<IO>(self, client: IO, of: Opened<'_>, detail: &str)
+    where
+        IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
+    {
+        let refused = Refused::new(Refusal::ProtocolMismatch, Stage::Accept, detail);
+        let conn = Connection::new(self, of.peer, of.alpn, of.snap);
+        tcp::refuse(conn, client, &refused).await;
+    }
+
+    fn handshake_failed(&self, failed: &Failed) {
+        let Failed { reason, detail } = failed;
+        self.worker.metrics.handshake(Direction::Inbound, reason);
+        let client = self.captured.client().0;
+        tracing::info!(reason, %client, detail, "handshake refused");
+    }
+}
+
+/// Whether HTTP of this version may come to a port. What is not declared is told from the bytes.
+fn fits_http(declared: Option<PortProtocol>, h2: bool) -> bool {
+    match declared {
+        None | Some(PortProtocol::Http) => true,
+        Some(PortProtocol::Grpc) => h2,
+        Some(PortProtocol::Tcp) => false,
     }
 }
 
@@ -164,125 +305,4 @@ pub fn connection_age(worker: &Worker) -> Duration {
     let [spread] = worker.random::<1>();
     let max = worker.shared.config.limits.conn_age_s_max;
     Duration::from_secs(max - max / 10 + u64::from(spread) * max / 5 / 255)
-}
-
-impl Connection {
-    fn new(
-        worker: Rc<Worker>,
-        listener: Rc<Listener>,
-        captured: Captured,
-        peer: Peer,
-        alpn: Option<Alpn>,
-        snap: &Snapshot,
-    ) -> Connection {
-        let registered = Rc::new(judged::connection(&worker, &peer, snap));
-        let own_id = worker.snapshot().identity().map(|me| me.id.clone());
-        let series = match &peer {
-            Peer::Mesh(peer) => {
-                let id = peer.id();
-                let namespace = id.namespace().unwrap_or("other");
-                worker.metrics.peer(namespace, id.service_account().unwrap_or("other"))
-            }
-            Peer::None(_) => worker.metrics.no_peer(),
-        };
-        let open = worker.metrics.connection(Direction::Inbound);
-        Connection {
-            worker,
-            listener,
-            captured,
-            peer,
-            series,
-            alpn,
-            own_id,
-            registered,
-            _open: open,
-        }
-    }
-
-    /// When it ends although nobody closed it.
-    fn ending(&self) -> Ending {
-        Ending {
-            drain: self.worker.shared.drain.clone(),
-            registered: Some(Rc::clone(&self.registered)),
-            age: connection_age(&self.worker),
-        }
-    }
-
-    /// Its place in the registry.
-    pub fn registered(&self) -> &Registered {
-        &self.registered
-    }
-
-    /// The worker that serves this connection.
-    pub fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-
-    /// Who is on the other end.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    /// What is known of the connection's addresses.
-    pub fn captured(&self) -> &Captured {
-        &self.captured
-    }
-
-    /// The port policy sees.
-    pub fn port(&self) -> u16 {
-        self.listener.port
-    }
-
-    /// Where the app listens.
-    pub fn app(&self) -> SocketAddr {
-        self.listener.app
-    }
-
-    /// What may pass beside requests and answers. Between proxies a switch travels on HTTP/1.1.
-    pub fn switches(&self, version: http::Version) -> Allowed<'_> {
-        match self.worker.shared.config.app_port(self.port()) {
-            Some(app) => {
-                let connect = app.connect && version < http::Version::HTTP_2;
-                Allowed { upgrades: &app.upgrades, connect }
-            }
-            None => Allowed::default(),
-        }
-    }
-
-    /// What is carried inside TLS; `None` for plaintext.
-    pub fn alpn(&self) -> Option<Alpn> {
-        self.alpn
-    }
-
-    /// Counts reserved names removed from trailers.
-    pub fn count_trailers(&self) -> impl Fn(usize) + 'static {
-        let metrics = Rc::clone(&self.worker.metrics);
-        move |count| {
-            metrics.reserved_removed(Direction::Inbound, RemovedFrom::Trailer, count as u64);
-        }
-    }
-}
-
-impl Exchange for Connection {
-    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
-        let snap = self.worker.snapshot();
-        let mut journal = Journal::start(&self.worker, &snap, Direction::Inbound, &request);
-        journal.at_port(self.listener.port).peer(&self.peer);
-        let outcome = super::serve(&self, request, &snap, &mut journal).await;
-        journal.finish(&self.series, outcome)
-    }
-
-    fn next_id(&self) -> DecisionId {
-        self.worker.decision_id(Now::read())
-    }
-
-    fn head_refused(&self, error: HeadError, id: DecisionId) {
-        let mut journal = Journal::without_request(&self.worker, id, Direction::Inbound);
-        journal.at_port(self.listener.port).peer(&self.peer);
-        journal.refuse_head(error);
-    }
-
-    fn head_limits(&self) -> HeadLimits {
-        HeadLimits::from(&self.worker.shared.config.limits)
-    }
 }

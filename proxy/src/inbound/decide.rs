@@ -7,7 +7,7 @@ use countersign_ctxtoken::RequestContext;
 use countersign_policy::doc::{AuditLevel, ContextNeed};
 use countersign_policy::input::header_names_equal;
 use countersign_policy::{
-    Caller, ContextFacts, Decision, DenyReason, DeviceFacts, HeaderLookup, Input,
+    Caller, ContextFacts, Decision, DenyReason, DeviceFacts, HeaderLookup, Input, InputOwned,
     JustificationFacts, Outcome, Protocol, Request, SourceFacts, UserFacts,
 };
 use http::{HeaderMap, Method, request};
@@ -16,9 +16,11 @@ use crate::clock::Now;
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
 use crate::inbound::context::Context;
-use crate::journal::Journal;
+use crate::journal::{Journal, OpaqueJournal};
+use crate::judged;
 use crate::live::Snapshot;
 use crate::refusal::{Refusal, Refused, Stage};
+use crate::registry::Against;
 use crate::tls::peer::Peer;
 
 /// The right to forward one request. Not `Clone`.
@@ -69,6 +71,51 @@ pub fn authorize(
     }
 }
 
+/// Decides on an opaque connection: the caller and the port are all there is. Comes back with what
+/// was decided on, to be decided on again while the connection lives.
+///
+/// # Errors
+/// `undetectable` where rules for the port look into requests, else as [`authorize`].
+pub fn authorize_connection(
+    conn: &Connection,
+    snap: &Snapshot,
+    now: Now,
+    journal: &mut OpaqueJournal,
+) -> Result<(Permit, InputOwned), Refused> {
+    if snap.policy.has_l7_rules(conn.port()) {
+        let detail = "rules for this port look into requests, and the connection shows none";
+        return Err(Refused::new(Refusal::Undetectable, Stage::Decide, detail));
+    }
+    let against = Against { snap, trust_shrank: false, now };
+    if let Err(ended) = judged::peer_counts(conn.peer().mesh(), &against) {
+        let by = ended.reason.detail().unwrap_or_default();
+        let detail = format!("the certificate of the caller is revoked ({by})");
+        let refused = Refused::new(Refusal::PolicyDenied, Stage::Decide, detail);
+        return Err(refused.with_sub("revoked"));
+    }
+    let input = Input {
+        now_ms: i64::try_from(now.millis()).unwrap_or(i64::MAX),
+        port: conn.port(),
+        caller: caller(conn),
+        peer_ip: Some(conn.captured().client().0.ip().to_canonical()),
+        request: None,
+        context: None,
+    };
+    let decision = snap.policy.decide(&input);
+    journal.decided(&decision, &input);
+    match decision.outcome {
+        Outcome::Allow => Ok((Permit { decision }, snap.policy.keep(&input))),
+        Outcome::Deny(reason) => Err(refuse(reason, conn.peer(), &decision)),
+    }
+}
+
+fn caller(conn: &Connection) -> Caller<'_> {
+    match conn.peer() {
+        Peer::Mesh(peer) => Caller::Mesh(peer.id()),
+        Peer::None(why) => Caller::Unauthenticated(why.reason()),
+    }
+}
+
 fn refuse(reason: DenyReason, peer: &Peer, decision: &Decision) -> Refused {
     let closest = match &decision.rule {
         Some(rule) => format!("{} (rule {})", reason.as_str(), rule.id()),
@@ -108,10 +155,7 @@ pub(super) fn input<'a>(
     Input {
         now_ms: i64::try_from(now.millis()).unwrap_or(i64::MAX),
         port: conn.port(),
-        caller: match conn.peer() {
-            Peer::Mesh(peer) => Caller::Mesh(peer.id()),
-            Peer::None(why) => Caller::Unauthenticated(why.reason()),
-        },
+        caller: caller(conn),
         peer_ip: Some(conn.captured().client().0.ip().to_canonical()),
         request: Some(Request {
             method: method.as_str(),

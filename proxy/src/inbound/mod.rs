@@ -7,10 +7,13 @@
 
 pub mod accept;
 pub mod again;
+mod connection;
 pub mod context;
 pub mod decide;
 pub mod enrich;
 pub mod forward;
+mod handshake;
+mod tcp;
 
 use std::rc::Rc;
 

@@ -3,6 +3,7 @@
 //!
 //! LIMIT: `DETECT_BYTES_MAX`; the buffer begins with `DETECT_BYTES_MIN`. The time is the caller's.
 
+use std::cell::RefCell;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::intercept::detect::{self, Detected};
+use crate::telemetry::WorkerMetrics;
 
 /// The first bytes of a connection and what they are.
 #[derive(Clone, Debug)]
@@ -21,6 +23,33 @@ pub struct Peeked {
     pub seen: Bytes,
     /// Whether time ran out before they told.
     pub timed_out: bool,
+}
+
+impl Peeked {
+    /// What is known without looking.
+    pub fn known(what: Detected) -> Peeked {
+        Peeked { what, seen: Bytes::new(), timed_out: false }
+    }
+}
+
+/// Ports named in the log because nobody says what they speak.
+const NAMED_MAX: usize = 64;
+
+/// Ports whose first bytes did not tell the protocol in time; each is named in the log once.
+#[derive(Debug, Default)]
+pub struct Undetected(RefCell<Vec<u16>>);
+
+impl Undetected {
+    /// Counts a connection, and says which port should be declared.
+    pub fn timed_out(&self, metrics: &WorkerMetrics, port: u16) {
+        metrics.detect_timeout(port);
+        let mut named = self.0.borrow_mut();
+        if named.len() < NAMED_MAX && !named.contains(&port) {
+            named.push(port);
+            let advice = "first bytes did not tell the protocol in time; declare it for this port";
+            tracing::warn!(code = "DP-08", port, "{advice}");
+        }
+    }
 }
 
 /// What to look for.

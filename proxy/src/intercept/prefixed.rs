@@ -42,6 +42,11 @@ impl<IO> Prefixed<IO> {
     pub fn new(prefix: Bytes, io: IO) -> Prefixed<IO> {
         Prefixed { prefix, io }
     }
+
+    /// The wrapped I/O object.
+    pub fn get_ref(&self) -> &IO {
+        &self.io
+    }
 }
 
 /// Reads until the HTTP version is known; the bytes read come back with the answer.

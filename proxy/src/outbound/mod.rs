@@ -10,6 +10,7 @@ pub mod destinations;
 pub mod discover;
 pub mod encrypt;
 pub mod forward;
+mod tcp;
 
 use http::{Request, Response};
 use hyper::body::Incoming;

@@ -1,6 +1,5 @@
 //! One direction of a relay.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -73,7 +72,7 @@ impl Half {
         reader: &mut R,
         writer: &mut W,
         buffers: &Rc<Buffers>,
-        moved: &Cell<u64>,
+        count: impl Fn(u64),
     ) -> Poll<Result<(), Broken>>
     where
         R: AsyncRead + Unpin,
@@ -82,7 +81,7 @@ impl Half {
         loop {
             match self.state {
                 State::Moving => {
-                    ready!(self.poll_write(cx, writer, moved)).map_err(Broken::Writing)?;
+                    ready!(self.poll_write(cx, writer, &count)).map_err(Broken::Writing)?;
                     match self.poll_read(cx, reader, buffers).map_err(Broken::Reading)? {
                         Poll::Ready(()) => {}
                         Poll::Pending => {
@@ -106,7 +105,7 @@ impl Half {
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,
-        moved: &Cell<u64>,
+        count: impl Fn(u64),
     ) -> Poll<io::Result<()>> {
         while let Some((lent, from, until)) = &mut self.lent {
             if from == until {
@@ -118,7 +117,7 @@ impl Half {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *from += wrote;
-            moved.set(moved.get() + wrote as u64);
+            count(wrote as u64);
             self.last = Instant::now();
             self.unflushed = true;
         }

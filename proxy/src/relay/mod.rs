@@ -24,14 +24,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::intercept::prefixed::Prefixed;
 use crate::relay::buffers::Buffers;
 use crate::relay::half::Half;
+use crate::telemetry::{Direction, Flow, WorkerMetrics};
 
 /// Bytes moved so far, readable while the relay runs. `a` and `b` are the arguments of [`run`].
 #[derive(Debug, Default)]
 pub struct Moved {
     to_a: Cell<u64>,
     to_b: Cell<u64>,
+    metrics: Option<(Rc<WorkerMetrics>, Direction)>,
 }
 
 impl Moved {
@@ -43,6 +46,17 @@ impl Moved {
     /// Bytes written to `b`.
     pub fn to_b(&self) -> u64 {
         self.to_b.get()
+    }
+
+    fn count(&self, to: Side, bytes: u64) {
+        let (cell, flow) = match to {
+            Side::A => (&self.to_a, Flow::Sent),
+            Side::B => (&self.to_b, Flow::Received),
+        };
+        cell.set(cell.get() + bytes);
+        if let Some((metrics, direction)) = &self.metrics {
+            metrics.tcp_bytes(*direction, flow, bytes);
+        }
     }
 }
 
@@ -68,6 +82,14 @@ impl RelayLimits {
             buffers: Rc::clone(buffers),
             moved: Rc::default(),
         }
+    }
+
+    /// Counts in metrics too, `a` being whoever opened the connection.
+    #[must_use]
+    pub fn metered(mut self, metrics: &Rc<WorkerMetrics>, direction: Direction) -> RelayLimits {
+        let metrics = Some((Rc::clone(metrics), direction));
+        self.moved = Rc::new(Moved { metrics, ..Moved::default() });
+        self
     }
 }
 
@@ -125,8 +147,12 @@ where
         if let Poll::Ready(asked) = stop.as_mut().poll(cx) {
             return Poll::Ready(Why::Stopped(asked));
         }
-        let forth = to_b.poll(cx, &mut a, &mut b, &limits.buffers, &moved.to_b);
-        let back = to_a.poll(cx, &mut b, &mut a, &limits.buffers, &moved.to_a);
+        let forth = to_b.poll(cx, &mut a, &mut b, &limits.buffers, |bytes| {
+            moved.count(Side::B, bytes);
+        });
+        let back = to_a.poll(cx, &mut b, &mut a, &limits.buffers, |bytes| {
+            moved.count(Side::A, bytes);
+        });
         match (forth, back) {
             (Poll::Ready(Err(broken)), _) => {
                 return Poll::Ready(broken.by(Side::A, Side::B));
@@ -187,7 +213,38 @@ impl Quiet {
     }
 }
 
-/// Closes a TCP connection with a reset, so that what it carried does not look complete.
-pub fn reset(stream: &TcpStream) {
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+/// A connection with a TCP socket underneath.
+pub trait OnTcp {
+    /// The socket.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl OnTcp for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl<IO: OnTcp> OnTcp for Prefixed<IO> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().tcp()
+    }
+}
+
+impl<IO: OnTcp> OnTcp for tokio_rustls::server::TlsStream<IO> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0.tcp()
+    }
+}
+
+impl<IO: OnTcp> OnTcp for tokio_rustls::client::TlsStream<IO> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0.tcp()
+    }
+}
+
+/// A connection that is dropped after this ends with a reset, so that what it carried does not
+/// look complete.
+pub fn reset(stream: &impl OnTcp) {
+    let _ = SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
 }

@@ -70,6 +70,39 @@ label_set! {
 }
 
 label_set! {
+    /// The way bytes of an opaque connection take, as whoever opened it sees it.
+    Flow {
+        /// From the client.
+        Received => "received",
+        /// To the client.
+        Sent => "sent",
+    }
+}
+
+label_set! {
+    /// The range a port is in (RFC 6335 §6).
+    PortClass {
+        /// Below 1024.
+        System => "system",
+        /// Below 49152.
+        User => "user",
+        /// The rest.
+        Dynamic => "dynamic",
+    }
+}
+
+impl PortClass {
+    /// The range of a port.
+    pub fn of(port: u16) -> PortClass {
+        match port {
+            0..1_024 => PortClass::System,
+            1_024..49_152 => PortClass::User,
+            49_152.. => PortClass::Dynamic,
+        }
+    }
+}
+
+label_set! {
     /// The class of a response status.
     StatusClass {
         /// 1xx.

@@ -116,6 +116,8 @@ impl Metrics {
         write_table(&mut page, &names::RESERVED_REMOVED, &shards, |shard| &shard.removed);
         write_reasons(&mut page, &names::HANDSHAKES, &shards, |shard| &shard.handshakes);
         write_connections(&mut page, &shards);
+        write_table(&mut page, &names::TCP_BYTES, &shards, |shard| &shard.tcp_bytes);
+        write_table(&mut page, &names::DETECT_TIMEOUT, &shards, |shard| &shard.detect_timeout);
         write_reasons(&mut page, &names::LIMITS_HIT, &shards, |shard| &shard.limits);
         write_reasons(&mut page, &names::LOOP_GUARD, &shards, |shard| &shard.loop_guard);
         write_reasons(&mut page, &names::UPSTREAM_RETRIES, &shards, |shard| &shard.retries);

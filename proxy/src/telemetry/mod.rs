@@ -16,7 +16,9 @@ pub mod series;
 pub mod worker;
 
 pub use breakers::BreakerOpen;
-pub use labels::{CacheUse, Direction, Lookup, Protocol, RemovedFrom, StatusClass, Verdict};
+pub use labels::{
+    CacheUse, Direction, Flow, Lookup, PortClass, Protocol, RemovedFrom, StatusClass, Verdict,
+};
 pub use metrics::Metrics;
 pub use process::ProcessMetrics;
 

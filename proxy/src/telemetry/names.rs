@@ -94,6 +94,10 @@ metrics! {
         "Opaque TCP connections that outlive the certificates they were opened with.";
     WORKER_CONNECTIONS = Gauge "countersign_worker_connections" "" ["worker"]
         "Open connections of each worker.";
+    TCP_BYTES = Counter "countersign_tcp_bytes_total" "" ["direction", "flow"]
+        "Bytes of opaque connections, received from whoever opened them or sent to it.";
+    DETECT_TIMEOUT = Counter "countersign_detect_timeout_total" "" ["port_class"]
+        "Connections whose first bytes did not tell the protocol in time; declare their ports.";
     LIMITS_HIT = Counter "countersign_limits_hit_total" "" ["limit"]
         "How often a limit ended or refused something.";
     LOOP_GUARD = Counter "countersign_loop_guard_total" "" ["reason"]

@@ -13,7 +13,9 @@ use std::time::Duration;
 use countersign_policy::RuleRef;
 
 use super::breakers::Breakers;
-use super::labels::{CacheUse, Direction, Lookup, Protocol, RemovedFrom, StatusClass, Verdict};
+use super::labels::{
+    CacheUse, Direction, Flow, Lookup, PortClass, Protocol, RemovedFrom, StatusClass, Verdict,
+};
 use super::series::{
     ABSENT, Budget, DecisionKey, Family, Histograms, Index, PeerSeries, Reasons, RequestKey, Table,
 };
@@ -35,6 +37,8 @@ pub(crate) struct Shard {
     pub(crate) handshakes: Reasons<Direction>,
     pub(crate) opened: Table<Direction>,
     pub(crate) closed: Table<Direction>,
+    pub(crate) tcp_bytes: Table<(Direction, Flow)>,
+    pub(crate) detect_timeout: Table<PortClass>,
     pub(crate) limits: Reasons<()>,
     pub(crate) loop_guard: Reasons<()>,
     pub(crate) retries: Reasons<()>,
@@ -62,6 +66,8 @@ impl Shard {
             handshakes: Reasons::new(),
             opened: Table::new(),
             closed: Table::new(),
+            tcp_bytes: Table::new(),
+            detect_timeout: Table::new(),
             limits: Reasons::new(),
             loop_guard: Reasons::new(),
             retries: Reasons::new(),
@@ -174,6 +180,16 @@ impl WorkerMetrics {
     /// A TLS handshake ended: `ok` or a reason.
     pub fn handshake(&self, direction: Direction, result: &'static str) {
         self.shard.handshakes.add(direction, result);
+    }
+
+    /// Bytes of an opaque connection were moved.
+    pub fn tcp_bytes(&self, direction: Direction, flow: Flow, count: u64) {
+        self.shard.tcp_bytes.add((direction, flow), count);
+    }
+
+    /// The first bytes of a connection to this port did not tell its protocol in time.
+    pub fn detect_timeout(&self, port: u16) {
+        self.shard.detect_timeout.add(PortClass::of(port), 1);
     }
 
     /// A limit ended or refused something; `limit` is its name in the limits file.

@@ -5,6 +5,7 @@
 //! Invariant: no other module builds a rustls configuration for the mesh.
 
 pub mod edge;
+pub mod hello;
 pub mod outside;
 pub mod peer;
 pub mod verify;
@@ -91,6 +92,8 @@ pub enum TlsBuildError {
 pub struct MeshTls {
     /// Terminates connections from mesh peers.
     pub server: Arc<rustls::ServerConfig>,
+    /// The same for TLS clients that are no sidecars: HTTP, or no protocol named.
+    pub terminate: Arc<rustls::ServerConfig>,
     provider: Arc<CryptoProvider>,
     certified: Arc<rustls::sign::CertifiedKey>,
     trust: Trust,
@@ -113,10 +116,13 @@ impl MeshTls {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(SingleCertificate(Arc::clone(&certified))));
-        server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec()];
+        server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec(), ALPN_TCP.to_vec()];
         harden(&mut server);
+        let mut terminate = server.clone();
+        terminate.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(MeshTls {
             server: Arc::new(server),
+            terminate: Arc::new(terminate),
             provider: Arc::clone(provider),
             certified,
             trust: trust.clone(),

@@ -29,6 +29,7 @@ pub struct OutsideTls {
     names: Vec<ServerName<'static>>,
     roots: [u8; 32],
     configs: [Arc<rustls::ClientConfig>; 3],
+    bytes: Arc<rustls::ClientConfig>,
 }
 
 impl PartialEq for OutsideTls {
@@ -168,7 +169,7 @@ impl OutsideTls {
         };
         let configs =
             [config(&[ALPN_HTTP1])?, config(&[ALPN_H2])?, config(&[ALPN_H2, ALPN_HTTP1])?];
-        Ok(OutsideTls { sni, names, roots: roots.digest, configs })
+        Ok(OutsideTls { sni, names, roots: roots.digest, configs, bytes: config(&[])? })
     }
 
     /// The client side that offers these protocols.
@@ -179,6 +180,11 @@ impl OutsideTls {
             Offer::Http2 => http2,
             Offer::Either => either,
         })
+    }
+
+    /// The client side of a connection that is not HTTP: it names no protocol.
+    pub fn for_bytes(&self) -> Arc<rustls::ClientConfig> {
+        Arc::clone(&self.bytes)
     }
 
     /// The name sent as SNI.

@@ -44,6 +44,8 @@ impl fmt::Debug for MeshPeer {
 pub enum NoPeer {
     /// Plaintext reached an inbound port.
     Plaintext,
+    /// The client speaks TLS of the app's own, which ends in the app.
+    AppTls,
     /// A client of the public listener.
     PublicClient,
 }
@@ -53,6 +55,7 @@ impl NoPeer {
     pub const fn reason(self) -> &'static str {
         match self {
             NoPeer::Plaintext => "plaintext",
+            NoPeer::AppTls => "app_tls",
             NoPeer::PublicClient => "public_client",
         }
     }

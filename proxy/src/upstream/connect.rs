@@ -148,6 +148,21 @@ pub async fn to_outside(
     start(addr, stream, h2).await
 }
 
+/// Opens a TLS connection that carries any bytes to a service outside the mesh.
+///
+/// # Errors
+/// [`ConnectError`]; `UnexpectedIdentity` when its certificate is not acceptable.
+pub async fn to_outside_tcp(
+    addr: SocketAddr,
+    tls: &OutsideTls,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
+    let handshake = TlsConnector::from(tls.for_bytes()).connect(tls.name(), tcp);
+    timed(addr, limits::HANDSHAKE_MS_MAX, handshake)
+        .await?
+        .map_err(|source| outside_error(addr, source))
+}
+
 fn outside_error(addr: SocketAddr, source: std::io::Error) -> ConnectError {
     match handshake_reason(&source) {
         "bad_certificate" => ConnectError::UnexpectedIdentity { addr, detail: source.to_string() },

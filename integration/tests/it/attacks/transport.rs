@@ -1,7 +1,7 @@
 //! Downgrades and request smuggling at the listeners (T6, T20).
 
 use countersign_integration::client::{self, Call, Conn};
-use countersign_integration::outcome::{refused, refused_head};
+use countersign_integration::outcome::{refused, refused_bytes, refused_head};
 use countersign_integration::{App, Lab, documents, programs, tls};
 use serde_json::json;
 
@@ -72,17 +72,26 @@ async fn attack_offers_tls12_only() {
 async fn attack_offers_opaque_alpn_on_l7_port() {
     let lab = Lab::new();
     let app = App::mirror();
-    let orders = lab.orders(&app, |spec| spec).await;
-    for alpn in [&[b"countersign/tcp".as_slice()], &[b"h2".as_slice()], [].as_slice()] {
+    let rules = json!([{"name": "api", "effect": "allow", "context": "optional", "match":
+        {"caller": {"anyInMesh": true}, "http": {"paths": [{"prefix": "/"}]}}}]);
+    let orders = lab.orders_with(&app, &lab.mesh(), rules, |spec| spec).await;
+    let me = lab.id("edge", "gateway");
+    let own = [tls::MESH_TCP].as_slice();
+    let (mesh, nobody) = (json!({"id": me}), json!({"none": "app_tls"}));
+    let offers = [(own, &mesh), (&[b"h2".as_slice()], &nobody), (&[], &nobody)];
+    for (nth, (alpn, peer)) in offers.into_iter().enumerate() {
         let config = tls::client(Some(lab.gateway.leaf()), alpn);
         let outcome = async {
             let mut conn = Conn::tls(orders.inbound(), config).await?;
             conn.send(Call::get(HOST, "/")).await
         };
         assert!(outcome.await.is_err(), "{alpn:?}");
+        let record = refused_bytes(&orders, "undetectable", nth + 1).await;
+        assert_eq!(record["peer"]["id"], peer["id"], "{record}");
+        assert_eq!(record["peer"]["none"], peer["none"], "{record}");
     }
     assert!(app.seen().is_empty());
-    orders.metric_reaches("countersign_tls_handshakes_total", &["result=\"alpn\""], 3.0).await;
+    assert_eq!(orders.decisions().len(), 3);
 }
 
 #[tokio::test]

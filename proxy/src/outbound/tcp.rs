@@ -1,0 +1,266 @@
+//! One opaque connection of the app to whatever it dialled.
+//!
+//! Invariant: a known mesh destination is reached over mutual TLS or not at all; no context goes
+//! along. Bytes to an unknown address leave only where the mesh says `pass`, and never to an
+//! address that a document knows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_config::limits;
+use countersign_policy::DenyReason;
+use countersign_policy::doc::Unknown;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::audit::{Callee, Text};
+use crate::clock::Now;
+use crate::journal::OpaqueJournal;
+use crate::judged;
+use crate::live::Snapshot;
+use crate::outbound::accept::Connection;
+use crate::outbound::discover::{Destination, Endpoint, Found, ToPeer};
+use crate::outbound::encrypt;
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::registry::{Against, EndReason, Judged, Registered, Standing, Verdict, Watch};
+use crate::relay::{self, OnTcp, reset};
+use crate::telemetry::Direction;
+use crate::upstream::connect::{self, ConnectError};
+use crate::upstream::dial;
+use crate::upstream::opening::LeaseError;
+use crate::worker::Worker;
+
+/// At most this many endpoints are tried for one connection.
+const ENDPOINTS_TRIED_MAX: usize = 2;
+
+/// The connection onward.
+enum Upstream {
+    /// TLS: to another sidecar, or to a service outside the mesh.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Bytes, to an unknown address that may be passed.
+    Plain(TcpStream),
+}
+
+/// Serves the connection to its end.
+pub(super) async fn serve<IO>(conn: Connection, mut client: IO)
+where
+    IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
+{
+    let snap = conn.worker().snapshot();
+    let mut journal = account(&conn, &snap);
+    let (upstream, registered) = match open(&conn, &snap, &mut journal).await {
+        Ok(opened) => opened,
+        Err(refused) => {
+            reset(&client);
+            return journal.refused(&refused);
+        }
+    };
+    let limits = conn.worker().relay(Direction::Outbound);
+    journal.counting(&limits.moved);
+    match upstream {
+        Upstream::Tls(mut server) => {
+            let end = relay::run(&mut client, &mut *server, &limits, registered.ended()).await;
+            journal.closed(&end, &client, &*server);
+        }
+        Upstream::Plain(mut server) => {
+            let end = relay::run(&mut client, &mut server, &limits, registered.ended()).await;
+            journal.closed(&end, &client, &server);
+        }
+    }
+}
+
+/// Refuses a connection whose bytes cannot be served.
+pub(super) fn refuse(conn: Connection, client: &impl OnTcp, refused: &Refused) {
+    reset(client);
+    account(&conn, &conn.worker().snapshot()).refused(refused);
+}
+
+fn account(conn: &Connection, snap: &Arc<Snapshot>) -> OpaqueJournal {
+    OpaqueJournal::open(conn.worker(), snap, Direction::Outbound, conn.port())
+}
+
+async fn open(
+    conn: &Connection,
+    snap: &Snapshot,
+    journal: &mut OpaqueJournal,
+) -> Result<(Upstream, Registered), Refused> {
+    match (conn.known(snap), conn.orig_dst()) {
+        (Some(found), _) => known(conn.worker(), &found, snap, journal).await,
+        (None, Some(original)) => pass(conn.worker(), original, snap, journal).await,
+        (None, None) => {
+            let name = conn.bound_to().unwrap_or_default();
+            Err(unknown(format!("no Destination document {name}")))
+        }
+    }
+}
+
+/// To a destination that a document describes.
+async fn known(
+    worker: &Worker,
+    found: &Found,
+    snap: &Snapshot,
+    journal: &mut OpaqueJournal,
+) -> Result<(Upstream, Registered), Refused> {
+    let destination = &found.destination;
+    journal.callee(Callee {
+        expected: destination.expected.as_ref().and_then(|expected| expected.single().cloned()),
+        presented: None,
+        host: Text::Shared(Arc::clone(&destination.name)),
+        port: destination.port,
+    });
+    let mut last = refuse_with(Refusal::UpstreamUnreachable, "the destination has no endpoint");
+    for endpoint in candidates(worker, found).into_iter().take(ENDPOINTS_TRIED_MAX) {
+        let addr = endpoint.addr;
+        if snap.destinations.loops(addr) {
+            let detail = format!("{addr} is our own listener");
+            return Err(refuse_with(Refusal::LoopDetected, detail));
+        }
+        match connect(worker, destination, &endpoint, snap, journal).await? {
+            Ok(opened) => return Ok(opened),
+            Err(error @ (ConnectError::Tcp { .. } | ConnectError::TimedOut { .. })) => {
+                last = failed(worker, error);
+            }
+            Err(error) => return Err(failed(worker, error)),
+        }
+    }
+    Err(last)
+}
+
+/// One attempt. The outer error is ours alone: no endpoint would do better.
+async fn connect(
+    worker: &Worker,
+    destination: &Destination,
+    endpoint: &Endpoint,
+    snap: &Snapshot,
+    journal: &mut OpaqueJournal,
+) -> Result<Result<(Upstream, Registered), ConnectError>, Refused> {
+    let addr = endpoint.addr;
+    match (&destination.peer, &endpoint.expected) {
+        (ToPeer::Mesh, Some(expected)) => {
+            let Some(tls) = &snap.tls else {
+                let detail = "this proxy has no valid certificate";
+                return Err(refuse_with(Refusal::IdentityUnavailable, detail));
+            };
+            let (stream, peer) = match connect::to_mesh_tcp(addr, expected, tls).await {
+                Ok(connected) => connected,
+                Err(error) => return Ok(Err(error)),
+            };
+            worker.metrics.handshake(Direction::Outbound, "ok");
+            journal.presented(&peer);
+            journal.passed_on();
+            let registered = judged::opaque_to(worker, &peer, snap);
+            Ok(Ok((Upstream::Tls(Box::new(stream)), registered)))
+        }
+        (ToPeer::Outside(tls), _) => {
+            let stream = match connect::to_outside_tcp(addr, tls).await {
+                Ok(stream) => stream,
+                Err(error) => return Ok(Err(error)),
+            };
+            journal.let_in().await?;
+            Ok(Ok((Upstream::Tls(Box::new(stream)), watch(worker, snap, Outside))))
+        }
+        (ToPeer::Mesh | ToPeer::Plain, _) => {
+            let detail = format!("nobody is known who may answer at {addr}");
+            Err(refuse_with(Refusal::ServerIdentityUnexpected, detail))
+        }
+    }
+}
+
+/// Where to go: the address the app dialled, or the endpoints from a random one on.
+fn candidates(worker: &Worker, found: &Found) -> Vec<Endpoint> {
+    let destination = &found.destination;
+    if let Some(only) = found.only {
+        return destination.endpoint(only).into_iter().collect();
+    }
+    let mut endpoints = destination.endpoints.clone();
+    let [random] = worker.random::<1>();
+    let count = endpoints.len().max(1);
+    endpoints.rotate_left(usize::from(random) % count);
+    endpoints
+}
+
+/// To an address that no document knows, where the mesh lets it pass.
+async fn pass(
+    worker: &Worker,
+    original: SocketAddr,
+    snap: &Snapshot,
+    journal: &mut OpaqueJournal,
+) -> Result<(Upstream, Registered), Refused> {
+    let host = Text::Owned(original.ip().to_string().into_boxed_str());
+    let callee = Callee { expected: None, presented: None, host, port: original.port() };
+    journal.callee(callee);
+    if snap.documents.mesh.outbound_unknown(&worker.shared.config.namespace) == Unknown::Deny {
+        return Err(unknown(format!("no Destination has the address {original}")));
+    }
+    journal.let_in().await?;
+    let namespace = worker.shared.config.namespace.as_str().into();
+    let registered = watch(worker, snap, Passed { addr: original, namespace });
+    let limit = limits::CONNECT_MESH_MS_MAX;
+    let dialled = tokio::time::timeout(Duration::from_millis(limit), dial::mesh(original));
+    match dialled.await {
+        Ok(Ok(stream)) => Ok((Upstream::Plain(stream), registered)),
+        Ok(Err(error)) => {
+            let detail = format!("could not connect to {original}: {error}");
+            Err(refuse_with(Refusal::UpstreamUnreachable, detail))
+        }
+        Err(_) => {
+            let detail = format!("no connection to {original} within {limit} ms");
+            Err(refuse_with(Refusal::UpstreamUnreachable, detail))
+        }
+    }
+}
+
+/// A connection past the mesh ends once its address is known, or may no longer be passed.
+struct Passed {
+    addr: SocketAddr,
+    namespace: Box<str>,
+}
+
+impl Judged for Passed {
+    fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
+        let snap = against.snap;
+        let passes = snap.documents.mesh.outbound_unknown(&self.namespace) == Unknown::Pass;
+        if passes && snap.destinations.by_address(self.addr).is_none() {
+            return Ok(Standing::default());
+        }
+        Err(EndReason::Policy(DenyReason::NoMatch).into())
+    }
+}
+
+/// A connection to a service outside the mesh: its certificate is the Web's business.
+struct Outside;
+
+impl Judged for Outside {
+    fn judge(&self, _: &Against<'_>) -> Result<Standing, Verdict> {
+        Ok(Standing::default())
+    }
+}
+
+fn watch(worker: &Worker, snap: &Snapshot, judged: impl Judged) -> Registered {
+    worker.registry.register(Watch {
+        judged,
+        generation: snap.generation,
+        since: Now::read(),
+        certificate_ends: None,
+        allowance_s: 0,
+        valid_until_ms: None,
+    })
+}
+
+/// Counts a failed attempt and says which refusal it is.
+fn failed(worker: &Worker, error: ConnectError) -> Refused {
+    if let Some(reason) = error.handshake_reason() {
+        worker.metrics.handshake(Direction::Outbound, reason);
+    }
+    encrypt::of_error(&LeaseError::from(error))
+}
+
+fn unknown(detail: String) -> Refused {
+    Refused::new(Refusal::DestinationUnknown, Stage::Discover, detail)
+}
+
+fn refuse_with(refusal: Refusal, detail: impl Into<String>) -> Refused {
+    Refused::new(refusal, Stage::Encrypt, detail)
+}
