@@ -4,7 +4,7 @@
 //! Invariant: the facts are those the connection was opened with; only the time, the snapshot and
 //! what was revoked since are new.
 
-use countersign_policy::{Decision, InputOwned, Outcome};
+use countersign_policy::{Decision, DenyReason, InputOwned, Outcome};
 
 use crate::clock::Now;
 use crate::live::Snapshot;
@@ -120,6 +120,10 @@ impl Judged for Opaque {
     fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
         peer_counts(self.peer.as_ref(), against)?;
         let mut input = self.input.as_input();
+        // Rules that look into requests have come since: it would not be let in any more.
+        if against.snap.policy.has_l7_rules(input.port) {
+            return Err(EndReason::Policy(DenyReason::Unknown).into());
+        }
         input.now_ms = i64::try_from(against.now.millis()).unwrap_or(i64::MAX);
         of_decision(against.snap.policy.decide(&input))
     }

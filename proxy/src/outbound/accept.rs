@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_config::{ListenMode, WELL_KNOWN_TCP, limits};
-use countersign_policy::doc::PortProtocol;
+use countersign_policy::doc::{PortProtocol, Unknown};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -107,6 +107,12 @@ impl Connection {
     /// The port the app dialled, or that of the listener it dialled instead.
     pub fn port(&self) -> u16 {
         self.original.unwrap_or(self.listener.address).port()
+    }
+
+    /// Whether what no document knows may pass, without mesh TLS and without context.
+    pub(super) fn passes_unknown(&self, snap: &Snapshot) -> bool {
+        let namespace = &self.worker.shared.config.namespace;
+        snap.documents.mesh.outbound_unknown(namespace) == Unknown::Pass
     }
 
     /// What this connection leads to, as far as its address tells.

@@ -3,8 +3,6 @@
 //! Invariant: destinations come from documents, never from DNS or a request; each carries the
 //! identities expected of its servers, so nothing is dialled without knowing who must answer.
 
-use std::sync::Arc;
-
 use countersign_policy::host::canonical_host;
 use http::uri::Authority;
 
@@ -14,7 +12,9 @@ use crate::outbound::accept::Connection;
 pub use crate::outbound::destinations::{Destination, Destinations, Endpoint, Found, ToPeer};
 use crate::refusal::{Refusal, Refused, Stage};
 
-/// The destination of a call: the one the listener is bound to, else the one of its authority.
+/// The destination of a call: the one behind the address the app dialled or the listener stands
+/// for, else the one of its authority. An address that no document knows, and an authority that
+/// names nothing either, passes where the mesh says so: its own address, plaintext, no context.
 ///
 /// # Errors
 /// `destination_unknown`; names are never resolved by DNS.
@@ -26,21 +26,27 @@ pub fn destination(
 ) -> Result<Found, Refused> {
     let unknown =
         |detail: String| Refused::new(Refusal::DestinationUnknown, Stage::Discover, detail);
-    let found = match conn.bound_to() {
-        Some(name) => snap
-            .destinations
-            .by_name(name)
-            .ok_or_else(|| unknown(format!("no Destination document {name}")))?,
-        None => {
-            let host = canonical_host(authority.as_str()).map_err(|error| {
-                Refused::new(Refusal::HostInvalid, Stage::Discover, error.to_string())
-            })?;
-            let found = snap.destinations.by_host(&host, authority.port_u16());
-            journal.host = Some(host.into());
-            found.ok_or_else(|| {
-                unknown(format!("no Destination has the host and port of `{authority}`"))
-            })?
+    if let Some(found) = conn.known(snap) {
+        journal.host = canonical_host(authority.as_str()).ok().map(Into::into);
+        return Ok(found);
+    }
+    if let Some(name) = conn.bound_to() {
+        return Err(unknown(format!("no Destination document {name}")));
+    }
+    let host = canonical_host(authority.as_str())
+        .map_err(|error| Refused::new(Refusal::HostInvalid, Stage::Discover, error.to_string()))?;
+    let original = conn.orig_dst();
+    let port = authority.port_u16().or(original.map(|original| original.port()));
+    let named = snap.destinations.by_host(&host, port).cloned();
+    journal.host = Some(host.into());
+    match (named, original) {
+        (Some(destination), _) => Ok(Found { destination, only: None }),
+        (None, Some(original)) if conn.passes_unknown(snap) => Ok(Destinations::passed(original)),
+        (None, Some(original)) => Err(unknown(format!(
+            "no Destination has the address {original}, or the host and port of `{authority}`"
+        ))),
+        (None, None) => {
+            Err(unknown(format!("no Destination has the host and port of `{authority}`")))
         }
-    };
-    Ok(Found { destination: Arc::clone(found), only: None })
+    }
 }

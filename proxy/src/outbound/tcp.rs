@@ -88,7 +88,7 @@ async fn open(
 ) -> Result<(Upstream, Registered), Refused> {
     match (conn.known(snap), conn.orig_dst()) {
         (Some(found), _) => known(conn.worker(), &found, snap, journal).await,
-        (None, Some(original)) => pass(conn.worker(), original, snap, journal).await,
+        (None, Some(original)) => pass(conn, original, snap, journal).await,
         (None, None) => {
             let name = conn.bound_to().unwrap_or_default();
             Err(unknown(format!("no Destination document {name}")))
@@ -183,7 +183,7 @@ fn candidates(worker: &Worker, found: &Found) -> Vec<Endpoint> {
 
 /// To an address that no document knows, where the mesh lets it pass.
 async fn pass(
-    worker: &Worker,
+    conn: &Connection,
     original: SocketAddr,
     snap: &Snapshot,
     journal: &mut OpaqueJournal,
@@ -191,12 +191,12 @@ async fn pass(
     let host = Text::Owned(original.ip().to_string().into_boxed_str());
     let callee = Callee { expected: None, presented: None, host, port: original.port() };
     journal.callee(callee);
-    if snap.documents.mesh.outbound_unknown(&worker.shared.config.namespace) == Unknown::Deny {
+    if !conn.passes_unknown(snap) {
         return Err(unknown(format!("no Destination has the address {original}")));
     }
     journal.let_in().await?;
-    let namespace = worker.shared.config.namespace.as_str().into();
-    let registered = watch(worker, snap, Passed { addr: original, namespace });
+    let namespace = conn.worker().shared.config.namespace.as_str().into();
+    let registered = watch(conn.worker(), snap, Passed { addr: original, namespace });
     let limit = limits::CONNECT_MESH_MS_MAX;
     let dialled = tokio::time::timeout(Duration::from_millis(limit), dial::mesh(original));
     match dialled.await {
