@@ -14,7 +14,8 @@ use std::time::Duration;
 use countersign_certs_client::source::{self, workload_api};
 use countersign_certs_client::{CertSource, Certs, CertsHandle};
 use countersign_config::{
-    AuditSink as AuditTo, IdentitySource, PersonalData, Propagation as Configured, ProxyConfig, env,
+    AuditSink as AuditTo, IdentitySource, ListenMode, PersonalData, Propagation as Configured,
+    ProxyConfig, env,
 };
 use countersign_policy::Documents;
 use countersign_policy::doc::OnAuditFull;
@@ -607,10 +608,6 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
     let bind = |address, purpose| {
         listen::bind(address, purpose).map_err(|error| Failed::Invalid(error.to_string()))
     };
-    if config.is_captured() {
-        let message = "a listener with `mode: redirect` needs interception, which is not here yet";
-        return Err(Failed::Invalid(message.to_owned()));
-    }
     let mut sockets = Sockets::default();
     for listener in &config.inbound {
         let port = listener.address.port();
@@ -618,7 +615,13 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
             let why = format!("no `app` address for the inbound port {port}");
             return Err(Failed::Invalid(why));
         }
-        let socket = bind(listener.address, "listeners.inbound")?;
+        let socket = match listener.mode {
+            ListenMode::Tproxy => listen::bind_transparent(listener.address, "listeners.inbound")
+                .map_err(|error| Failed::Invalid(error.to_string()))?,
+            ListenMode::Explicit | ListenMode::Redirect => {
+                bind(listener.address, "listeners.inbound")?
+            }
+        };
         let listener = inbound::accept::Listener { address: listener.address, mode: listener.mode };
         sockets.inbound.push((socket, listener));
     }

@@ -31,7 +31,18 @@ pub fn bind(
     address: SocketAddr,
     purpose: &'static str,
 ) -> Result<std::net::TcpListener, ListenError> {
-    open(address, true).map_err(|source| ListenError { address, purpose, source })
+    open(address, Kind::Shared).map_err(|source| ListenError { address, purpose, source })
+}
+
+/// As [`bind`], for connections that TPROXY delivers with the address they were meant for.
+///
+/// # Errors
+/// [`ListenError`], also where the process lacks the one privilege it takes (`NET_RAW`).
+pub fn bind_transparent(
+    address: SocketAddr,
+    purpose: &'static str,
+) -> Result<std::net::TcpListener, ListenError> {
+    open(address, Kind::Transparent).map_err(|source| ListenError { address, purpose, source })
 }
 
 /// Checks that nobody else has the address: a shared bind alone would not notice.
@@ -39,15 +50,30 @@ pub fn bind(
 /// # Errors
 /// [`ListenError`] when the address is taken or not ours.
 pub fn probe(address: SocketAddr, purpose: &'static str) -> Result<(), ListenError> {
-    open(address, false).map(drop).map_err(|source| ListenError { address, purpose, source })
+    open(address, Kind::Probe).map(drop).map_err(|source| ListenError { address, purpose, source })
 }
 
-fn open(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Probe,
+    Shared,
+    Transparent,
+}
+
+fn open(address: SocketAddr, kind: Kind) -> io::Result<std::net::TcpListener> {
     let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    let shared = kind != Kind::Probe;
     if shared {
         socket.set_reuse_port(true)?;
+    }
+    if kind == Kind::Transparent {
+        // A socket for `[::]` takes IPv4 too, and each family has an option of its own.
+        socket.set_ip_transparent_v4(true)?;
+        if address.is_ipv6() {
+            socket.set_ip_transparent_v6(true)?;
+        }
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
