@@ -21,12 +21,15 @@ pub async fn start(pod: &Pod, parent: &Path, port: u16) -> Server {
     install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
     install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--force"]);
     install.args(["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]);
+    // A server clears its temporary folder of what it takes for its own remains.
+    install.env("TMPDIR", &folder);
     prepare(install).await;
     let start = folder.join("start.sql");
     let everywhere = "CREATE USER app@'%';\nGRANT ALL ON *.* TO app@'%';\nCREATE DATABASE shop;\n";
     std::fs::write(&start, everywhere).unwrap();
     let mut command = user::command(USER, &[], "mariadbd");
     command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+    command.env("TMPDIR", &folder);
     command.arg(format!("--socket={}", folder.join("socket").display()));
     command.arg(format!("--pid-file={}", folder.join("pid").display()));
     command.arg(format!("--init-file={}", start.display())).arg(format!("--port={port}"));
