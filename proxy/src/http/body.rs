@@ -3,6 +3,8 @@
 //! Invariant: trailers pass the same sanitiser as headers, and whatever must happen when a body
 //! ends (return a pooled connection, start the grace of a context) happens by dropping its guards.
 
+mod clock;
+
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,7 +15,9 @@ use countersign_config::{Limits, limits};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
+
+use self::clock::Clock;
 
 use crate::context_index::OpenContext;
 use crate::http::hygiene;
@@ -73,16 +77,6 @@ enum State {
     Broken,
     /// Its end was said by us.
     Ended,
-}
-
-/// When a body has taken too long. The timer is looked at only while the body waits.
-struct Clock {
-    idle: Duration,
-    until: Option<Instant>,
-    /// The deadline the call brought along.
-    deadline: Option<Instant>,
-    waiting_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is released when a body ends. Order of the fields is order of release.
@@ -419,50 +413,6 @@ impl Streaming {
             checkout.give_back();
         }
         self.guards = Guards::default();
-    }
-}
-
-impl Clock {
-    fn new() -> Clock {
-        let idle = Duration::from_millis(limits::BODY_IDLE_MS_MAX);
-        Clock { idle, until: None, deadline: None, waiting_since: None, timer: None }
-    }
-
-    /// Whether the exchange has lasted too long.
-    fn over(&self) -> Option<Fault> {
-        if self.until.is_none() && self.deadline.is_none() {
-            return None;
-        }
-        let now = Instant::now();
-        let past = |end: Option<Instant>| end.is_some_and(|end| now >= end);
-        match (past(self.until), past(self.deadline)) {
-            (true, _) => Some(Fault::TooOld),
-            (false, true) => Some(Fault::Deadline),
-            (false, false) => None,
-        }
-    }
-
-    /// Looks whether the body has waited for too long, and sees to it that somebody looks again.
-    fn late(&mut self, cx: &mut Context<'_>, upload: Option<&Upload>) -> Option<Fault> {
-        let since = match self.waiting_since {
-            Some(since) => since,
-            None => *self.waiting_since.insert(Instant::now()),
-        };
-        loop {
-            let since = upload.map_or(since, |upload| upload.last_moved().max(since));
-            let idle = since + self.idle;
-            let ends = self.until.into_iter().chain(self.deadline);
-            let next = ends.fold(idle, Instant::min);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
-            if timer.as_mut().poll(cx).is_pending() {
-                return None;
-            }
-            if Instant::now() < next {
-                timer.as_mut().reset(next);
-                continue;
-            }
-            return Some(self.over().unwrap_or(Fault::Stalled));
-        }
     }
 }
 

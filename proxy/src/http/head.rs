@@ -175,6 +175,11 @@ impl HeadCheck {
         }
     }
 
+    /// How many of the bytes fed last belong to a line that has not ended.
+    pub fn unfinished(&self) -> usize {
+        self.partial.len()
+    }
+
     /// How many heads have been accepted so far.
     pub fn heads(&self) -> u64 {
         self.heads

@@ -55,6 +55,9 @@ pub enum HygieneError {
     /// A scheme other than `http` and `https`.
     #[error("the request has an unsupported scheme")]
     SchemeUnsupported,
+    /// Authority form without CONNECT, or CONNECT without it.
+    #[error("the form of the request target does not fit the method")]
+    TargetForm,
     /// More than one `Txn-Token`, or one with a comma.
     #[error("the request has more than one Txn-Token")]
     TokenDuplicated,
@@ -78,6 +81,7 @@ impl HygieneError {
             Self::LengthAmbiguous => "length_ambiguous",
             Self::MethodCase => "method_case",
             Self::SchemeUnsupported => "scheme_unsupported",
+            Self::TargetForm => "target_form",
             Self::TokenDuplicated => "token_duplicated",
             Self::TrailersTooLarge => "trailers_too_large",
             Self::UserinfoPresent => "userinfo_present",
@@ -191,6 +195,11 @@ pub fn check_request(parts: &request::Parts) -> Result<Authority, HygieneError> 
     let scheme = parts.uri.scheme();
     if scheme.is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
         return Err(HygieneError::SchemeUnsupported);
+    }
+    // RFC 9112 §3.2.3: an authority alone is the target of CONNECT, and of nothing else.
+    let authority_form = scheme.is_none() && parts.uri.authority().is_some();
+    if authority_form != (parts.method == Method::CONNECT) {
+        return Err(HygieneError::TargetForm);
     }
     let mut hosts = parts.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());

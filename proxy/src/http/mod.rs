@@ -8,5 +8,6 @@ pub mod lasting;
 pub mod problem;
 pub mod request;
 pub mod serve;
+pub mod streams;
 pub mod translate;
 pub mod upgrade;

@@ -128,6 +128,7 @@ pub fn of_hygiene(error: HygieneError) -> Refused {
         HygieneError::LengthAmbiguous
         | HygieneError::MethodCase
         | HygieneError::SchemeUnsupported
+        | HygieneError::TargetForm
         | HygieneError::TrailersTooLarge => Refusal::RequestMalformed,
     };
     refused(refusal, error.to_string())

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::DecisionId;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadGuarded, HeadLimits, HeadMonitor, refusal_bytes};
+use crate::http::streams::Streams;
 use crate::http::upgrade::Tunnel;
 use crate::registry::{EndReason, Registered};
-use crate::worker::LocalExecutor;
 
 /// The end of the process as its connections see it, and the limits they live by.
 #[derive(Clone)]
@@ -93,6 +93,7 @@ impl Drain {
 }
 
 /// When a connection must end although nobody closed it.
+#[derive(Clone)]
 pub struct Ending {
     /// Drain of the process, or of this direction.
     pub drain: Drain,
@@ -250,14 +251,23 @@ where
     let first = First::default();
     let service = {
         let first = first.clone();
+        let ending = ending.clone();
         service_fn(move |request| {
             first.came();
-            let exchange = Rc::clone(&exchange);
-            async move { Ok::<_, Infallible>(exchange.handle(request).await) }
+            let (exchange, ending) = (Rc::clone(&exchange), ending.clone());
+            async move {
+                let mut response = exchange.handle(request).await;
+                if let Some(tunnel) = response.body_mut().take_tunnel() {
+                    // Its stream counts as one of this connection, which goes on beside it.
+                    tokio::task::spawn_local(async move { tunnel.run(&ending).await });
+                }
+                Ok::<_, Infallible>(response)
+            }
         })
     };
     let set = ending.drain.limits();
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder =
+        http2::Builder::new(Streams::new(Duration::from_millis(set.body_idle_ms_max)));
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
@@ -272,9 +282,8 @@ where
         .keep_alive_interval(Duration::from_millis(limits::H2_PING_MS))
         .keep_alive_timeout(Duration::from_millis(limits::H2_PING_TIMEOUT_MS));
     let connection = builder.serve_connection(TokioIo::new(io), service);
-    let graceful = |connection: Pin<&mut http2::Connection<_, _, LocalExecutor>>| {
-        connection.graceful_shutdown()
-    };
+    let graceful =
+        |connection: Pin<&mut http2::Connection<_, _, Streams>>| connection.graceful_shutdown();
     // HTTP/1 has its own clock for heads; here a silent connection would last for its whole age.
     let silent = Duration::from_millis(set.h1_head_ms_max);
     drive(connection, graceful, ending, &first, Some(silent)).await;

@@ -1,6 +1,7 @@
 //! The head check as an I/O wrapper: every byte hyper reads has passed [`HeadCheck`].
 //!
-//! Bytes are checked in the buffer they were read into, nothing is copied. The wrapper also owns
+//! Bytes are checked in the buffer they were read into; only a line that has not ended is held back,
+//! so that the parser never judges half a line before the check has judged the whole. The wrapper also owns
 //! the head time-out, which starts with the first byte of a head and not before, so that idle
 //! keep-alive connections are left to the idle timer.
 //!
@@ -30,6 +31,10 @@ use super::{HeadCheck, HeadError, HeadLimits, Phase, Place, Violation, refusal_b
 pub struct HeadGuarded<IO> {
     io: IO,
     prefix: Bytes,
+    /// The start of a line that has not ended.
+    held: Vec<u8>,
+    /// Checked bytes that did not fit.
+    checked: Bytes,
     check: HeadCheck,
     state: State,
     head_time: Duration,
@@ -91,6 +96,8 @@ impl<IO> HeadGuarded<IO> {
         let guarded = Self {
             io,
             prefix,
+            held: Vec::new(),
+            checked: Bytes::new(),
             check: HeadCheck::new(limits),
             state: State::Open,
             head_time: Duration::from_millis(limits.head_ms),
@@ -161,7 +168,7 @@ impl<IO> HeadGuarded<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> HeadGuarded<IO> {
-    /// Reads more bytes and passes on what the check accepts. `Ready(false)`: refused.
+    /// Reads more bytes and passes on what the check accepts. `Ready(false)`: look again.
     fn poll_checked(
         &mut self,
         cx: &mut Context<'_>,
@@ -170,6 +177,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> HeadGuarded<IO> {
         if self.shared.stopped.load(Ordering::Relaxed) {
             self.check.stop();
             self.deadline = None;
+            if !self.held.is_empty() {
+                self.checked = std::mem::take(&mut self.held).into();
+            }
+        }
+        if self.checked.has_remaining() {
+            return Poll::Ready(Ok(false));
         }
         let before = buf.filled().len();
         if self.prefix.has_remaining() {
@@ -186,17 +199,43 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> HeadGuarded<IO> {
             }
         }
         let fresh = buf.filled().get(before..).unwrap_or_default();
+        if fresh.is_empty() {
+            return Poll::Ready(Ok(true)); // the end
+        }
         match self.check.feed(fresh) {
             Ok(()) => {
                 self.note_progress();
-                Poll::Ready(Ok(true))
+                Poll::Ready(Ok(self.hold_back(buf, before)))
             }
             Err(violation) => {
-                buf.set_filled(before + violation.complete);
+                let complete = violation.complete;
+                buf.set_filled(before + complete);
+                if complete > 0 && !self.held.is_empty() {
+                    self.release(buf, before, 0);
+                }
                 self.refuse(violation);
-                Poll::Ready(Ok(violation.complete > 0))
+                Poll::Ready(Ok(complete > 0))
             }
         }
+    }
+
+    /// Keeps the line that has not ended; `false` if nothing is left to pass on.
+    fn hold_back(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> bool {
+        let unfinished = self.check.unfinished();
+        if unfinished > 0 || !self.held.is_empty() {
+            self.release(buf, before, unfinished);
+        }
+        buf.filled().len() > before
+    }
+
+    /// Passes on what was held and what came, but for the last `unfinished` bytes.
+    fn release(&mut self, buf: &mut ReadBuf<'_>, before: usize, unfinished: usize) {
+        let mut all = std::mem::take(&mut self.held);
+        all.extend_from_slice(buf.filled().get(before..).unwrap_or_default());
+        self.held = all.split_off(all.len().saturating_sub(unfinished));
+        buf.set_filled(before);
+        self.checked = all.into();
+        serve(&mut self.checked, buf);
     }
 
     /// Writes our own answer, says goodbye, and lets hyper fail.
@@ -223,6 +262,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuarded<IO> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
+            if this.checked.has_remaining() {
+                serve(&mut this.checked, buf);
+                return Poll::Ready(Ok(()));
+            }
             match &mut this.state {
                 State::Open => {
                     if ready!(this.poll_checked(cx, buf))? {

@@ -137,6 +137,30 @@ fn bytes_of_detection_are_checked_and_served_first() {
     });
 }
 
+/// The parser refuses some lines before they end. It must not get to: then nobody could say why.
+#[test]
+fn attack_cuts_a_bad_line_in_the_middle() {
+    const FOLDED: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n";
+    const NO_COLON: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n";
+    for (text, error) in [(FOLDED, HeadError::FoldedLine), (NO_COLON, HeadError::HeaderMalformed)] {
+        for cut in 0..text.len() {
+            run(async {
+                let (before, after) = text.split_at(cut);
+                let (mut client, monitor, server) = serve(before);
+                let ask = async move {
+                    let _ = client.write_all(after).await;
+                    let mut answer = String::new();
+                    client.read_to_string(&mut answer).await.expect("reads");
+                    answer
+                };
+                let ((), answer) = tokio::join!(server, ask);
+                assert_eq!(statuses(&answer), ["400"], "cut at {cut}");
+                assert_eq!(monitor.violation(), Some(error), "cut at {cut}");
+            });
+        }
+    }
+}
+
 #[test]
 fn an_upgrade_ends_the_check() {
     run(async {
