@@ -8,7 +8,7 @@ pub(crate) const PLANNED: &[(&str, &str)] = &[
     ("REEVALUATE_BATCH_MAX", "re-evaluation of live connections"),
     ("REFUSED_BODY_DRAIN_BYTES_MAX", "admission control"),
     ("H2_HPACK_BYTES_MAX", "a setting of the HTTP/2 library; its default is the same"),
-    ("RETRY_BODY_BYTES_MAX", "retries"),
+    ("RETRY_BODY_BYTES_MAX", "routes that opt in to replay"),
     ("HOPS_BYTES_MAX", "hop records"),
     ("HOPS_MAX", "hop records"),
     ("HOP_CERTS_BYTES_MAX", "hop records"),

@@ -209,6 +209,11 @@ impl Destinations {
         self.by_address.get(&addr).cloned()
     }
 
+    /// An address of this pod that no configuration names.
+    pub fn at_own(&self, addr: SocketAddr) -> Option<Found> {
+        self.pod.at(addr)
+    }
+
     /// An unknown address that policy lets pass: plaintext, bytes only, no context.
     pub fn passed(addr: SocketAddr) -> Found {
         let endpoints = vec![Endpoint { addr, expected: None }];
@@ -344,3 +349,7 @@ fn choose(ports: &[Arc<Destination>], port: Option<u16>) -> Option<&Arc<Destinat
         (None, _) => ports.iter().find(|destination| destination.port == 80),
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/destinations.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 //! (RFC 9110 §9.2.2) on a connection its server closed while idle. Never after a response head.
 
 use bytes::Bytes;
+use http::header::UPGRADE;
 use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body::Body as _;
 
@@ -44,6 +45,10 @@ pub struct Kept {
 impl Kept {
     /// Keeps a request whose body can be repeated; a body that streams cannot.
     pub fn of(request: &Request<ProxyBody>) -> Option<Kept> {
+        // What hangs on a request that opens a tunnel cannot be kept.
+        if request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE) {
+            return None;
+        }
         let body = match request.body() {
             ProxyBody::Full(bytes) => bytes.clone(),
             body if body.is_end_stream() => None,
