@@ -3,6 +3,7 @@
 //! Invariant: nothing the app writes is trusted; its reserved headers are taken out before any
 //! stage reads a request. What is declared for a destination beats what the bytes look like.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub struct Connection {
     worker: Rc<Worker>,
     listener: Rc<Listener>,
     original: Option<SocketAddr>,
+    own: OnceCell<bool>,
     series: PeerSeries,
     _open: OpenConnection,
 }
@@ -80,7 +82,7 @@ pub async fn connection(
     let original = listener.mode.is_captured().then(|| captured.orig_dst().0);
     let series = worker.metrics.no_peer();
     let open = worker.metrics.connection(Direction::Outbound);
-    let conn = Connection { worker, listener, original, series, _open: open };
+    let conn = Connection { worker, listener, original, own: OnceCell::new(), series, _open: open };
     let expected = conn.expected(conn.known(&conn.worker.snapshot()).as_ref());
     if expected == Expected::Bytes {
         return tcp::serve(conn, stream).await;
@@ -122,9 +124,21 @@ impl Connection {
                 let destination = snap.destinations.by_name(name)?;
                 Some(Found { destination: Arc::clone(destination), only: None })
             }
-            (None, Some(original)) => snap.destinations.by_address(original),
+            (None, Some(original)) => snap
+                .destinations
+                .by_address(original)
+                .or_else(|| self.is_own(original).then(|| snap.destinations.at_own(original))?),
             (None, None) => None,
         }
+    }
+
+    /// Whether the app dialled its own pod, at an address no configuration names.
+    fn is_own(&self, original: SocketAddr) -> bool {
+        let ask = || {
+            let ip = original.ip();
+            !ip.is_loopback() && self.worker.own_addresses.contains(ip, &self.worker.shared.config)
+        };
+        *self.own.get_or_init(ask)
     }
 
     fn expected(&self, known: Option<&Found>) -> Expected {

@@ -97,7 +97,7 @@ pub async fn lease(
     let mut tried: Option<SocketAddr> = None;
     let mut last = refused(Refusal::UpstreamUnreachable, "the destination has no endpoint");
     for _ in 0..ENDPOINTS_TRIED_MAX {
-        let Some(endpoint) = choose(worker, destination, &way, tried.as_slice(), begun) else {
+        let Some(endpoint) = choose(worker, destination, way.only, tried.as_slice(), begun) else {
             break;
         };
         let addr = endpoint.addr;
@@ -134,7 +134,7 @@ pub async fn again(
     journal: &mut Journal,
 ) -> Result<Secured, LeaseError> {
     let now = Instant::now();
-    let other = choose(worker, destination, &way, &[before.addr], now);
+    let other = choose(worker, destination, way.only, &[before.addr], now);
     // A context is for one workload; an endpoint of somebody else could not take it.
     let other = other.filter(|other| other.expected == before.expected);
     let endpoint = other.unwrap_or_else(|| before.clone());
@@ -154,15 +154,15 @@ pub fn may_retry(worker: &Worker, why: &'static str) -> bool {
 
 /// Of two drawn at random the one with fewer requests in flight; what the app dialled itself is
 /// no choice.
-fn choose(
+pub(super) fn choose(
     worker: &Worker,
     destination: &Destination,
-    way: &Way,
+    only: Option<SocketAddr>,
     tried: &[SocketAddr],
     now: Instant,
 ) -> Option<Endpoint> {
     let fresh = |endpoint: &Endpoint| !tried.contains(&endpoint.addr);
-    if let Some(only) = way.only {
+    if let Some(only) = only {
         return destination.endpoint(only).filter(fresh);
     }
     let endpoints = &destination.endpoints;
@@ -189,17 +189,12 @@ async fn at(
     {
         journal.expecting(Some(own));
     }
-    let visit = (destination.endpoints.len() > 1).then(|| {
-        let state = worker.pool.endpoints.of(&destination.key(&endpoint));
-        state.visit(Instant::now())
-    });
+    let visit = visit(worker, destination, &endpoint);
     let lease = match worker.pool.lease(&target).await {
         Ok(lease) => lease,
         Err(error) => {
             failed(worker, endpoint.addr, &error);
-            if let (Some(visit), Some(failure)) = (visit, failure_of(&error)) {
-                report(worker, destination, visit, failure);
-            }
+            could_not_connect(worker, destination, visit, &error);
             return Err(error);
         }
     };
@@ -243,6 +238,28 @@ fn target(
             Ok(Target::Outside { addr, tls: Arc::clone(tls), offer: way.offer })
         }
         (ToPeer::Plain, ..) => Ok(Target::Plain { addr, h2 }),
+    }
+}
+
+/// Begins a visit of an endpoint; `None` where there is no choice, so nothing to remember.
+pub(super) fn visit(
+    worker: &Worker,
+    destination: &Destination,
+    endpoint: &Endpoint,
+) -> Option<Visit> {
+    let choice = destination.endpoints.len() > 1;
+    choice.then(|| worker.pool.endpoints.of(&destination.key(endpoint)).visit(Instant::now()))
+}
+
+/// Tells the endpoint's breaker that no connection came about.
+pub(super) fn could_not_connect(
+    worker: &Worker,
+    destination: &Destination,
+    visit: Option<Visit>,
+    error: &LeaseError,
+) {
+    if let (Some(visit), Some(failure)) = (visit, failure_of(error)) {
+        report(worker, destination, visit, failure);
     }
 }
 
@@ -290,7 +307,7 @@ fn failed(worker: &Worker, addr: SocketAddr, error: &LeaseError) {
 
 /// Another endpoint is tried where no connection came about, whoever was to blame, but never on a
 /// wrong identity: that is an answer.
-fn may_try_another(error: &LeaseError) -> bool {
+pub(super) fn may_try_another(error: &LeaseError) -> bool {
     match error {
         LeaseError::Connect { error, .. } => {
             !matches!(**error, ConnectError::UnexpectedIdentity { .. } | ConnectError::Config(_))

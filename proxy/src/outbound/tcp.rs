@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use countersign_config::limits;
 use countersign_policy::DenyReason;
@@ -29,7 +29,8 @@ use crate::relay::{self, OnTcp, reset};
 use crate::telemetry::Direction;
 use crate::upstream::connect::{self, ConnectError};
 use crate::upstream::dial;
-use crate::upstream::opening::LeaseError;
+use crate::upstream::endpoints::Visit;
+use crate::upstream::opening::{Count, LeaseError};
 use crate::worker::Worker;
 
 /// At most this many endpoints are tried for one connection.
@@ -37,8 +38,8 @@ const ENDPOINTS_TRIED_MAX: usize = 2;
 
 /// The connection onward.
 enum Upstream {
-    /// TLS: to another sidecar, or to a service outside the mesh.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// TLS: to another sidecar, or to a service outside the mesh; counted at its endpoint.
+    Tls(Box<TlsStream<TcpStream>>, Option<Count>),
     /// Bytes, to an unknown address that may be passed.
     Plain(TcpStream),
 }
@@ -60,7 +61,7 @@ where
     let limits = conn.worker().relay(Direction::Outbound);
     journal.counting(&limits.moved);
     match upstream {
-        Upstream::Tls(mut server) => {
+        Upstream::Tls(mut server, _held) => {
             let end = relay::run(&mut client, &mut *server, &limits, registered.ended()).await;
             journal.closed(&end, &client, &*server);
         }
@@ -110,19 +111,40 @@ async fn known(
         host: Text::Shared(Arc::clone(&destination.name)),
         port: destination.port,
     });
+    worker.retries.borrow_mut().request();
     let mut last = refuse_with(Refusal::UpstreamUnreachable, "the destination has no endpoint");
-    for endpoint in candidates(worker, found).into_iter().take(ENDPOINTS_TRIED_MAX) {
+    let mut tried: Option<SocketAddr> = None;
+    for _ in 0..ENDPOINTS_TRIED_MAX {
+        let (only, now) = (found.only, Instant::now());
+        let Some(endpoint) = encrypt::choose(worker, destination, only, tried.as_slice(), now)
+        else {
+            break;
+        };
         let addr = endpoint.addr;
         if snap.destinations.loops(addr) {
             let detail = format!("{addr} is our own listener");
             return Err(refuse_with(Refusal::LoopDetected, detail));
         }
+        if tried.replace(addr).is_some() && !encrypt::may_retry(worker, "connect_failed") {
+            break;
+        }
+        let visit = encrypt::visit(worker, destination, &endpoint);
         match connect(worker, destination, &endpoint, snap, journal).await? {
-            Ok(opened) => return Ok(opened),
-            Err(error @ (ConnectError::Tcp { .. } | ConnectError::TimedOut { .. })) => {
-                last = failed(worker, error);
+            Ok((stream, registered)) => {
+                let held = visit.as_ref().map(Visit::hold);
+                if let Some(visit) = visit {
+                    visit.succeeded();
+                }
+                return Ok((Upstream::Tls(stream, held), registered));
             }
-            Err(error) => return Err(failed(worker, error)),
+            Err(error) => {
+                let error = LeaseError::from(error);
+                encrypt::could_not_connect(worker, destination, visit, &error);
+                last = failed(worker, &error);
+                if !encrypt::may_try_another(&error) {
+                    break;
+                }
+            }
         }
     }
     Err(last)
@@ -135,7 +157,7 @@ async fn connect(
     endpoint: &Endpoint,
     snap: &Snapshot,
     journal: &mut OpaqueJournal,
-) -> Result<Result<(Upstream, Registered), ConnectError>, Refused> {
+) -> Result<Result<(Box<TlsStream<TcpStream>>, Registered), ConnectError>, Refused> {
     let addr = endpoint.addr;
     match (&destination.peer, &endpoint.expected) {
         (ToPeer::Mesh, Some(expected)) => {
@@ -151,7 +173,7 @@ async fn connect(
             journal.presented(&peer);
             journal.passed_on();
             let registered = judged::opaque_to(worker, &peer, snap);
-            Ok(Ok((Upstream::Tls(Box::new(stream)), registered)))
+            Ok(Ok((Box::new(stream), registered)))
         }
         (ToPeer::Outside(tls), _) => {
             let stream = match connect::to_outside_tcp(addr, tls).await {
@@ -159,26 +181,13 @@ async fn connect(
                 Err(error) => return Ok(Err(error)),
             };
             journal.let_in().await?;
-            Ok(Ok((Upstream::Tls(Box::new(stream)), watch(worker, snap, Outside))))
+            Ok(Ok((Box::new(stream), watch(worker, snap, Outside))))
         }
         (ToPeer::Mesh | ToPeer::Plain, _) => {
             let detail = format!("nobody is known who may answer at {addr}");
             Err(refuse_with(Refusal::ServerIdentityUnexpected, detail))
         }
     }
-}
-
-/// Where to go: the address the app dialled, or the endpoints from a random one on.
-fn candidates(worker: &Worker, found: &Found) -> Vec<Endpoint> {
-    let destination = &found.destination;
-    if let Some(only) = found.only {
-        return destination.endpoint(only).into_iter().collect();
-    }
-    let mut endpoints = destination.endpoints.clone();
-    let [random] = worker.random::<1>();
-    let count = endpoints.len().max(1);
-    endpoints.rotate_left(usize::from(random) % count);
-    endpoints
 }
 
 /// To an address that no document knows, where the mesh lets it pass.
@@ -250,11 +259,13 @@ fn watch(worker: &Worker, snap: &Snapshot, judged: impl Judged) -> Registered {
 }
 
 /// Counts a failed attempt and says which refusal it is.
-fn failed(worker: &Worker, error: ConnectError) -> Refused {
-    if let Some(reason) = error.handshake_reason() {
+fn failed(worker: &Worker, error: &LeaseError) -> Refused {
+    if let LeaseError::Connect { error, .. } = error
+        && let Some(reason) = error.handshake_reason()
+    {
         worker.metrics.handshake(Direction::Outbound, reason);
     }
-    encrypt::of_error(&LeaseError::from(error))
+    encrypt::of_error(error)
 }
 
 fn unknown(detail: String) -> Refused {

@@ -31,6 +31,21 @@ spec:
         peer: {tls: {serverNames: [api.example.net], roots: {file: ROOTS}}}
 "#;
 
+const CONFIG: &str = r#"
+apiVersion: countersign.dev/v1alpha1
+kind: ProxyConfig
+spec:
+  identity: {source: {workloadApi: {socket: agent.sock}}}
+  namespace: shop
+  listeners:
+    inbound: [{address: "[::]:15006", mode: redirect}]
+    outbound: [{address: "127.0.0.1:15001", mode: redirect}, {address: "[::1]:15001", mode: redirect}]
+  metrics: {address: "[::]:15020"}
+  interception: {podIps: [10.0.0.2, "fd00::2"]}
+  app: [{port: 8443, protocol: grpc}]
+  documents: {files: [mesh.yaml]}
+"#;
+
 fn build(documents: &str, me: &str) -> Result<Destinations, String> {
     let folder = tempfile::tempdir().unwrap();
     let roots = folder.path().join("roots.pem");
@@ -41,14 +56,7 @@ fn build(documents: &str, me: &str) -> Result<Destinations, String> {
     let text = documents.replace("ROOTS", &roots.display().to_string());
     let documents =
         countersign_policy::load(&[Source { name: "mesh.yaml", text: &text }]).expect("sound");
-    let config = format!(
-        "apiVersion: countersign.dev/v1alpha1\nkind: ProxyConfig\nspec:\n  \
-         identity: {{source: {{workloadApi: {{socket: agent.sock}}}}}}\n  namespace: shop\n  \
-         listeners: {{inbound: [{{address: \"[::]:15006\", mode: redirect}}], outbound: [{{address: \
-         \"127.0.0.1:15001\", mode: redirect}}, {{address: \"[::1]:15001\", mode: redirect}}]}}\n  \
-         metrics: {{address: \"[::]:15020\"}}\n  interception: {{podIps: [10.0.0.2, \"fd00::2\"]}}\n  \
-         app: [{{port: 8443, protocol: grpc}}]\n  documents: {{files: [mesh.yaml]}}\n"
-    );
+    let config = CONFIG;
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
     std::fs::copy(examples.join("mesh.yaml"), folder.path().join("mesh.yaml")).unwrap();
     let file = folder.path().join("proxy.yaml");

@@ -12,6 +12,7 @@ use std::time::Instant;
 use crate::telemetry::{BreakerOpen, WorkerMetrics};
 use crate::upstream::balance::{self, View};
 use crate::upstream::breaker::{self, Breaker, Change, Failure};
+use crate::upstream::opening::Count;
 use crate::upstream::target::EndpointKey;
 
 /// Sweeps, about one a second, after which what is known of an unused endpoint is forgotten: later
@@ -96,6 +97,11 @@ impl Endpoint {
         if self.breaker().admits(now) { View::Free(load) } else { View::Open(load) }
     }
 
+    /// Counts a connection as one request in flight until the value is dropped.
+    pub fn hold(&self) -> Count {
+        Count::one(&self.in_flight)
+    }
+
     /// A request goes there.
     pub fn visit(self: Rc<Endpoint>, now: Instant) -> Visit {
         let ticket = self.breaker.borrow_mut().begin(now);
@@ -104,6 +110,11 @@ impl Endpoint {
 }
 
 impl Visit {
+    /// Counts the connection at its endpoint until the value is dropped.
+    pub fn hold(&self) -> Count {
+        self.endpoint.hold()
+    }
+
     /// The endpoint answered.
     pub fn succeeded(mut self) {
         let Some(ticket) = self.ticket.take() else { return };

@@ -73,7 +73,7 @@ impl Opening {
 }
 
 /// One of something that is counted while it lasts.
-pub(super) struct Count(Rc<Cell<u32>>);
+pub struct Count(Rc<Cell<u32>>);
 
 impl Count {
     /// Counts one more until it is dropped.
