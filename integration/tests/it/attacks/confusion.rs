@@ -6,7 +6,8 @@ mod http2;
 mod targets;
 
 use countersign_integration::lab::user_claims;
-use countersign_integration::{App, Lab, Proxy, Tokens, client, documents, tls};
+use countersign_integration::{App, Lab, Proxy, Tokens, client, documents, tls, wait};
+use serde_json::Value;
 
 const HOST: &str = "orders.shop";
 const API: &str = "api.example.com";
@@ -52,12 +53,13 @@ impl House {
         House { app, web, orders, edge, alice, lab }
     }
 
-    fn proxy(&self, door: Door) -> &Proxy {
-        match door {
-            Door::App => &self.web,
-            Door::Peer => &self.orders,
-            Door::Outside => &self.edge,
-        }
+    /// The record of a refusal, at whichever proxy on the way said no.
+    async fn record(&self, id: &str) -> Value {
+        let find = || {
+            let all = [&self.web, &self.orders, &self.edge].map(Proxy::decisions);
+            all.into_iter().flatten().find(|record| record["id"] == id)
+        };
+        wait::until(&format!("the record of {id}"), || std::future::ready(find())).await
     }
 
     /// Bytes through a door, and all that came back. `^` stands for the fields an honest request has
@@ -97,7 +99,7 @@ impl House {
             assert!((400..=505).contains(&status), "{door:?} {shown:?}: {answer:?}");
             assert_eq!(answer.matches("HTTP/1.").count(), 1, "{door:?} {shown:?}: {answer}");
             let id = client::parse_raw(&answer).decision();
-            let record = self.proxy(door).record(&id).await;
+            let record = self.record(&id).await;
             assert_eq!(record["decision"], "deny", "{door:?} {shown:?}: {record}");
         }
         let seen = self.app.seen();
