@@ -9,8 +9,9 @@ use x509_parser::{
     prelude::X509Certificate,
 };
 
-/// The extension, in the arc for examples until one is registered: `2.999.4747.1`.
-pub const LOCATION_OID: &str = "2.999.4747.1";
+/// The extension `2.999.4747.1`, DER without tag and length: in the arc for examples until one is
+/// registered.
+pub const LOCATION_OID: &[u8] = &[0x88, 0x37, 0xa5, 0x0b, 0x01];
 
 /// Texts of a location.
 const TEXTS: usize = 4;
@@ -19,7 +20,7 @@ const TEXT_BYTES_MAX: usize = 253;
 
 /// The pod UID of a leaf.
 pub(crate) fn pod_uid(leaf: &X509Certificate<'_>) -> Option<String> {
-    let mut found = leaf.extensions().iter().filter(|ext| ext.oid.to_id_string() == LOCATION_OID);
+    let mut found = leaf.extensions().iter().filter(|ext| ext.oid.as_bytes() == LOCATION_OID);
     let (only, None) = (found.next()?, found.next()) else { return None };
     let [uid, ..] = texts(only.value)?;
     (!uid.is_empty()).then_some(uid)

@@ -166,6 +166,12 @@ pub fn anybody() -> Value {
     }])
 }
 
+/// A `Revocation` of these entries, in force for as long as any test.
+pub fn revocation(mut entries: Value) -> Value {
+    entries["expires"] = json!("2126-01-01T00:00:00Z");
+    document("Revocation", "now", None, entries)
+}
+
 /// A whole document.
 pub fn document(kind: &str, name: &str, namespace: Option<&str>, spec: Value) -> Value {
     let mut metadata = json!({"name": name});

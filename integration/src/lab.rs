@@ -2,6 +2,7 @@
 //! and plays everybody else: peers, issuers, destinations.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -105,6 +106,29 @@ impl Lab {
         let access = self.write("access.yaml", &documents::access("shop", rules));
         let spec = self.proxy("shop", "orders").inbound(app.address).documents(&[&mesh, &access]);
         change(spec).start().await
+    }
+
+    /// The sidecar `shop/orders` in front of an app, under these rules and whatever
+    /// [`Lab::revoke`] says.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn revocable(
+        &self,
+        app: SocketAddr,
+        rules: Value,
+        change: impl FnOnce(Spec) -> Spec,
+    ) -> Proxy {
+        let mesh = self.write("mesh.yaml", &self.mesh().document());
+        let access = self.write("access.yaml", &documents::access("shop", rules));
+        let revocation = self.revoke(json!({}));
+        let spec = self.proxy("shop", "orders").inbound(app);
+        change(spec.documents(&[&mesh, &access, &revocation])).start().await
+    }
+
+    /// Revokes these, and nothing else any more.
+    pub fn revoke(&self, entries: Value) -> PathBuf {
+        self.write("revocation.yaml", &documents::revocation(entries))
     }
 
     /// The gateway `edge/gateway`, whose users' keys are the lab's own, in front of one

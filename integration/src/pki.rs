@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -129,6 +130,24 @@ impl Request {
     #[must_use]
     pub fn lives_s(mut self, seconds: u64) -> Request {
         self.params.not_after = (SystemTime::now() + Duration::from_secs(seconds)).into();
+        self
+    }
+
+    /// Valid from this instant, seconds since the Unix epoch.
+    #[must_use]
+    pub fn begins_at(mut self, unix_s: u64) -> Request {
+        self.params.not_before = (SystemTime::UNIX_EPOCH + Duration::from_secs(unix_s)).into();
+        self
+    }
+
+    /// Issued to the pod with this UID, as an attested location says.
+    #[must_use]
+    pub fn in_pod(mut self, uid: &str) -> Request {
+        let text = |text: &str| [&[0x0c, text.len() as u8], text.as_bytes()].concat();
+        let texts = [text(uid), text("node-1"), text(""), text("")].concat();
+        let location = [&[0x30, texts.len() as u8], texts.as_slice()].concat();
+        let extension = CustomExtension::from_oid_content(&[2, 999, 4747, 1], location);
+        self.params.custom_extensions.push(extension);
         self
     }
 

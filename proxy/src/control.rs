@@ -138,9 +138,13 @@ pub async fn serve(socket: Socket, control: Control) {
 
 impl Control {
     async fn connection(&self, mut stream: UnixStream) {
-        let user = stream.peer_cred().map(|cred| cred.uid());
-        let answer = match user {
-            Ok(user) if is_ours(user) => self.answer(&mut stream).await,
+        // Read in any case: closing on unread bytes would take the answer away.
+        let line = read_line(&mut stream).await;
+        let answer = match stream.peer_cred().map(|cred| cred.uid()) {
+            Ok(user) if is_ours(user) => match line {
+                Ok(line) => self.answer(&line).await,
+                Err(why) => Err(why),
+            },
             Ok(user) => {
                 tracing::warn!(code = "CT-02", user, "refused on the control socket");
                 Err(format!("user {user} may not control this proxy"))
@@ -154,15 +158,8 @@ impl Control {
         _ = stream.write_all(line.as_bytes()).await;
     }
 
-    async fn answer(&self, stream: &mut UnixStream) -> Result<String, String> {
-        let mut line = String::new();
-        let most = u64::try_from(limits::CONTROL_LINE_BYTES_MAX).unwrap_or(u64::MAX);
-        let mut reader = BufReader::new(stream.take(most));
-        let limit = Duration::from_millis(limits::ADMIN_HEAD_MS_MAX);
-        let read = tokio::time::timeout(limit, reader.read_line(&mut line)).await;
-        let read = read.map_err(|_| "no command came in time".to_owned())?;
-        read.map_err(|error| error.to_string())?;
-        let command = Command::parse(&line)?;
+    async fn answer(&self, line: &str) -> Result<String, String> {
+        let command = Command::parse(line)?;
         tracing::info!(command = ?command, "asked on the control socket");
         match command {
             Command::Drain { wait } => self.drain(wait).await,
@@ -207,6 +204,17 @@ impl Control {
         self.reload.send(answer).await.map_err(|_| gone.to_owned())?;
         answered.await.map_err(|_| gone.to_owned())?
     }
+}
+
+async fn read_line(stream: &mut UnixStream) -> Result<String, String> {
+    let mut line = String::new();
+    let most = u64::try_from(limits::CONTROL_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut reader = BufReader::new(stream.take(most));
+    let limit = Duration::from_millis(limits::ADMIN_HEAD_MS_MAX);
+    let read = tokio::time::timeout(limit, reader.read_line(&mut line)).await;
+    let read = read.map_err(|_| "no command came in time".to_owned())?;
+    read.map_err(|error| error.to_string())?;
+    Ok(line)
 }
 
 /// The user this process runs as, and root.

@@ -2,8 +2,8 @@
 //! and every protocol a pod speaks goes through both of them.
 
 mod floods;
-mod http;
-mod live;
+pub(crate) mod http;
+pub(crate) mod live;
 mod matrix;
 mod outside;
 mod redirect;

@@ -21,6 +21,8 @@ const LONG_MS: u64 = 1_000;
 /// A registered exchange.
 pub struct Lasting {
     registered: Rc<Registered>,
+    /// The connection it came over; what cuts that cuts this.
+    connection: Rc<Registered>,
     grpc: bool,
     account: Option<Box<Journal>>,
     /// What the trailers of the app said.
@@ -29,8 +31,9 @@ pub struct Lasting {
 
 impl Lasting {
     /// An exchange that has just been registered.
-    pub fn new(registered: Registered, grpc: bool) -> Lasting {
-        Lasting { registered: Rc::new(registered), grpc, account: None, grpc_status: None }
+    pub fn new(registered: Registered, connection: Rc<Registered>, grpc: bool) -> Lasting {
+        let registered = Rc::new(registered);
+        Lasting { registered, connection, grpc, account: None, grpc_status: None }
     }
 
     /// Its place in the registry, to wait for its end while something else holds the rest.
@@ -60,7 +63,8 @@ impl Lasting {
 
     /// Why it must end, if it must.
     pub fn reason(&self) -> Option<EndReason> {
-        self.registered.reason()
+        let cut = self.connection.reason().filter(|reason| !reason.has_grace());
+        self.registered.reason().or(cut)
     }
 
     /// The last word of a gRPC stream that must end: our status, not the app's.
@@ -78,9 +82,9 @@ impl Lasting {
 
     /// It is over: writes the second record where there is to be one.
     pub fn close(self, bytes_in: u64, bytes_out: u64) {
+        let reason = self.reason();
         let Some(account) = self.account else { return };
         let long = Now::read().millis().saturating_sub(self.registered.since_ms()) >= LONG_MS;
-        let reason = self.registered.reason();
         if long || reason.is_some() || account.is_full() {
             let decision = self.registered.decision();
             account.ended(reason, decision, self.grpc_status, (bytes_in, bytes_out));

@@ -80,8 +80,8 @@ impl Connection {
     }
 
     /// Its place in the registry.
-    pub fn registered(&self) -> &Registered {
-        &self.registered
+    pub fn registered(&self) -> Rc<Registered> {
+        Rc::clone(&self.registered)
     }
 
     /// The worker that serves this connection.

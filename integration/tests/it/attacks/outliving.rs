@@ -1,1 +1,142 @@
 //! Outliving the reason (T17): streams and connections after expiry, revocation or a new deny.
+
+use countersign_integration::client::{self, Call, Conn};
+use countersign_integration::pki::Request;
+use countersign_integration::{App, Lab, Leaf, Proxy, RawApp, documents, tls, wait};
+use serde_json::{Value, json};
+
+use crate::interception::live::{Chat, HOST, hex};
+
+/// Everybody of the mesh but for `/chat`.
+fn no_chat() -> Value {
+    let mut rules = documents::anybody();
+    let deny = json!({"name": "no-chat", "effect": "deny", "match":
+        {"caller": {"anyInMesh": true}, "http": {"paths": [{"prefix": "/chat"}]}}});
+    rules.as_array_mut().unwrap().push(deny);
+    rules
+}
+
+#[tokio::test]
+async fn attack_keeps_websocket_after_new_deny_rule() {
+    let lab = Lab::new();
+    let app = RawApp::echo_after_upgrade().await;
+    let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
+    let mut chat = Chat::open(&orders, &lab.ca.leaf("shop", "web")).await;
+    chat.ping().await;
+    lab.write("access.yaml", &documents::access("shop", no_chat()));
+    chat.ends().await;
+    let ended = orders.ended(&chat.decision).await;
+    assert_eq!(ended["reason"], "policy/deny_rule", "{ended}");
+    assert_eq!((&ended["decision"], &ended["rule"]), (&json!("deny"), &json!("no-chat")));
+    orders.metric_reaches("countersign_connections_ended_total", &["reason=\"policy\""], 1.0).await;
+}
+
+/// Nothing of what a revoked certificate had opened goes on, and nothing new begins.
+#[tokio::test]
+async fn attack_keeps_stream_after_revocation() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
+    let (thief, web) = (lab.ca.leaf("shop", "web"), lab.ca.leaf("shop", "web"));
+    let (mut stolen, mut good) = (lab.peer(&orders, &thief).await, lab.peer(&orders, &web).await);
+    let (_sender, body) = client::stream();
+    let stream = stolen.start(Call::post(HOST, "/echo", "").body(body)).await.unwrap();
+    let id = stream.headers()["countersign-decision"].to_str().unwrap().to_owned();
+    lab.revoke(json!({"certificates": [{"sha256": hex(&thief)}]}));
+    wait::ends("the stream", client::collect(stream)).await.unwrap_err();
+    let ended = orders.ended(&id).await;
+    assert_eq!(ended["reason"], "revoked/certificate", "{ended}");
+    wait::until_true("the end of the connection", || stolen.is_closed()).await;
+    assert!(refused_by_handshake(&orders, &thief).await);
+    orders.metric_reaches("countersign_tls_handshakes_total", &["result=\"revoked\""], 1.0).await;
+    // Another certificate of the same workload goes on as before.
+    assert_eq!(good.send(Call::get(HOST, "/")).await.unwrap().status, 200);
+}
+
+/// Whether a certificate opens nothing. A TLS 1.3 client learns of a refusal after its own half.
+async fn refused_by_handshake(proxy: &Proxy, leaf: &Leaf) -> bool {
+    let config = tls::client(Some(leaf), &[tls::MESH_H2]);
+    match Conn::tls(proxy.inbound(), config).await {
+        Ok(mut conn) => conn.send(Call::get(HOST, "/")).await.is_err(),
+        Err(_) => true,
+    }
+}
+
+/// One pod is named; its connection ends although nothing moves on it, that of its sibling does not.
+#[tokio::test]
+async fn attack_keeps_connection_of_revoked_pod() {
+    const BAD: &str = "0f9b6c1e-4d0a-4c53-9d55-1f2f8c7a7f10";
+    const SIBLING: &str = "5c0e7a0e-3b0f-4c55-9f6b-1d8f0a2b7c11";
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
+    let leaf = |uid| lab.ca.issue(Request::new(&[&lab.id("shop", "web")]).in_pod(uid));
+    let mut bad = lab.peer(&orders, &leaf(BAD)).await;
+    let mut sibling = lab.peer(&orders, &leaf(SIBLING)).await;
+    for conn in [&mut bad, &mut sibling] {
+        assert_eq!(conn.send(Call::get(HOST, "/")).await.unwrap().status, 200);
+    }
+    lab.revoke(json!({"pods": [{"uid": BAD}]}));
+    wait::until_true("the end of the connection", || bad.is_closed()).await;
+    assert_eq!(sibling.send(Call::get(HOST, "/")).await.unwrap().status, 200);
+    assert!(refused_by_handshake(&orders, &leaf(BAD)).await, "a new certificate of the same pod");
+    orders
+        .metric_reaches("countersign_connections_ended_total", &["reason=\"revoked\""], 1.0)
+        .await;
+}
+
+/// Connections are opened without pause while the revocation comes into force: whichever moment
+/// each of them hits, none is left.
+#[tokio::test]
+async fn attack_connects_between_revocation_and_check() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
+    let thief = lab.ca.leaf("shop", "web");
+    lab.revoke(json!({"certificates": [{"sha256": hex(&thief)}]}));
+    let mut opened = Vec::new();
+    wait::until("the first refusal", async || {
+        let config = tls::client(Some(&thief), &[tls::MESH_H2]);
+        if let Ok(mut conn) = Conn::tls(orders.inbound(), config).await {
+            let served = conn.send(Call::get(HOST, "/")).await.is_ok();
+            opened.push(conn);
+            return (!served).then_some(());
+        }
+        Some(())
+    })
+    .await;
+    assert!(opened.len() > 1, "some came before it was in force");
+    wait::until_true("the end of all connections", || opened.iter().all(Conn::is_closed)).await;
+    wait::until("no connection", async || {
+        let open = orders.metric("countersign_connections", &["direction=\"inbound\""]).await;
+        (open == 0.0).then_some(())
+    })
+    .await;
+}
+
+/// The client would resume if it were let: the end of its certificate is looked at every time.
+#[tokio::test]
+async fn attack_resumes_tls_session_after_expiry() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders(&app, |spec| spec).await;
+    let short = lab.ca.issue(Request::new(&[&lab.id("shop", "web")]).lives_s(5));
+    let config = tls::client(Some(&short), &[tls::MESH_HTTP1]);
+    let answer = async || {
+        let stream = client::tls_stream(orders.inbound(), config.clone()).await.ok()?;
+        let resumed = stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+        Some((client::raw(stream, request.as_bytes()).await, resumed))
+    };
+    for _ in 0..2 {
+        let (text, resumed) = answer().await.expect("within its life");
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(!resumed);
+    }
+    wait::until("the certificate to be refused", async || {
+        let refused = answer().await.is_none_or(|(text, _)| text.is_empty());
+        refused.then_some(())
+    })
+    .await;
+    orders.metric_reaches("countersign_tls_handshakes_total", &["result=\"expired\""], 1.0).await;
+}
