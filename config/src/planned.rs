@@ -5,7 +5,6 @@
 pub(crate) const PLANNED: &[(&str, &str)] = &[
     ("CONNS_PER_SOURCE_MAX", "admission control"),
     ("CRL_BYTES_MAX", "revocation"),
-    ("REEVALUATE_BATCH_MAX", "re-evaluation of live connections"),
     ("REFUSED_BODY_DRAIN_BYTES_MAX", "admission control"),
     ("H2_HPACK_BYTES_MAX", "a setting of the HTTP/2 library; its default is the same"),
     ("RETRY_BODY_BYTES_MAX", "routes that opt in to replay"),

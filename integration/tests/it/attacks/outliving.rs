@@ -2,8 +2,9 @@
 
 use countersign_integration::client::{self, Call, Conn};
 use countersign_integration::pki::Request;
-use countersign_integration::{App, Lab, Leaf, Proxy, RawApp, documents, tls, wait};
+use countersign_integration::{App, BytesApp, Lab, Leaf, Proxy, RawApp, documents, tls, wait};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::interception::live::{Chat, HOST, hex};
 
@@ -139,4 +140,97 @@ async fn attack_resumes_tls_session_after_expiry() {
     })
     .await;
     orders.metric_reaches("countersign_tls_handshakes_total", &["result=\"expired\""], 1.0).await;
+}
+
+/// Opaque bytes may go on for a while after the certificate, which is counted; then they end.
+#[tokio::test]
+async fn attack_keeps_tcp_connection_past_its_allowance() {
+    let lab = Lab::new();
+    let (orders, leaf) = (bytes_behind(&lab).await, lab.ca.issue(short(&lab)));
+    let mut bytes = Bytes::open(&orders, &leaf).await;
+    orders.metric_reaches("countersign_connections_past_peer_expiry", &[], 1.0).await;
+    bytes.ping().await;
+    assert!(refused_by_handshake(&orders, &leaf).await, "nothing new begins");
+    bytes.ends().await;
+    orders.metric_reaches("countersign_connections_ended_total", &["reason=\"expiry\""], 1.0).await;
+    let told = |record: &Value| record["kind"] == "ended" && record["reason"] == "expiry";
+    wait::until_true("the record of the end", || orders.audit().iter().any(told)).await;
+    wait::until("the gauge to fall", async || {
+        let past = orders.metric("countersign_connections_past_peer_expiry", &[]).await;
+        (past == 0.0).then_some(())
+    })
+    .await;
+}
+
+/// The allowance is for certificates that end, not for reasons that end.
+#[tokio::test]
+async fn attack_keeps_tcp_connection_after_a_new_deny_or_a_revocation() {
+    let lab = Lab::new();
+    let orders = bytes_behind(&lab).await;
+    let (web, batch) = (lab.ca.leaf("shop", "web"), lab.ca.leaf("shop", "batch"));
+    let mut denied = Bytes::open(&orders, &web).await;
+    let mut revoked = Bytes::open(&orders, &batch).await;
+    lab.write("access.yaml", &documents::access("shop", bytes_of(&["batch"])));
+    denied.ends().await;
+    revoked.ping().await;
+    lab.revoke(json!({"identities": [
+        {"spiffeId": lab.id("shop", "batch"), "issuedBefore": "2126-01-01T00:00:00Z"}]}));
+    revoked.ends().await;
+    for reason in ["policy", "revoked"] {
+        let label = format!("reason=\"{reason}\"");
+        orders.metric_reaches("countersign_connections_ended_total", &[&label], 1.0).await;
+    }
+}
+
+fn short(lab: &Lab) -> Request {
+    Request::new(&[&lab.id("shop", "web")]).lives_s(4)
+}
+
+fn bytes_of(accounts: &[&str]) -> Value {
+    let callers: Vec<_> = accounts
+        .iter()
+        .map(|account| json!({"namespace": "shop", "serviceAccount": account}))
+        .collect();
+    json!([{"name": "bytes", "effect": "allow", "match":
+        {"caller": {"anyOf": callers}, "tcp": {"any": true}}}])
+}
+
+/// `shop/orders` in front of an app that echoes bytes.
+async fn bytes_behind(lab: &Lab) -> Proxy {
+    let app = BytesApp::echo();
+    let address = app.address;
+    // Lives as long as the test.
+    std::mem::forget(app);
+    lab.revocable(address, bytes_of(&["web", "batch"]), |spec| {
+        spec.with(|config| {
+            config["app"][0]["protocol"] = json!("tcp");
+            config["tcp"] = json!({"afterPeerExpiry": "6s"});
+        })
+    })
+    .await
+}
+
+/// An opaque connection of a mesh peer.
+struct Bytes(tokio_rustls::client::TlsStream<tokio::net::TcpStream>);
+
+impl Bytes {
+    async fn open(proxy: &Proxy, leaf: &Leaf) -> Bytes {
+        let config = tls::client(Some(leaf), &[tls::MESH_TCP]);
+        let mut bytes = Bytes(client::tls_stream(proxy.inbound(), config).await.unwrap());
+        bytes.ping().await;
+        bytes
+    }
+
+    async fn ping(&mut self) {
+        self.0.write_all(b"ping").await.unwrap();
+        let mut back = [0; 4];
+        wait::ends("the echo", self.0.read_exact(&mut back)).await.unwrap();
+        assert_eq!(&back, b"ping");
+    }
+
+    async fn ends(&mut self) {
+        let mut rest = Vec::new();
+        let _ = wait::ends("the end", self.0.read_to_end(&mut rest)).await;
+        assert!(rest.is_empty(), "{rest:?}");
+    }
 }
