@@ -51,6 +51,7 @@ fn end_to_end(filter: &[&str]) -> Result<()> {
     if let Some((name, runner)) = user_namespace()? {
         command.env(name, runner);
     }
+    command.env("PATH", testbed::path());
     repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")?))
 }
 

@@ -3,6 +3,7 @@
 //! nothing. Debian packages are installed only by root with apt; otherwise the exact command to
 //! type is printed. `COUNTERSIGN_TESTBED=require` turns whatever is missing into a failure.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -66,9 +67,19 @@ fn parse_packages(text: &str) -> Vec<Package<'_>> {
         .collect()
 }
 
+/// Where programs are found: Debian keeps servers where only root's own path leads.
+pub(crate) fn path() -> OsString {
+    #[expect(clippy::disallowed_methods, reason = "PATH is nobody's setting; it is passed on")]
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
 fn present(package: &Package<'_>) -> bool {
     match package.probe.split_first() {
-        Some((program, arguments)) => repo::works(Command::new(program).args(arguments)),
+        Some((program, arguments)) => {
+            repo::works(Command::new(program).args(arguments).env("PATH", path()))
+        }
         None => repo::works(Command::new("dpkg").args(["--status", package.name])),
     }
 }

@@ -51,8 +51,11 @@ impl Link {
         for (here, there) in [(a, b), (b, a)] {
             let [v4, v6] = there.ips();
             let [own4, own6] = here.ips();
+            // A redirect leads to an address of the device that packets came by.
             here.space().ip(&format!(
-                "link set {DEVICE} mtu 9000 up
+                "address add {own4}/32 dev {DEVICE}
+                 address add {own6}/128 dev {DEVICE} nodad
+                 link set {DEVICE} mtu 9000 up
                  route add {v4}/32 dev {DEVICE} src {own4}
                  route add {v6}/128 dev {DEVICE} src {own6}"
             ));

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use countersign_integration::client::Call;
-use countersign_integration::netns::{Bad, Family, Net, Sunk, user};
-use countersign_integration::{App, wait};
+use countersign_integration::netns::{Bad, Family, Mode, Net, Pod, Sunk, user};
+use countersign_integration::{App, Lab, documents, wait};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test]
@@ -134,4 +134,44 @@ async fn a_bad_link_delays_and_loses_packets_and_tcp_survives() {
     drop(link);
     let mut conn = a.h1(b.at(Family::V4, 8080)).await.unwrap();
     assert_eq!(conn.send(Call::get("b", "/")).await.unwrap().status, 200);
+}
+
+/// Over a bad link sidecars may refuse, when a connection does not come about in time, but what
+/// they hand over is whole.
+#[tokio::test]
+async fn what_crosses_a_bad_link_between_sidecars_is_whole() {
+    const TEST: &str = "what_crosses_a_bad_link_between_sidecars_is_whole";
+    let Some(net) = Net::new(TEST) else { return };
+    let (a, b, lab) = (net.pod("a"), net.pod("b"), Lab::new());
+    let bad = Bad {
+        delay: Duration::from_millis(5),
+        jitter: Duration::from_millis(5),
+        lost_per_mille: 10,
+    };
+    let Some(link) = net.link(TEST, &a, &b, bad) else { return };
+    let _app = App::mirror_on(b.listen_all(8080));
+    let mesh = lab.mesh().pod("shop/b", &b, &[(8080, "http")], &[&lab.id("shop", "b")]);
+    let mesh = lab.write("mesh.yaml", &mesh.document());
+    let rules = lab.write("access.yaml", &documents::access("shop", documents::anybody()));
+    let files = [mesh.as_path(), rules.as_path()];
+    let sidecar =
+        |name, pod: &Pod| lab.proxy("shop", name).documents(&files).in_pod(pod, Mode::Redirect);
+    let (_at_a, _at_b) = (sidecar("a", &a).start().await, sidecar("b", &b).start().await);
+    let body: Vec<u8> = (0..200_000_u32).map(|at| at.to_le_bytes()[1]).collect();
+    for family in Family::BOTH {
+        let (mut whole, mut refused) = (0, 0);
+        while whole < 10 {
+            let mut conn = a.h1(b.at(family, 8080)).await.unwrap();
+            let reply = conn.send(Call::post("b.shop", "/echo", body.clone())).await.unwrap();
+            if reply.status == 200 {
+                assert!(reply.body == body, "{family:?}: {} bytes", reply.body.len());
+                whole += 1;
+            } else {
+                assert!([502, 503, 504].contains(&reply.status), "{}", reply.text());
+                refused += 1;
+                assert!(refused < 30, "{family:?}: nothing gets through: {}", reply.text());
+            }
+        }
+    }
+    assert!(link.lost() > 0, "{}", link.carried());
 }
