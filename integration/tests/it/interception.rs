@@ -8,5 +8,6 @@ mod matrix;
 mod outside;
 mod redirect;
 mod tcp;
+mod transparent;
 mod upstream;
 mod world;

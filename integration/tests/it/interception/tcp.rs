@@ -242,7 +242,7 @@ async fn undetectable_bytes_do_not_reach_a_port_of_requests() {
         .enumerate()
     {
         let mut stream = TcpStream::connect(db.inbound()).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
+        let _ = stream.write_all(bytes).await;
         assert!(is_reset(stream).await, "{bytes:?}");
         let record = refused_bytes(&db, "undetectable", nth + 1).await;
         assert_eq!(record["peer"]["none"], "plaintext", "{record}");
@@ -262,7 +262,7 @@ async fn preface_split_to_dodge_l7_policy() {
     preface.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
     for cut in [1, 3] {
         let mut stream = TcpStream::connect(db.inbound()).await.unwrap();
-        stream.write_all(&preface[..cut]).await.unwrap();
+        let _ = stream.write_all(&preface[..cut]).await;
         assert!(is_reset(stream).await, "it could be anything, {cut}");
         refused_bytes(&db, "undetectable", 1).await;
     }
@@ -323,7 +323,7 @@ async fn declared_beats_detected() {
     .enumerate()
     {
         let mut stream = TcpStream::connect(proxy.inbound()).await.unwrap();
-        stream.write_all(first).await.unwrap();
+        let _ = stream.write_all(first).await;
         assert!(is_reset(stream).await, "{nth}");
         refused_bytes(proxy, "protocol_mismatch", if nth == 2 { 2 } else { 1 }).await;
     }
@@ -455,7 +455,7 @@ async fn the_app_is_held_to_what_is_declared() {
     let web = web(&lab, &mesh).await;
     for (nth, first) in [b"PING\r\n".as_slice(), &hello(&[])].into_iter().enumerate() {
         let mut stream = TcpStream::connect(web.outbound()).await.unwrap();
-        stream.write_all(first).await.unwrap();
+        let _ = stream.write_all(first).await;
         assert!(is_reset(stream).await);
         refused_bytes(&web, "protocol_mismatch", nth + 1).await;
     }
@@ -479,7 +479,7 @@ async fn bytes_go_to_nobody_but_who_was_expected() {
             lab.mesh().destination_speaking("shop/db", "db.shop", at, &ids, speaking.clone());
         let web = web(&lab, &mesh).await;
         let mut stream = TcpStream::connect(web.outbound()).await.unwrap();
-        stream.write_all(b"secret").await.unwrap();
+        let _ = stream.write_all(b"secret").await;
         assert!(is_reset(stream).await, "{reason}");
         let record = refused_bytes(&web, reason, 1).await;
         assert_eq!(record["callee"]["host"], "shop/db", "{record}");
