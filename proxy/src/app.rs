@@ -36,6 +36,7 @@ use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
 use crate::http::serve::Drain;
 use crate::inbound;
+use crate::intercept;
 use crate::intercept::{listen, ready, self_test};
 use crate::lifecycle;
 use crate::live::{Builder, Live};
@@ -122,12 +123,13 @@ async fn control(
     let why = WhyRing::new();
     let personal = personal(&config)?;
     let audited = observe(&readiness, &metrics);
+    let mode = intercept::mode(&config);
     let pages = Pages {
         ring: why.clone(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         personal: personal.clone(),
-        status: Box::new(|| serde_json::json!({"mode": "explicit"})),
+        status: Box::new(move || serde_json::json!({"mode": mode})),
     };
     serve_admin(&config, pages).await?;
     let until_served = serve_readiness(&config, &readiness)?;
@@ -650,7 +652,7 @@ fn announce(config: &ProxyConfig, self_id: &WorkloadId, documents: &Documents, w
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = %self_id,
-        mode = "explicit",
+        mode = intercept::mode(config),
         workers,
         policies = policies.join(","),
         config = %config.file.display(),

@@ -369,9 +369,13 @@ async fn accept_until_drain(
 ) -> std::io::Result<TcpListener> {
     let listener = TcpListener::from_std(socket)?;
     let drain = worker.drain(side);
+    let make_room = || {
+        worker.metrics.limit_hit("NOFILE");
+        worker.pool.shed_idle();
+    };
     loop {
         tokio::select! {
-            accepted = listen::accept(&listener) => {
+            accepted = listen::accept(&listener, make_room) => {
                 let (stream, from) = accepted?;
                 spawn(stream, from);
             }

@@ -173,6 +173,11 @@ impl Net {
         Pod::new(space, v4, v6)
     }
 
+    /// The node's own namespace, where whatever joins the host's network lives.
+    pub fn node(&self) -> &Space {
+        &self.router
+    }
+
     /// What went to addresses nobody has so far.
     ///
     /// # Panics

@@ -68,6 +68,10 @@ fn open(address: SocketAddr, kind: Kind) -> io::Result<std::net::TcpListener> {
     if shared {
         socket.set_reuse_port(true)?;
     }
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // Both families, whatever the system's default.
+        socket.set_only_v6(false)?;
+    }
     if kind == Kind::Transparent {
         // A socket for `[::]` takes IPv4 too, and each family has an option of its own.
         socket.set_ip_transparent_v4(true)?;
@@ -119,11 +123,15 @@ pub fn classify(error: &io::Error) -> AcceptError {
     }
 }
 
-/// Accepts the next connection, waiting out pressure.
+/// Accepts the next connection, waiting out pressure; `on_pressure` is called each time there is
+/// some, to make room.
 ///
 /// # Errors
 /// Only a permanent error of the listener.
-pub async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+pub async fn accept(
+    listener: &TcpListener,
+    on_pressure: impl Fn(),
+) -> io::Result<(TcpStream, SocketAddr)> {
     let mut pause_ms = limits::ACCEPT_BACKOFF_MS_MIN;
     loop {
         match listener.accept().await {
@@ -135,6 +143,7 @@ pub async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr
                 AcceptError::Connection => tokio::task::yield_now().await,
                 AcceptError::Pressure => {
                     tracing::warn!(code = "DP-01", %error, "cannot accept: out of descriptors");
+                    on_pressure();
                     tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                     pause_ms = (pause_ms * 2).min(limits::ACCEPT_BACKOFF_MS_MAX);
                 }

@@ -24,6 +24,20 @@ mod tests;
 
 use std::net::SocketAddr;
 
+use countersign_config::{ListenMode, ProxyConfig};
+
+/// How connections of the pod come to this process, for logs and status.
+pub fn mode(config: &ProxyConfig) -> &'static str {
+    let inbound = config.inbound.iter().map(|listener| listener.mode);
+    let modes = inbound.chain(config.outbound.iter().map(|listener| listener.mode));
+    modes.fold("explicit", |so_far, mode| match mode {
+        ListenMode::Explicit => so_far,
+        ListenMode::Redirect if so_far == "tproxy" => so_far,
+        ListenMode::Redirect => "redirect",
+        ListenMode::Tproxy => "tproxy",
+    })
+}
+
 /// The address a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);

@@ -58,7 +58,7 @@ pub async fn serve(socket: std::net::TcpListener, readiness: Readiness) {
         let room = probes.len() < limits::ADMIN_CONNS_MAX;
         tokio::select! {
             Some(()) = probes.next(), if !probes.is_empty() => {}
-            accepted = listen::accept(&listener), if room => match accepted {
+            accepted = listen::accept(&listener, || ()), if room => match accepted {
                 Ok((stream, _)) => {
                     let readiness = readiness.clone();
                     probes.push(async move { answer(stream, &readiness).await });

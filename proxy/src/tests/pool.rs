@@ -107,6 +107,22 @@ fn a_connection_is_used_again_only_when_the_request_body_is_through() {
 }
 
 #[test]
+fn for_want_of_descriptors_the_older_idle_connections_go() {
+    run(async {
+        let ((old, old_opened), (new, new_opened)) = (hasty_app().await, hasty_app().await);
+        let pool = Pool::new(&Limits::default());
+        for addr in [old, new] {
+            assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
+        }
+        pool.shed_idle();
+        for addr in [old, new] {
+            assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
+        }
+        assert_eq!((old_opened.get(), new_opened.get()), (2, 1));
+    });
+}
+
+#[test]
 fn an_endpoint_takes_no_more_than_its_share() {
     run(async {
         let (addr, _) = hasty_app().await;
