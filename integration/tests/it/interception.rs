@@ -7,6 +7,7 @@ pub(crate) mod live;
 mod matrix;
 mod outside;
 mod redirect;
+mod rollout;
 mod tcp;
 mod transparent;
 mod upstream;
