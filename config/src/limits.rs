@@ -325,6 +325,8 @@ limits! {
     inflight_max: usize = INFLIGHT_MAX, Any, 65_536;
     /// `CONN_AGE_S_MAX`
     conn_age_s_max: u64 = CONN_AGE_S_MAX, Any, 86_400;
+    /// `TCP_IDLE_MS_MAX`
+    tcp_idle_ms_max: u64 = TCP_IDLE_MS_MAX, Any, 604_800_000;
     /// `SELF_TEST_MS`
     self_test_ms: u64 = SELF_TEST_MS, Lower, SELF_TEST_MS;
     /// `DRAIN_DELAY_MS`

@@ -226,7 +226,12 @@ impl Worker {
 
     /// What a relay on this worker lives by; `direction` names its bytes in metrics.
     pub fn relay(&self, direction: Direction) -> RelayLimits {
-        RelayLimits::new(&self.buffers).metered(&self.metrics, direction)
+        self.relay_limits().metered(&self.metrics, direction)
+    }
+
+    /// The same for bytes that are counted elsewhere.
+    pub fn relay_limits(&self) -> RelayLimits {
+        RelayLimits::new(&self.buffers, &self.shared.config.limits)
     }
 
     /// The snapshot in force. Taken once per request.

@@ -5,8 +5,6 @@
 //! on the way takes for a tunnel what its neighbour takes for HTTP; it lives as long as the
 //! connection it came over may, and no longer than its permit.
 
-use std::rc::Rc;
-
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, StatusCode, Version, request, response};
 use http_body::Body as _;
@@ -21,7 +19,6 @@ use crate::http::lasting::Lasting;
 use crate::http::serve::Ending;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::registry::{EndReason, Registered};
-use crate::relay::buffers::Buffers;
 use crate::relay::{self, RelayLimits, Why};
 
 /// What every port of HTTP lets through.
@@ -165,11 +162,10 @@ impl Switched {
     /// runs it once the head has been written.
     pub fn into_body(
         self,
-        buffers: &Rc<Buffers>,
+        limits: RelayLimits,
         guards: Guards,
         until: Option<Instant>,
     ) -> ProxyBody {
-        let limits = RelayLimits::new(buffers);
         ProxyBody::Tunnel(Box::new(Tunnel { both: self, limits, guards, until }))
     }
 }

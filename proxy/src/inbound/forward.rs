@@ -186,7 +186,7 @@ fn respond(
     }
     parts.version = Version::default();
     if let Some(switched) = switched {
-        let tunnel = switched.into_body(&conn.worker().buffers, guards, end);
+        let tunnel = switched.into_body(conn.worker().relay_limits(), guards, end);
         return Ok(Response::from_parts(parts, tunnel));
     }
     let body = ProxyBody::guarded(body, guards)

@@ -254,7 +254,7 @@ fn respond(
     }
     parts.version = Version::default();
     if let Some(switched) = switched {
-        let tunnel = switched.into_body(&worker.buffers, guards, None);
+        let tunnel = switched.into_body(worker.relay_limits(), guards, None);
         return Ok(Response::from_parts(parts, tunnel));
     }
     let body = ProxyBody::guarded(body, guards)

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use countersign_config::limits;
+use countersign_config::limits::{self, Limits};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -75,9 +75,9 @@ pub struct RelayLimits {
 
 impl RelayLimits {
     /// The limits in force, with counters of their own.
-    pub fn new(buffers: &Rc<Buffers>) -> RelayLimits {
+    pub fn new(buffers: &Rc<Buffers>, limits: &Limits) -> RelayLimits {
         RelayLimits {
-            idle: Duration::from_millis(limits::TCP_IDLE_MS_MAX),
+            idle: Duration::from_millis(limits.tcp_idle_ms_max),
             half_closed: Duration::from_millis(limits::TCP_HALF_CLOSED_MS_MAX),
             buffers: Rc::clone(buffers),
             moved: Rc::default(),

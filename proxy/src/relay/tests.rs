@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 
 fn relay_limits() -> RelayLimits {
-    RelayLimits::new(&Rc::default())
+    RelayLimits::new(&Rc::default(), &Limits::default())
 }
 
 fn run_local<T>(work: impl Future<Output = T>) -> T {
