@@ -122,6 +122,11 @@ impl App {
         App::start(address, Some(config), Arc::new(serve))
     }
 
+    /// A mirror behind TLS on a listener of somebody's.
+    pub fn tls_mirror_on(listener: std::net::TcpListener, config: Arc<ServerConfig>) -> App {
+        App::tls_on(listener, config, |request| Box::pin(mirror(request)))
+    }
+
     /// A mirror behind TLS.
     pub fn tls_mirror(config: Arc<ServerConfig>) -> App {
         App::tls(config, |request| Box::pin(mirror(request)))

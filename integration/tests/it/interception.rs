@@ -1,6 +1,7 @@
 //! Interception: traffic is redirected into the proxies, in network namespaces that stand for pods,
 //! and every protocol a pod speaks goes through both of them.
 
+mod destinations;
 mod floods;
 pub(crate) mod http;
 pub(crate) mod live;

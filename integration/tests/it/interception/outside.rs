@@ -216,5 +216,5 @@ async fn a_gateway_route_does_not_lead_outside() {
     let gateway = spec.launch();
     let ended = wait::ends("the gateway", gateway.process.ended()).await;
     assert!(!ended.success());
-    assert!(gateway.log().contains("leads out of the mesh"), "{}", gateway.log());
+    assert!(gateway.log().contains("is outside the mesh"), "{}", gateway.log());
 }
