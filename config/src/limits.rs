@@ -53,7 +53,7 @@ macro_rules! bounds {
 bounds! {
     /// Connections of the whole process. The value in force is the smallest of this, memory limit / 64 KiB and (NOFILE - 256) / 2, unless a `ProxyConfig` sets it. Beside other listeners, a quarter is kept for outbound ones.
     CONNS_MAX: usize = 10_000;
-    /// Connections from one client address at a gateway (process), counted after PROXY protocol or a trusted `X-Forwarded-For`; trusted proxies are exempt.
+    /// Connections from one client address, or one IPv6 /64, at the gateways (process), counted after PROXY protocol; trusted proxies are exempt, behind them the requests in flight of each client are counted.
     CONNS_PER_SOURCE_MAX: usize = 256;
     /// Connections the kernel may hold before `accept`.
     LISTEN_BACKLOG_MAX: usize = 4_096;
@@ -261,6 +261,8 @@ bounds! {
     DRAIN_MS_MAX: u64 = 120_000;
     /// Body bytes of a refused request read and dropped; a longer one closes the connection.
     REFUSED_BODY_DRAIN_BYTES_MAX: usize = 64 * KIB;
+    /// Time for the body of a refused request to arrive and be dropped.
+    REFUSED_BODY_DRAIN_MS_MAX: u64 = 1_000;
     /// Live connections re-evaluated in one turn of the event loop.
     REEVALUATE_BATCH_MAX: usize = 256;
 }
@@ -305,6 +307,8 @@ macro_rules! limits {
 }
 
 limits! {
+    /// `CONNS_PER_SOURCE_MAX`
+    conns_per_source_max: usize = CONNS_PER_SOURCE_MAX, Any, 1_000_000;
     /// `H1_HEAD_BYTES_MAX`
     h1_head_bytes_max: usize = H1_HEAD_BYTES_MAX, Any, 1_048_576;
     /// `H1_HEAD_MS_MAX`

@@ -3,9 +3,7 @@
 
 /// Names and what they come with.
 pub(crate) const PLANNED: &[(&str, &str)] = &[
-    ("CONNS_PER_SOURCE_MAX", "admission control"),
     ("CRL_BYTES_MAX", "revocation"),
-    ("REFUSED_BODY_DRAIN_BYTES_MAX", "admission control"),
     ("H2_HPACK_BYTES_MAX", "a setting of the HTTP/2 library; its default is the same"),
     ("RETRY_BODY_BYTES_MAX", "routes that opt in to replay"),
     ("HOPS_BYTES_MAX", "hop records"),

@@ -14,6 +14,7 @@ pub mod client;
 pub mod components;
 pub mod documents;
 pub mod h2raw;
+pub mod hold;
 pub mod lab;
 pub mod load;
 pub mod netns;

@@ -9,6 +9,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     SanType,
 };
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 const DAY_S: u64 = 24 * 3600;
@@ -191,6 +192,19 @@ impl Leaf {
     /// The key for rustls.
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.clone()).into()
+    }
+
+    /// Reads what [`Leaf::write`] wrote.
+    ///
+    /// # Errors
+    /// When a file is not there, or no PEM.
+    pub fn read(certificate: &Path, key: &Path) -> anyhow::Result<Leaf> {
+        let (chain_pem, key_pem) = (fs::read_to_string(certificate)?, fs::read_to_string(key)?);
+        let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes());
+        let chain = chain.collect::<Result<_, _>>()?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key_pem.as_bytes())?;
+        let key = key.secret_pkcs8_der().to_vec();
+        Ok(Leaf { chain, key, chain_pem, key_pem, not_after: 0 })
     }
 
     /// Writes `NAME.pem` and `NAME.key`.

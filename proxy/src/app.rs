@@ -34,6 +34,7 @@ use crate::control::{self, Control, Socket};
 use crate::gateway;
 use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
+use crate::gateway::sources::Sources;
 use crate::http::serve::Drain;
 use crate::inbound;
 use crate::intercept;
@@ -226,6 +227,7 @@ impl Started {
             probes: Arc::default(),
             why,
             provider_keys: provider_keys.reader(),
+            sources: Arc::new(Sources::new(config.limits.conns_per_source_max)),
             tag: tag(&self_id),
             conns_per_worker_max: conns_per_worker(&config),
             drain: Drain::new(Arc::clone(&config)),

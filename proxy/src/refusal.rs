@@ -80,7 +80,7 @@ refusals! {
     PolicyDenied => "policy_denied", 403, 7, "denied", "inbound", "No rule allows the request, or a deny rule forbids it.";
     PresenterRefused => "presenter_refused", 403, 7, "denied", "inbound", "This peer may not present a context token here.";
     ProtocolMismatch => "protocol_mismatch", 400, 3, "bad_request", "inbound, outbound", "The bytes, or the protocol agreed on in TLS, contradict what is declared for the port.";
-    RateLimited => "rate_limited", 429, 8, "rate_limited", "inbound", "The peer presented too many bad tokens.";
+    RateLimited => "rate_limited", 429, 8, "rate_limited", "inbound, gateway", "The peer presented too many bad tokens, or one client has too many requests open behind a trusted proxy.";
     RequestMalformed => "request_malformed", 400, 3, "bad_request", "all", "The request breaks HTTP's grammar or framing rules.";
     RequestTimeout => "request_timeout", 408, 4, "timeout", "all", "The request head, or the rest of its body, did not arrive in time.";
     RouteUnknown => "route_unknown", 404, 12, "not_found", "gateway", "No route covers this host and path.";

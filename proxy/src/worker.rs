@@ -1,6 +1,7 @@
 //! One worker: a thread with its own runtime, listeners, pools, caches and counters.
 //!
-//! Invariant: workers share the snapshot, the context index and the audit queue, and nothing else;
+//! Invariant: workers share the snapshot, the context index, the audit queue and the counts of
+//! client addresses, and nothing else;
 //! no request waits for another worker or for the control thread.
 
 use std::cell::{Cell, RefCell};
@@ -21,6 +22,7 @@ use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
 use crate::failures::Failures;
 use crate::gateway::provider_keys::KeysReader;
+use crate::gateway::sources::{Place, Sources};
 use crate::gateway::user_cache::UserCache;
 use crate::http::serve::Drain;
 use crate::intercept::guard::OwnAddresses;
@@ -60,6 +62,8 @@ pub struct Shared {
     pub why: WhyRing,
     /// Keys of identity providers.
     pub provider_keys: KeysReader,
+    /// What each client address holds at the gateways.
+    pub sources: Arc<Sources>,
     /// Tag of this process in decision ids.
     pub tag: u16,
     /// Connections one worker may hold.
@@ -180,11 +184,23 @@ pub struct Worker {
 }
 
 /// One request's place under the in-flight cap; freed when its response body ended.
-pub struct InFlight(Rc<Cell<usize>>);
+pub struct InFlight {
+    count: Rc<Cell<usize>>,
+    _place: Option<Place>,
+}
+
+impl InFlight {
+    /// Frees its client's place as well.
+    #[must_use]
+    pub fn holding(mut self, place: Place) -> InFlight {
+        self._place = Some(place);
+        self
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.count.set(self.count.get().saturating_sub(1));
     }
 }
 
@@ -260,7 +276,7 @@ impl Worker {
             return Err(Refused::new(Refusal::Overloaded, Stage::Accept, detail));
         }
         self.in_flight.set(self.in_flight.get() + 1);
-        Ok(InFlight(Rc::clone(&self.in_flight)))
+        Ok(InFlight { count: Rc::clone(&self.in_flight), _place: None })
     }
 
     /// Requests in flight, for drain.

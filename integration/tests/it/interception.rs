@@ -6,6 +6,7 @@ mod floods;
 pub(crate) mod http;
 pub(crate) mod live;
 mod matrix;
+mod memory;
 mod outside;
 mod redirect;
 mod rollout;

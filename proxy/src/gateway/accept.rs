@@ -2,7 +2,8 @@
 //! then HTTP.
 //!
 //! Invariant: a PROXY header is read only from the configured balancers, and from them it is
-//! mandatory; nobody else can state an address this way.
+//! mandatory; nobody else can state an address this way. A client holds at most
+//! `CONNS_PER_SOURCE_MAX` connections, silent ones included: it is counted before anything is read.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -20,8 +21,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::audit::DecisionId;
 use crate::clock::Now;
+use crate::gateway::capture::ClientAddress;
 use crate::gateway::proxy_protocol::{self, Parsed, PpVersion};
 use crate::gateway::rules::GatewayRules;
+use crate::gateway::sources::Place;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
 use crate::http::serve::{self, Ending, Exchange};
@@ -32,7 +35,7 @@ use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, OpenConnection, PeerSeries};
 use crate::tls::edge::EdgeTls;
 use crate::tls::verify::handshake_reason;
-use crate::worker::Worker;
+use crate::worker::{InFlight, Worker};
 
 /// A public listener.
 pub struct Listener {
@@ -50,8 +53,12 @@ pub struct Connection {
     proxied: Option<(IpAddr, PpVersion)>,
     sni: Option<String>,
     series: PeerSeries,
+    _place: Option<Place>,
     _open: OpenConnection,
 }
+
+/// The client has as many connections as it may.
+struct Crowded;
 
 /// Serves one accepted connection to its end.
 pub async fn connection(
@@ -61,7 +68,13 @@ pub async fn connection(
     from: SocketAddr,
 ) {
     let peer = from.ip().to_canonical();
-    let (seen, proxied) = if trusted_balancer(&listener, peer) {
+    let balancer = trusted_balancer(&listener, peer);
+    let mut place = None;
+    if !balancer {
+        let Ok(taken) = take_place(&worker, peer) else { return };
+        place = taken;
+    }
+    let (seen, proxied) = if balancer {
         let deadline = Duration::from_millis(limits::DETECT_MS_MAX);
         match tokio::time::timeout(deadline, read_proxy_header(&mut stream)).await {
             Ok(Ok(read)) => read,
@@ -71,11 +84,25 @@ pub async fn connection(
     } else {
         (Vec::new(), None)
     };
-    let conn = |sni| {
+    if let Some((client, _)) = proxied {
+        let Ok(taken) = take_place(&worker, client) else { return };
+        place = taken;
+    }
+    let mut conn = |sni| {
         let series = worker.metrics.no_peer();
         let open = worker.metrics.connection(Direction::Gateway);
         let (worker, listener) = (Rc::clone(&worker), Arc::clone(&listener));
-        Rc::new(Connection { worker, listener, peer, proxied, sni, series, _open: open })
+        let place = place.take();
+        Rc::new(Connection {
+            worker,
+            listener,
+            peer,
+            proxied,
+            sni,
+            series,
+            _place: place,
+            _open: open,
+        })
     };
     let Some(tls) = &listener.tls else {
         return plain(conn(None), seen, stream).await;
@@ -102,6 +129,19 @@ pub async fn connection(
 
 fn trusted_balancer(listener: &Listener, peer: IpAddr) -> bool {
     listener.config.proxy_protocol_from.iter().any(|net| net.contains(&peer))
+}
+
+/// A place among this client's connections; none for a trusted proxy, which carries many clients'.
+fn take_place(worker: &Worker, client: IpAddr) -> Result<Option<Place>, Crowded> {
+    let snap = worker.snapshot();
+    if snap.gateway.as_ref().is_some_and(|rules| rules.address.trusts(client)) {
+        return Ok(None);
+    }
+    worker.shared.sources.admit(client).map(Some).ok_or_else(|| {
+        worker.metrics.limit_hit("CONNS_PER_SOURCE_MAX");
+        tracing::debug!(%client, "connection refused: too many of this client");
+        Crowded
+    })
 }
 
 fn refused_connection(worker: &Worker, from: SocketAddr, why: &str) {
@@ -184,6 +224,23 @@ impl Connection {
     /// The address in the PROXY header.
     pub fn proxied(&self) -> Option<(IpAddr, PpVersion)> {
         self.proxied
+    }
+
+    /// Behind a trusted proxy a request takes one of its client's places, until it has ended.
+    ///
+    /// # Errors
+    /// `rate_limited` when the client has no place left.
+    pub fn placed(&self, slot: InFlight, client: &ClientAddress) -> Result<InFlight, Refused> {
+        if !client.src.is_forwarded() {
+            return Ok(slot);
+        }
+        let Some(place) = self.worker.shared.sources.admit(client.ip) else {
+            self.worker.metrics.limit_hit("CONNS_PER_SOURCE_MAX");
+            let detail = "too many open requests of this client address";
+            let refused = Refused::new(Refusal::RateLimited, Stage::Accept, detail);
+            return Err(refused.with_sub("per_source"));
+        };
+        Ok(slot.holding(place))
     }
 
     /// Our own identity, as the workload where the request entered.

@@ -38,6 +38,16 @@ pub struct AddressRules {
     pub from: AddressFrom,
 }
 
+impl AddressRules {
+    /// Whether this peer is a proxy whose word on its client's address counts.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let forwards = matches!(self.from, AddressFrom::Forwarded | AddressFrom::XForwardedFor);
+        forwards
+            && self.trusted_hops > 0
+            && self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+}
+
 /// Where the address came from; prints as `rctx.ip_src`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpSrc {
@@ -53,6 +63,13 @@ pub enum IpSrc {
     Xff(usize),
     /// `Forwarded`, this many entries from the right.
     Fwd(usize),
+}
+
+impl IpSrc {
+    /// Whether a proxy in front of us said so, in a header of the request.
+    pub fn is_forwarded(self) -> bool {
+        matches!(self, Self::Xff(_) | Self::Fwd(_))
+    }
 }
 
 impl fmt::Display for IpSrc {
@@ -152,8 +169,7 @@ pub fn client_address(
         Some((source, PpVersion::V2)) => (source, IpSrc::Pp2),
     };
     let peer = ClientAddress { ip: peer.to_canonical(), src };
-    let trusted = rules.trusted_proxies.iter().any(|net| net.contains(&peer.ip));
-    if rules.trusted_hops == 0 || !trusted {
+    if !rules.trusts(peer.ip) {
         return Ok(peer);
     }
     let hops = rules.trusted_hops;

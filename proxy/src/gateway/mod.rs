@@ -14,6 +14,7 @@ pub mod provider_fetch;
 pub mod provider_keys;
 pub mod proxy_protocol;
 pub mod rules;
+pub mod sources;
 mod strict_json;
 pub mod user_cache;
 mod user_claims;
@@ -67,6 +68,7 @@ async fn serve(
         return redirect(&head);
     }
     let client = client.map_err(|error| of_capture(&error))?;
+    let slot = conn.placed(slot, &client)?;
     check_length(conn, &parts)?;
     restart_trace(conn, &mut parts.headers);
     hygiene::set_forwarded(&mut parts.headers, client.ip, conn.scheme());

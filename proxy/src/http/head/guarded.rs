@@ -9,6 +9,10 @@
 //! written yet; hyper then gets an error. A refused **later** head must wait for the answers that
 //! are still under way, so hyper is handed bytes that no grammar allows and answers 400 in its
 //! turn. A refused chunk line fails the body that is being read.
+//!
+//! A connection that is closed before its client has sent all of a request says goodbye first and
+//! then reads on for a bounded while ([`Linger`]): closed with bytes unread, the kernel would send a
+//! reset, and the client might never see why it was refused.
 
 use std::future::Future;
 use std::io;
@@ -19,6 +23,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use countersign_config::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -43,7 +48,14 @@ pub struct HeadGuarded<IO> {
     /// Made when a head first arrives in pieces, then kept for the connection.
     sleep: Option<Pin<Box<Sleep>>>,
     answer: Option<Answer>,
+    linger: Option<Box<Linger>>,
     shared: Arc<Shared>,
+}
+
+/// The rest of a request that nobody wants: read and dropped, up to a number of bytes and a time.
+struct Linger {
+    bytes_left: usize,
+    until: Pin<Box<Sleep>>,
 }
 
 /// The accept loop's view of a guarded connection: what was refused, and the way to stop the
@@ -104,6 +116,7 @@ impl<IO> HeadGuarded<IO> {
             deadline: None,
             sleep: None,
             answer: None,
+            linger: None,
             shared: Arc::clone(&shared),
         };
         (guarded, HeadMonitor { shared })
@@ -250,7 +263,46 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> HeadGuarded<IO> {
             }
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         }
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        self.poll_goodbye(cx)
+    }
+
+    /// Closes our half and, where the client is still sending, waits for it a while.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            if matches!(self.state, State::Open) && self.check.phase() != Phase::Body {
+                return Poll::Ready(Ok(()));
+            }
+            self.linger = Some(Box::new(Linger::new()));
+        }
+        let Some(linger) = &mut self.linger else { return Poll::Ready(Ok(())) };
+        ready!(linger.poll(Pin::new(&mut self.io), cx));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Linger {
+    fn new() -> Linger {
+        let time = Duration::from_millis(limits::REFUSED_BODY_DRAIN_MS_MAX);
+        Linger {
+            bytes_left: limits::REFUSED_BODY_DRAIN_BYTES_MAX,
+            until: Box::pin(tokio::time::sleep(time)),
+        }
+    }
+
+    fn poll(&mut self, mut io: Pin<&mut impl AsyncRead>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut dropped = [const { std::mem::MaybeUninit::uninit() }; 2_048];
+        while self.bytes_left > 0 {
+            let mut buf = ReadBuf::uninit(&mut dropped);
+            match io.as_mut().poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.bytes_left = self.bytes_left.saturating_sub(buf.filled().len());
+                }
+                Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return self.until.as_mut().poll(cx),
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -296,7 +348,7 @@ fn serve(from: &mut Bytes, to: &mut ReadBuf<'_>) {
     to.put_slice(&here);
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for HeadGuarded<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadGuarded<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -309,8 +361,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for HeadGuarded<IO> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_goodbye(cx)
     }
 
     fn poll_write_vectored(

@@ -82,6 +82,45 @@ fn attack_slow_headers_end_after_the_head_time() {
     });
 }
 
+/// A connection that is closed on its client's unfinished upload takes a bounded rest of it first, so
+/// that the answer is not lost to a reset.
+#[test]
+fn attack_goes_on_sending_after_the_answer() {
+    run(async {
+        let (mut client, _, served) = serve(b"");
+        let upload = async {
+            let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n";
+            client.write_all(head).await.unwrap();
+            let mut answer = [0; 15];
+            client.read_exact(&mut answer).await.unwrap();
+            let mut sent = 0;
+            while client.write_all(&[b'x'; 1024]).await.is_ok() {
+                sent += 1024;
+            }
+            (answer, sent)
+        };
+        let ((answer, sent), ()) = tokio::join!(upload, served);
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        let (least, pipe) = (limits::REFUSED_BODY_DRAIN_BYTES_MAX, 64 * 1024);
+        assert!((least..least + pipe + 16 * 1024).contains(&sent), "{sent} bytes were taken");
+    });
+}
+
+/// A client that stops sending is not waited for.
+#[test]
+fn attack_stops_sending_after_the_answer() {
+    run(async {
+        let (mut client, _, served) = serve(b"");
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n";
+        client.write_all(head).await.unwrap();
+        // Comes to its end although the client neither sends nor closes.
+        served.await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    });
+}
+
 #[test]
 fn a_slow_later_head_is_answered_in_its_turn() {
     run(async {

@@ -1,0 +1,108 @@
+//! What connections cost: bytes of resident memory per connection, asserted against the documented
+//! gates (`docs/performance.md`). The clients are processes of their own, because descriptors are
+//! limited per process. Durations are not looked at.
+//!
+//! `cargo test --package countersign-integration --test it -- interception::memory --nocapture`
+//! prints the figures.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use countersign_integration::client::Call;
+use countersign_integration::hold::{Holder, Kind};
+use countersign_integration::{App, Lab, Leaf, Proxy, client, wait};
+
+const HOLDER: &str = env!("CARGO_BIN_EXE_countersign-hold");
+const HOST: &str = "orders.shop";
+
+/// Gates, bytes per connection.
+const HTTP1_BYTES_MAX: u64 = 12 * 1024;
+const MESH_BYTES_MAX: u64 = 40 * 1024;
+const HALF_OPEN_BYTES_MAX: u64 = 16 * 1024;
+
+/// Anonymous memory of a process that is resident: what it allocated and touched.
+fn resident(proxy: &Proxy) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+fn descriptors(proxy: &Proxy) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", proxy.process.id())).unwrap().count()
+}
+
+/// The sidecars `orders`, called by the mesh, and `web`, whose app calls `orders`.
+struct Pair {
+    lab: Lab,
+    orders: Proxy,
+    web: Proxy,
+    _app: App,
+}
+
+impl Pair {
+    async fn start() -> Pair {
+        let lab = Lab::new();
+        let app = App::mirror();
+        let room = |spec: countersign_integration::proxy::Spec| spec.limit("CONNS_MAX", 18_000);
+        let orders = lab.orders(&app, room).await;
+        let id = lab.id("shop", "orders");
+        let mesh = lab.mesh().destination("shop/orders", HOST, orders.inbound(), &[&id]);
+        let mesh = lab.write("web-mesh.yaml", &mesh.document());
+        let web = room(lab.proxy("shop", "web").outbound().documents(&[&mesh])).start().await;
+        // Caches, pools and buffers that every proxy fills once are not what connections cost.
+        for _ in 0..200 {
+            assert_eq!(client::call(web.outbound(), Call::get(HOST, "/")).await.status, 200);
+        }
+        Pair { lab, orders, web, _app: app }
+    }
+
+    fn leaf(&self) -> Leaf {
+        self.lab.ca.leaf("shop", "web")
+    }
+
+    async fn hold(&self, kind: Kind, address: SocketAddr, count: usize) -> Holder {
+        let leaf = self.leaf();
+        Holder::start(HOLDER, self.lab.folder(), (kind, address, count), Some(&leaf)).await
+    }
+}
+
+/// Prints a figure and compares it with its gate.
+fn costs(what: &str, count: usize, before: u64, after: u64, gate: u64) {
+    let each = after.saturating_sub(before) / count as u64;
+    println!(
+        "{what}: {count} connections, {} KiB before, {} KiB with them, {each} bytes each",
+        before / 1024,
+        after / 1024
+    );
+    assert!(each <= gate, "{what}: {each} bytes per connection, the gate is {gate}");
+}
+
+/// Eight thousand connections that have fallen silent: 6,000 of apps in plaintext and 2,000 of mesh
+/// peers, all held at once; then a thousand half-open handshakes beside them.
+#[tokio::test]
+async fn eight_thousand_idle_connections_and_a_thousand_half_open() {
+    let pair = Pair::start().await;
+    let (web, orders) = (resident(&pair.web), resident(&pair.orders));
+    let plain = pair.hold(Kind::Http1, pair.web.outbound(), 6_000).await;
+    costs("plaintext HTTP/1.1", 6_000, web, resident(&pair.web), HTTP1_BYTES_MAX);
+    let peers = pair.hold(Kind::Mesh, pair.orders.inbound(), 2_000).await;
+    costs("mutual TLS and HTTP/2", 2_000, orders, resident(&pair.orders), MESH_BYTES_MAX);
+    for (proxy, count) in [(&pair.web, 6_000.0), (&pair.orders, 2_000.0)] {
+        assert!(proxy.metric("countersign_connections", &[]).await >= count);
+    }
+
+    let (before, files) = (resident(&pair.orders), descriptors(&pair.orders));
+    let held = wait::until("a thousand half-open handshakes at once", async || {
+        (descriptors(&pair.orders) >= files + 1_000).then(|| resident(&pair.orders))
+    });
+    let opened = pair.hold(Kind::HalfOpen, pair.orders.inbound(), 1_000);
+    let (held, half) = tokio::join!(held, opened);
+    costs("half-open handshake", 1_000, before, held, HALF_OPEN_BYTES_MAX);
+    // Who has a certificate and something to say is served.
+    let reply = pair.lab.call_as_gateway(&pair.orders, Call::get(HOST, "/")).await;
+    assert_eq!(reply.status, 200);
+    let timeout = ["result=\"timeout\""];
+    pair.orders.metric_reaches("countersign_tls_handshakes_total", &timeout, 1_000.0).await;
+    drop((plain, peers, half));
+}
