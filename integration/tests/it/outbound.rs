@@ -71,28 +71,6 @@ async fn attack_sends_handle_of_one_and_trace_of_another() {
     assert_eq!(world.orders.metric("countersign_context_lookup_total", &[label]).await, 1.0);
 }
 
-/// Two users' requests, hundreds at a time, through the same app: nobody gets the other's.
-#[tokio::test]
-async fn attack_interleaves_two_users_in_one_app() {
-    let world = World::start().await;
-    let users = [("alice", world.user("alice")), ("mallory", world.user("mallory"))];
-    let mut all = tokio::task::JoinSet::new();
-    let shared = Conn::h2(world.gateway.gateway()).await.unwrap();
-    for number in 0..600 {
-        let (name, token) = users[number % 2].clone();
-        let forward = ["handle", "traceparent", "both"][number % 3];
-        let mut conn = shared.share().unwrap();
-        let target = format!("/v1/users/{name}/orders");
-        let call = Call::get(HOST, &target).bearer(&token).header("x-forward", forward);
-        all.spawn(async move {
-            let reply = conn.send(call).await.unwrap();
-            assert_eq!(reply.seen("countersign-user").as_deref(), Some(name), "{forward}");
-        });
-    }
-    all.join_all().await;
-    assert_eq!(world.app_b.seen().len(), 600);
-}
-
 /// Without its authority and without the users' issuer a mesh goes on with what it has.
 #[tokio::test]
 async fn control_plane_loss_leaves_traffic_running() {

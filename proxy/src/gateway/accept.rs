@@ -108,7 +108,8 @@ pub async fn connection(
         return plain(conn(None), seen, stream).await;
     };
     let stream = Prefixed::new(seen.into(), stream);
-    let handshake = TlsAcceptor::from(tls.current()).accept(stream);
+    // Boxed, and the stream too: a connection should not keep room for stages it has left.
+    let handshake = Box::pin(TlsAcceptor::from(tls.current()).accept(stream));
     let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
     match tokio::time::timeout(deadline, handshake).await {
         Ok(Ok(stream)) => {
@@ -117,7 +118,7 @@ pub async fn connection(
             let sni = session.server_name().unwrap_or_default().to_owned();
             let h2 = session.alpn_protocol() == Some(b"h2");
             let version = if h2 { Version::Http2 } else { Version::Http1 };
-            http(conn(Some(sni)), version, Bytes::new(), stream).await;
+            http(conn(Some(sni)), version, Bytes::new(), Box::new(stream)).await;
         }
         Ok(Err(error)) => {
             worker.metrics.handshake(Direction::Gateway, handshake_reason(&error));

@@ -170,9 +170,21 @@ pub trait Exchange: 'static {
     fn head_limits(&self) -> HeadLimits;
 }
 
+/// A connection that is being served. Boxed, so that who accepts connections keeps room for the
+/// protocol that came, not for the largest of all.
+pub type Serving<'e> = Pin<Box<dyn Future<Output = ()> + 'e>>;
+
 /// Serves HTTP/1.1; `seen` are bytes already read from `io`. What a request switched the connection
 /// to is carried here too, so that it counts as the connection it is.
-pub async fn http1<IO, X>(io: IO, seen: Bytes, exchange: Rc<X>, ending: &Ending)
+pub fn http1<IO, X>(io: IO, seen: Bytes, exchange: Rc<X>, ending: &Ending) -> Serving<'_>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    X: Exchange,
+{
+    Box::pin(serve_http1(io, seen, exchange, ending))
+}
+
+async fn serve_http1<IO, X>(io: IO, seen: Bytes, exchange: Rc<X>, ending: &Ending)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     X: Exchange,
@@ -190,7 +202,8 @@ where
             first.came();
             let (exchange, drain) = (Rc::clone(&exchange), drain.clone());
             let (monitor, tunnel) = (monitor.clone(), Rc::clone(&tunnel));
-            async move {
+            // Boxed, because hyper keeps room for one such future as long as the connection lives.
+            Box::pin(async move {
                 let mut response = exchange.handle(request).await;
                 if let Some(begun) = response.body_mut().take_tunnel() {
                     return Ok(switch(response, begun, &monitor, &tunnel));
@@ -200,7 +213,7 @@ where
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
-            }
+            })
         })
     };
     let mut builder = http1::Builder::new();
@@ -211,6 +224,7 @@ where
         .max_header_size(ending.drain.limits().h1_head_bytes_max)
         .half_close(true);
     let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
+    let connection = std::pin::pin!(connection);
     let graceful =
         |connection: Pin<&mut http1::UpgradeableConnection<_, _>>| connection.graceful_shutdown();
     drive(connection, graceful, ending, &first, None).await;
@@ -243,7 +257,15 @@ fn switch(
 }
 
 /// Serves HTTP/2 with prior knowledge.
-pub async fn http2<IO, X>(io: IO, exchange: Rc<X>, ending: &Ending)
+pub fn http2<IO, X>(io: IO, exchange: Rc<X>, ending: &Ending) -> Serving<'_>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    X: Exchange,
+{
+    Box::pin(serve_http2(io, exchange, ending))
+}
+
+async fn serve_http2<IO, X>(io: IO, exchange: Rc<X>, ending: &Ending)
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
     X: Exchange,
@@ -281,7 +303,7 @@ where
         .max_send_buf_size(limits::H2_SEND_BUF_BYTES_MAX)
         .keep_alive_interval(Duration::from_millis(limits::H2_PING_MS))
         .keep_alive_timeout(Duration::from_millis(limits::H2_PING_TIMEOUT_MS));
-    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let graceful =
         |connection: Pin<&mut http2::Connection<_, _, Streams>>| connection.graceful_shutdown();
     // HTTP/1 has its own clock for heads; here a silent connection would last for its whole age.
@@ -327,7 +349,7 @@ impl First {
 const FIRST_REQUEST: Duration = Duration::from_millis(limits::DRAIN_FIRST_REQUEST_MS_MAX);
 
 async fn drive<C>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     graceful: impl Fn(Pin<&mut C>),
     ending: &Ending,
     first: &First,
@@ -335,7 +357,6 @@ async fn drive<C>(
 ) where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    let mut connection = std::pin::pin!(connection);
     tokio::select! {
         biased;
         () = live(connection.as_mut(), graceful, ending, first, silent) => {}

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,11 +66,11 @@ pub async fn connection(
 }
 
 /// What is known of whoever opened a connection.
-struct Opened<'a> {
+struct Opened {
     peer: Peer,
     alpn: Option<Alpn>,
-    /// In force before the other end proved anything.
-    snap: &'a Snapshot,
+    /// In force before the other end proved anything. Nothing that lasts keeps it.
+    snap: Arc<Snapshot>,
 }
 
 /// A connection whose first bytes have not been looked at.
@@ -141,24 +142,24 @@ impl Entry {
                 // Taken before: what changes during the handshake is held against the connection.
                 let snap = self.worker.snapshot();
                 let done = handshake::mesh(&self.worker, &snap, hello, stream, until).await;
-                self.mesh(done, &snap).await;
+                self.mesh(done, snap).await;
             }
             (false, AppTls::Terminate) => {
                 let snap = self.worker.snapshot();
                 let done = handshake::terminate(&self.worker, &snap, hello, stream, until).await;
-                self.terminated(done, &snap).await;
+                self.terminated(done, snap).await;
             }
             (false, AppTls::Mesh | AppTls::Pass) => {
                 let client = Prefixed::new(hello.raw, stream);
                 let contradicts = "the client speaks TLS of the app's own";
                 let snap = self.worker.snapshot();
-                let of = Opened { peer: Peer::None(NoPeer::AppTls), alpn: None, snap: &snap };
+                let of = Opened { peer: Peer::None(NoPeer::AppTls), alpn: None, snap };
                 self.opaque(client, of, contradicts).await;
             }
         }
     }
 
-    async fn mesh(self, done: Result<handshake::Done, Failed>, snap: &Snapshot) {
+    async fn mesh(self, done: Result<handshake::Done, Failed>, snap: Arc<Snapshot>) {
         let done = match done {
             Ok(done) => done,
             Err(failed) => return self.handshake_failed(&failed),
@@ -191,7 +192,7 @@ impl Entry {
     }
 
     /// A client with a certificate of the mesh and no sidecar.
-    async fn terminated(self, done: Result<handshake::Done, Failed>, snap: &Snapshot) {
+    async fn terminated(self, done: Result<handshake::Done, Failed>, snap: Arc<Snapshot>) {
         let mut done = match done {
             Ok(done) => done,
             Err(failed) => return self.handshake_failed(&failed),
@@ -217,11 +218,11 @@ impl Entry {
             self.worker.undetected.timed_out(&self.worker.metrics, self.port);
         }
         let snap = self.worker.snapshot();
-        self.found(stream, peeked, Peer::None(NoPeer::Plaintext), &snap).await;
+        self.found(stream, peeked, Peer::None(NoPeer::Plaintext), snap).await;
     }
 
     /// Serves what was found in the clear, or inside TLS that ended here.
-    async fn found<IO>(self, io: IO, peeked: Peeked, peer: Peer, snap: &Snapshot)
+    async fn found<IO>(self, io: IO, peeked: Peeked, peer: Peer, snap: Arc<Snapshot>)
     where
         IO: AsyncRead + AsyncWrite + OnTcp + Unpin + Send + 'static,
     {
@@ -254,31 +255,40 @@ impl Entry {
     }
 
     /// A connection that carries requests.
-    fn requests(self, peer: Peer, alpn: Option<Alpn>, snap: &Snapshot) -> (Rc<Connection>, Ending) {
-        let conn = Connection::new(self, peer, alpn, snap);
+    fn requests(
+        self,
+        peer: Peer,
+        alpn: Option<Alpn>,
+        snap: Arc<Snapshot>,
+    ) -> (Rc<Connection>, Ending) {
+        let conn = Connection::new(self, peer, alpn, &snap);
         let ending = conn.ending();
         (Rc::new(conn), ending)
     }
 
+    fn opened(self, of: Opened) -> Connection {
+        Connection::new(self, of.peer, of.alpn, &of.snap)
+    }
+
     /// One opaque connection, unless the port is declared to speak HTTP.
-    async fn opaque<IO>(self, client: IO, of: Opened<'_>, contradicts: &str)
+    async fn opaque<IO>(self, client: IO, of: Opened, contradicts: &str)
     where
         IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
     {
         if self.is_http() {
             return self.mismatch(client, of, contradicts).await;
         }
-        let conn = Connection::new(self, of.peer, of.alpn, of.snap);
-        tcp::serve(conn, client).await;
+        let conn = self.opened(of);
+        Box::pin(tcp::serve(conn, client)).await;
     }
 
     /// What came contradicts what is declared.
-    async fn mismatch<IO>(self, client: IO, of: Opened<'_>, detail: &str)
+    async fn mismatch<IO>(self, client: IO, of: Opened, detail: &str)
     where
         IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
     {
         let refused = Refused::new(Refusal::ProtocolMismatch, Stage::Accept, detail);
-        let conn = Connection::new(self, of.peer, of.alpn, of.snap);
+        let conn = self.opened(of);
         tcp::refuse(conn, client, &refused).await;
     }
 

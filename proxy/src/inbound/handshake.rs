@@ -28,7 +28,7 @@ pub(super) struct Failed {
 /// A finished handshake.
 pub(super) struct Done {
     /// The connection.
-    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) stream: Box<TlsStream<TcpStream>>,
     /// Who is on the other end.
     pub(super) peer: MeshPeer,
 }
@@ -104,12 +104,13 @@ async fn finish(
     if worker.handshakes.available_permits() == 0 {
         worker.metrics.limit_hit("HANDSHAKES_MAX");
     }
-    let work = async {
+    // Boxed, and the stream too: a connection should not keep room for stages it has left.
+    let work = Box::pin(async {
         // Never closed, so there is always a place in the end.
         let _place = worker.handshakes.acquire().await;
         let start = StartHandshake::from_parts(hello.accepted, stream);
         start.into_stream(config).await
-    };
+    });
     let stream = timeout_at(until, work).await.map_err(|_| late())?.map_err(|error| {
         let detail = match peer_refused(&error) {
             Some(refused) => crate::upstream::connect::explain(refused),
@@ -119,5 +120,5 @@ async fn finish(
     })?;
     let peer = MeshPeer::of_verified_chain(stream.get_ref().1.peer_certificates())
         .map_err(|error| Failed { reason: error.reason(), detail: error.to_string() })?;
-    Ok(Done { stream, peer })
+    Ok(Done { stream: Box::new(stream), peer })
 }

@@ -81,6 +81,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Prefixed<IO> {
             buf.put_slice(bytes);
         }
         self.prefix.advance(take);
+        if self.prefix.is_empty() {
+            // An empty view would keep the whole buffer for as long as the connection lives.
+            self.prefix = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -225,6 +225,12 @@ impl OnTcp for TcpStream {
     }
 }
 
+impl<IO: OnTcp> OnTcp for Box<IO> {
+    fn tcp(&self) -> &TcpStream {
+        (**self).tcp()
+    }
+}
+
 impl<IO: OnTcp> OnTcp for Prefixed<IO> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().tcp()

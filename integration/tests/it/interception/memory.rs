@@ -16,8 +16,8 @@ const HOLDER: &str = env!("CARGO_BIN_EXE_countersign-hold");
 const HOST: &str = "orders.shop";
 
 /// Gates, bytes per connection.
-const HTTP1_BYTES_MAX: u64 = 12 * 1024;
-const MESH_BYTES_MAX: u64 = 40 * 1024;
+const HTTP1_BYTES_MAX: u64 = 20 * 1024;
+const MESH_BYTES_MAX: u64 = 48 * 1024;
 const HALF_OPEN_BYTES_MAX: u64 = 16 * 1024;
 
 /// Anonymous memory of a process that is resident: what it allocated and touched.
