@@ -319,7 +319,11 @@ async fn accept_continues_after_one_error() {
     for _ in 0..3 {
         let before = orders.log().matches(NO_DESCRIPTORS).count();
         leave_descriptors(&orders, 0);
-        let waiting = TcpStream::connect(orders.inbound()).await.unwrap();
+        let mut waiting = Vec::new();
+        // More than what may be closed, and so be free, meanwhile.
+        for _ in 0..10 {
+            waiting.push(TcpStream::connect(orders.inbound()).await.unwrap());
+        }
         wait::until_true("an error", || orders.log().matches(NO_DESCRIPTORS).count() > before)
             .await;
         leave_descriptors(&orders, 500);
