@@ -85,7 +85,7 @@ pub async fn connection(
     let conn = Connection { worker, listener, original, own: OnceCell::new(), series, _open: open };
     let expected = conn.expected(conn.known(&conn.worker.snapshot()).as_ref());
     if expected == Expected::Bytes {
-        return tcp::serve(conn, stream).await;
+        return Box::pin(tcp::serve(conn, stream)).await;
     }
     conn.look(stream, expected).await;
 }
@@ -182,7 +182,7 @@ impl Connection {
                 tcp::refuse(self, &stream, &refused);
             }
             (_, Expected::Bytes | Expected::Anything) => {
-                tcp::serve(self, Prefixed::new(seen, stream)).await;
+                Box::pin(tcp::serve(self, Prefixed::new(seen, stream))).await;
             }
         }
     }

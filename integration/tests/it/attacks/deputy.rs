@@ -98,12 +98,12 @@ impl Open {
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// Ten thousand requests of two users, two hundred open at any time, through the same app, whose
+/// Ten thousand requests of two users, a hundred open at any time, through the same app, whose
 /// onward calls refer to what caused them in every way there is: nobody gets the other's context.
 #[tokio::test]
 async fn attack_interleaves_two_users_in_one_app() {
     const ALL: usize = 10_000;
-    const AT_A_TIME: usize = 200;
+    const AT_A_TIME: usize = 100;
     let world = World::start().await;
     let users = [("alice", world.user("alice")), ("mallory", world.user("mallory"))];
     let mut open = JoinSet::new();

@@ -1,8 +1,12 @@
 //! What an app, another pod or a web page tries with the interfaces inside a pod (T22): the admin
-//! pages and metrics. An API for apps comes later; what is said here of `Host`, of methods and of
+//! pages, metrics and the control socket. An API for apps comes later; what is said here of `Host`, of methods and of
 //! what an answer may hold is what it will have to keep to.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use countersign_integration::client::{self, Call};
 use countersign_integration::lab::user_claims;
@@ -10,7 +14,7 @@ use countersign_integration::outcome::refused;
 use countersign_integration::{App, Lab, Proxy, Tokens, tls, wait};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 const HOST: &str = "orders.shop";
 const PAGES: [&str; 4] = ["/", "/api/v1/status", "/api/v1/decisions", "/style.css"];
@@ -162,6 +166,49 @@ async fn attack_shuts_proxy_down_from_the_app() {
     assert_eq!(orders.ready().await.map(|(status, _)| status), Some(200));
     assert_eq!(orders.admin("/api/v1/status").await.json()["started"], before);
     assert_eq!(lab.call_as_gateway(&orders, Call::get(HOST, "/")).await.status, 200);
+}
+
+/// The socket that does change something takes orders from the proxy's own user only, whatever the
+/// rights of its file say, and from nobody in HTTP.
+#[tokio::test]
+async fn attack_gives_orders_on_the_control_socket() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let socket = lab.folder().join("control.sock");
+    let orders =
+        lab.orders(&app, |spec| spec.with(|config| config["control"] = json!({"socket": socket})));
+    let orders = orders.await;
+    let say =
+        async |bytes: &[u8]| client::raw(UnixStream::connect(&socket).await.unwrap(), bytes).await;
+    for forged in [
+        &b"GET /drain HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
+        b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\ndrain\n",
+        b"drain now\n",
+        b"\n",
+        &[b'x'; 64 * 1024],
+    ] {
+        let answer = say(forged).await;
+        assert!(answer.is_empty() || answer.starts_with("error "), "{answer}");
+    }
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "others may open the socket: {mode:o}");
+    if rustix::process::geteuid().is_root() {
+        // Even with rights to the file: the kernel says who asks.
+        for (path, mode) in [(lab.folder(), 0o755), (&*socket, 0o666)] {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--http0.9", "--max-time", "20", "http://localhost/drain"]);
+        curl.arg("--unix-socket").arg(&socket).uid(65_534).gid(65_534);
+        let done = countersign_integration::process::run(&mut curl);
+        let told = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(told.starts_with("error user 65534"), "{told}{done:?}");
+    } else {
+        eprintln!("skipped: only root can ask as another user");
+    }
+    assert_eq!(orders.ready().await.map(|(status, _)| status), Some(200));
+    assert_eq!(lab.call_as_gateway(&orders, Call::get(HOST, "/")).await.status, 200);
+    assert!(say(b"reload\n").await.starts_with("ok "), "its own user is obeyed");
 }
 
 /// An app that fetches what it is told to (request forgery) is made to call the interfaces of its

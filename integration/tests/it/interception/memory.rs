@@ -10,15 +10,18 @@ use std::net::SocketAddr;
 
 use countersign_integration::client::Call;
 use countersign_integration::hold::{Holder, Kind};
-use countersign_integration::{App, Lab, Leaf, Proxy, client, wait};
+use countersign_integration::{App, BytesApp, Lab, Leaf, Proxy, client, documents, wait};
+use serde_json::json;
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_countersign-hold");
 const HOST: &str = "orders.shop";
 
 /// Gates, bytes per connection.
 const HTTP1_BYTES_MAX: u64 = 24 * 1024;
-const MESH_BYTES_MAX: u64 = 52 * 1024;
-const HALF_OPEN_BYTES_MAX: u64 = 12 * 1024;
+const MESH_BYTES_MAX: u64 = 56 * 1024;
+const RELAY_BYTES_MAX: u64 = 16 * 1024;
+const MESH_RELAY_BYTES_MAX: u64 = 48 * 1024;
+const HALF_OPEN_BYTES_MAX: u64 = 24 * 1024;
 
 /// Anonymous memory of a process that is resident: what it allocated and touched.
 fn resident(proxy: &Proxy) -> u64 {
@@ -68,6 +71,38 @@ impl Pair {
         let leaf = self.leaf();
         Holder::start(HOLDER, self.lab.folder(), (kind, address, count), Some(&leaf)).await
     }
+}
+
+/// Two thousand opaque connections that have fallen silent, each with its connection to the app:
+/// 1,500 relayed as they came, 500 out of mutual TLS.
+#[tokio::test]
+async fn two_thousand_idle_opaque_connections() {
+    let lab = Lab::new();
+    let app = BytesApp::echo();
+    let rule = |name: &str, caller: &str| {
+        json!({"name": name, "effect": "allow",
+            "match": {"caller": {caller: true}, "tcp": {"any": true}}})
+    };
+    let rules = json!([rule("mesh", "anyInMesh"), rule("anybody", "unauthenticated")]);
+    let mesh = lab.write("db-mesh.yaml", &lab.mesh().document());
+    let access = lab.write("db-access.yaml", &documents::access("shop", rules));
+    let spec = lab.proxy("shop", "db").inbound(app.address).documents(&[&mesh, &access]);
+    let spec = spec.limit("CONNS_MAX", 9_000);
+    let db = spec.with(|config| config["app"][0]["protocol"] = json!("tcp")).start().await;
+    let leaf = lab.ca.leaf("shop", "web");
+    let hold = async |kind, count| {
+        let order = (kind, db.inbound(), count);
+        Holder::start(HOLDER, lab.folder(), order, Some(&leaf)).await
+    };
+    drop(hold(Kind::Tcp, 50).await);
+    let before = resident(&db);
+    let plain = hold(Kind::Tcp, 1_500).await;
+    costs("TCP relay", 1_500, before, resident(&db), RELAY_BYTES_MAX);
+    let before = resident(&db);
+    let mesh = hold(Kind::MeshTcp, 500).await;
+    costs("TCP relay out of mutual TLS", 500, before, resident(&db), MESH_RELAY_BYTES_MAX);
+    assert!(db.metric("countersign_connections", &[]).await >= 2_000.0);
+    drop((plain, mesh));
 }
 
 /// Prints a figure and compares it with its gate.
