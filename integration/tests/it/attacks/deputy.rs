@@ -298,7 +298,12 @@ async fn attack_background_job_reuses_old_trace_id() {
 async fn a_trace_counts_only_where_propagation_says_so() {
     let handle_only = |config: &mut Value| config["context"] = json!({"propagation": ["handle"]});
     for (by_trace, found) in [(true, "traceparent"), (false, "none")] {
-        let open = Open::with(|config| if by_trace { () } else { handle_only(config) }).await;
+        let open = Open::with(|config| {
+            if !by_trace {
+                handle_only(config);
+            }
+        });
+        let open = open.await;
         let _mallory = open.request("mallory", Some(TRACE)).await;
         let reply = open.call(Call::get(CALLEE, "/").header("traceparent", TRACE)).await;
         assert_eq!(reply.seen("countersign-user").is_some(), by_trace);

@@ -47,7 +47,7 @@ async fn attack_reads_admin_from_another_pod() {
         let call = Call::get(&admin.to_string(), target);
         let reply = lab.call_as_gateway(&orders, call).await;
         assert_eq!(reply.status, 200);
-        assert_eq!(reply.seen("host").or(reply.seen("countersign-caller")).is_some(), true);
+        assert_eq!(reply.json()["method"], "GET", "the app answered");
     }
     assert_eq!(app.seen().len(), PAGES.len());
 
