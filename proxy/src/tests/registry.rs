@@ -4,6 +4,8 @@ use countersign_certs_client::{Bundle, Certs};
 use countersign_config::ProxyConfig;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 
+use countersign_policy::DenyReason;
+
 use super::*;
 use crate::live::Builder;
 
