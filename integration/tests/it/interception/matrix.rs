@@ -11,6 +11,7 @@ use std::panic::AssertUnwindSafe;
 
 use countersign_integration::netns::{Family, Mode};
 use futures_util::FutureExt as _;
+use serde_json::{Value, json};
 
 use stage::{Stage, ports};
 
@@ -84,4 +85,16 @@ async fn every_protocol(test: &str, mode: Mode) {
         }
     }
     assert_eq!(stage.net.sunk().tcp, 0, "every connection was captured");
+    let caller = stage.lab.id("shop", "client");
+    let records = stage.sidecars[1].decisions();
+    for port in ports::OPAQUE {
+        let mine = |record: &&Value| record["req"] == json!({"proto": "tcp", "port": port});
+        let mine: Vec<_> = records.iter().filter(mine).collect();
+        let expected = if port == ports::CLOSED { "deny" } else { "allow" };
+        assert!(mine.len() >= 2, "port {port}: {mine:?}");
+        for record in mine {
+            assert_eq!(record["decision"], expected, "{record}");
+            assert_eq!(record["peer"]["id"], caller.as_str(), "{record}");
+        }
+    }
 }

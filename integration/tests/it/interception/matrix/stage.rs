@@ -29,6 +29,8 @@ pub(super) mod ports {
     /// Known, with a server behind it, and no rule lets anybody in.
     pub(crate) const CLOSED: u16 = 11_211;
 
+    /// Those whose bytes nobody looks at.
+    pub(crate) const OPAQUE: [u16; 7] = [TLS, POSTGRESQL, MARIADB, REDIS, SMTP, NATS, CLOSED];
     /// All that somebody may reach.
     pub(crate) const ALL: [u16; 12] =
         [HTTP, H2, WEB, WEBSOCKET, CONNECT, GRPC, TLS, POSTGRESQL, MARIADB, REDIS, SMTP, NATS];
@@ -190,7 +192,7 @@ fn access() -> String {
     let methods = ["Get", "Collect", "Split", "Chat", "Never"];
     let mut tcp = policy(
         "connections",
-        &[ports::TLS, ports::POSTGRESQL, ports::MARIADB, ports::REDIS, ports::SMTP, ports::NATS],
+        &ports::OPAQUE[..ports::OPAQUE.len() - 1], // all but the closed one
         json!({"tcp": {"any": true}}),
     );
     if let Some(rule) = tcp["spec"]["rules"][0].as_object_mut() {
