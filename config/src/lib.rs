@@ -4,16 +4,10 @@
 //! Invariant: nothing is half-applied. A file with a problem is refused whole, with every problem
 //! of every file, each at its line and column. Only `load.rs` reads the disk; policy documents and
 //! their cross-checks belong to `countersign-policy`.
-//!
-//! Codes of its own, beside those of policy documents: `P001` unreadable file · `P002` two
-//! listeners on one address · `P003` a call that would come back to this process · `P004` inbound
-//! port without app · `P005` gateway listener and routes do not fit · `P006` identity of another
-//! trust domain · `P007` identity of another namespace (warning) · `P008` not exactly one
-//! ContextPolicy for a gateway · `P009` listeners and ports that do not fit the redirect ·
-//! `P010` a rule about requests that closes an opaque port (warning).
 #![forbid(unsafe_code)]
 
 mod check;
+mod codes;
 pub mod env;
 mod fields;
 pub mod limits;

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use crate::codes::CODES;
 use crate::env;
 use crate::fields::{FIELDS, Field};
 use crate::limits::{BOUNDS, Bound, Change};
@@ -33,6 +34,13 @@ pub fn config() -> String {
     );
     for bound in BOUNDS.iter().filter(|bound| comes_with(bound.name).is_none()) {
         let _ = writeln!(page, "{}", bound_row(bound));
+    }
+    page.push_str(
+        "\n## Codes\n\nWhat `countersign check` and a proxy at its start complain about, beside the codes of\n[policy documents](policy.md#codes).\n\n\
+         | code | meaning |\n|---|---|\n",
+    );
+    for (code, meaning) in CODES {
+        let _ = writeln!(page, "| `{code}` | {meaning} |");
     }
     page.push_str("\n## Bounds of things to come\n\nDecided, and not in force yet.\n\n");
     page.push_str("| bound | value | comes with |\n|---|---|---|\n");
