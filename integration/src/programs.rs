@@ -58,6 +58,18 @@ pub fn of_testbed(test: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
+/// The conformance tests of HTTP/2; missing, it is treated as by [`python`].
+///
+/// # Panics
+/// When the test-bed is required and it is missing.
+pub fn h2spec(test: &str) -> Option<PathBuf> {
+    let program = cache().map(|cache| cache.join("h2spec/h2spec")).filter(|path| path.exists());
+    if program.is_none() {
+        missing(test, "h2spec");
+    }
+    program
+}
+
 /// A program of the system, such as `openssl`; missing ones are treated as by [`python`].
 ///
 /// # Panics

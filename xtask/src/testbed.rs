@@ -3,6 +3,8 @@
 //! nothing. Debian packages are installed only by root with apt; otherwise the exact command to
 //! type is printed. `COUNTERSIGN_TESTBED=require` turns whatever is missing into a failure.
 
+mod h2spec;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,6 +38,7 @@ pub(crate) fn install(group: &str) -> Result<()> {
     let mut missing = Vec::new();
     missing.extend(debian_packages()?);
     missing.extend(python_packages()?);
+    missing.extend(h2spec::install()?);
     if missing.is_empty() {
         println!("testbed: base is complete in {}", cache()?.display());
         return Ok(());
@@ -164,7 +167,7 @@ fn python_packages() -> Result<Option<String>> {
         }
         std::fs::write(&stamp, facts)?;
     }
-    point_to(&cache, &name)?;
+    point_to(&cache, "py", &name)?;
     Ok(None)
 }
 
@@ -190,9 +193,10 @@ fn make_environment(folder: &Path) -> Result<()> {
     repo::call(Command::new(folder.join("bin/python")).args(["-m", "pip", "check"]))
 }
 
-/// Makes `$CACHE/py` point to the environment just checked, in one step.
-fn point_to(cache: &Path, name: &str) -> Result<()> {
-    let (link, fresh) = (cache.join("py"), cache.join(format!("py.{}", std::process::id())));
+/// Makes `$CACHE/LINK` point to the folder just checked, in one step.
+fn point_to(cache: &Path, link: &str, name: &str) -> Result<()> {
+    let fresh = cache.join(format!("{link}.{}", std::process::id()));
+    let link = cache.join(link);
     if std::fs::read_link(&link).is_ok_and(|target| target == Path::new(name)) {
         return Ok(());
     }

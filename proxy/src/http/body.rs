@@ -23,7 +23,6 @@ use crate::context_index::OpenContext;
 use crate::http::hygiene;
 use crate::http::lasting::Lasting;
 use crate::http::upgrade::Tunnel;
-use crate::registry::EndReason;
 use crate::upstream::pool::Checkout;
 use crate::upstream::upload::{Fault, Upload};
 use crate::worker::InFlight;
@@ -233,6 +232,14 @@ impl ProxyBody {
         }
     }
 
+    /// Leaves our own bytes out: the answer to a HEAD has none, and hyper's HTTP/2 server sends what
+    /// it is given.
+    pub fn omit(&mut self) {
+        if let ProxyBody::Full(_) = self {
+            *self = ProxyBody::Empty;
+        }
+    }
+
     /// Bytes of our own.
     pub fn full(bytes: impl Into<Bytes>) -> ProxyBody {
         ProxyBody::Full(Some(bytes.into()))
@@ -281,7 +288,7 @@ impl Streaming {
             State::Ended => return Poll::Ready(None),
         }
         if let Some(reason) = self.guards.lasting.as_ref().and_then(Lasting::reason) {
-            return self.end(reason);
+            return self.cut(Fault::Ended(reason));
         }
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
@@ -297,7 +304,7 @@ impl Streaming {
                 if let Some(lasting) = &self.guards.lasting
                     && let Poll::Ready(reason) = lasting.poll_ended(cx)
                 {
-                    return self.end(reason);
+                    return self.cut(Fault::Ended(reason));
                 }
                 self.tell_waiting(true);
                 return match self.clock.late(cx, self.upload.as_deref()) {
@@ -351,6 +358,7 @@ impl Streaming {
         }
     }
 
+    /// Ends the body early: a gRPC stream says why, anything else breaks off.
     fn cut(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let (true, Some(upload)) = (self.is_upload, &self.upload) {
             upload.failed(fault);
@@ -361,11 +369,6 @@ impl Streaming {
             return Poll::Ready(Some(Ok(Frame::trailers(grpc_end(fault)))));
         }
         Poll::Ready(Some(Err(fault.into())))
-    }
-
-    /// Ends the body because the exchange must end: a gRPC stream says so, anything else breaks off.
-    fn end(&mut self, reason: EndReason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.cut(Fault::Ended(reason))
     }
 
     /// The exchange is over; says so where it lasted.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use countersign_config::{Limits, ProxyConfig, limits};
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -278,7 +278,11 @@ where
             first.came();
             let (exchange, ending) = (Rc::clone(&exchange), ending.clone());
             async move {
+                let head = request.method() == Method::HEAD;
                 let mut response = exchange.handle(request).await;
+                if head {
+                    response.body_mut().omit();
+                }
                 if let Some(tunnel) = response.body_mut().take_tunnel() {
                     // Its stream counts as one of this connection, which goes on beside it.
                     tokio::task::spawn_local(async move { tunnel.run(&ending).await });

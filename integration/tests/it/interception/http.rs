@@ -1,6 +1,9 @@
 //! HTTP in every form, through both sidecars: old and new versions, switching protocols, streams.
 
+mod h2spec;
 mod http1;
+mod programs;
+mod streams;
 mod upgrades;
 
 use std::net::SocketAddr;
@@ -29,6 +32,10 @@ pub(crate) struct Setting {
     pub(crate) app: Value,
     /// The rules in front of the app.
     pub(crate) rules: Value,
+    /// The host of the destination.
+    pub(crate) host: &'static str,
+    /// Whether the listener of `web` leads to it whatever host is called.
+    pub(crate) bound: bool,
     /// Bounds of both sidecars.
     pub(crate) limits: &'static [(&'static str, u64)],
 }
@@ -39,6 +46,8 @@ impl Default for Setting {
             port: json!({"protocol": "http"}),
             app: json!({}),
             rules: documents::anybody(),
+            host: HOST,
+            bound: false,
             limits: &[],
         }
     }
@@ -47,6 +56,11 @@ impl Default for Setting {
 impl Pair {
     pub(crate) async fn start(app: SocketAddr) -> Pair {
         Pair::with(app, Setting::default()).await
+    }
+
+    /// The app is called by another host, on whatever port the sidecar of `web` has.
+    pub(crate) async fn start_called(app: SocketAddr, host: &'static str) -> Pair {
+        Pair::with(app, Setting { host, bound: true, ..Setting::default() }).await
     }
 
     pub(crate) async fn with(app: SocketAddr, setting: Setting) -> Pair {
@@ -65,14 +79,24 @@ impl Pair {
         let orders = spec.with(entry).start().await;
         let id = lab.id("shop", "orders");
         let mesh = lab.mesh();
-        let mesh =
-            mesh.destination_speaking("shop/orders", HOST, orders.inbound(), &[&id], setting.port);
+        let mesh = mesh.destination_speaking(
+            "shop/orders",
+            setting.host,
+            orders.inbound(),
+            &[&id],
+            setting.port,
+        );
         let mesh = lab.write("web-mesh.yaml", &mesh.document());
         let mut spec = lab.proxy("shop", "web").outbound().documents(&[&mesh]);
         for (name, value) in setting.limits {
             spec = spec.limit(name, *value);
         }
-        let web = spec.start().await;
+        let bound = |config: &mut Value| {
+            if setting.bound {
+                config["listeners"]["outbound"][0]["destination"] = json!("shop/orders");
+            }
+        };
+        let web = spec.with(bound).start().await;
         Pair { web, orders, lab }
     }
 
