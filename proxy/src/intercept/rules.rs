@@ -336,6 +336,8 @@ fn tproxy_in(plan: &Plan) -> Chain {
         counted("tproxy_in/invalid", &drop, Action::Drop),
         rule("tproxy_in/answers", &[Match::Tcp, Match::Marked], Action::MarkPacketReturn),
         rule("tproxy_in/loopback", &[Match::FromLo], Action::Return),
+        // Of calls the pod made itself; the TPROXY of iptables would drop them.
+        rule("tproxy_in/replies", &[Match::Tcp, Match::Reply], Action::Return),
         rule("tproxy_in/skip", &[Match::In(List::SkipIn)], Action::Return),
         rule("tproxy_in/known", &ours, Action::MarkPacketAccept),
         counted("tproxy_in/capture", &[Match::Tcp, Match::Local], Action::Tproxy(plan.inbound)),

@@ -122,29 +122,32 @@ async fn pod_ip_app_is_reachable() {
 
 #[tokio::test]
 async fn dialling_15001_15006_from_outside() {
-    let Some(pair) = Pair::new("dialling_15001_15006_from_outside") else { return };
-    let billing = pair.sidecar(&pair.billing, anybody(), Mode::Redirect).start().await;
-    let hello = b"GET / HTTP/1.1\r\nHost: billing.shop\r\n\r\n";
-    let mut closed = 0.0;
-    for family in Family::BOTH {
-        for port in [15000, 15001, 15004, 15006] {
-            let stream = pair.orders.connect(pair.billing.at(family, port)).await.unwrap();
-            assert_eq!(raw(stream, hello).await, "", "{family:?} {port}");
+    for mode in [Mode::Redirect, Mode::Tproxy] {
+        let Some(pair) = Pair::new("dialling_15001_15006_from_outside") else { return };
+        let billing = pair.sidecar(&pair.billing, anybody(), mode).start().await;
+        let hello = b"GET / HTTP/1.1\r\nHost: billing.shop\r\n\r\n";
+        let mut closed = 0.0;
+        for family in Family::BOTH {
+            for port in [15000, 15001, 15004, 15006] {
+                let stream = pair.orders.connect(pair.billing.at(family, port)).await.unwrap();
+                assert_eq!(raw(stream, hello).await, "", "{mode:?} {family:?} {port}");
+                closed += 1.0;
+                let guard = "countersign_loop_guard_total";
+                billing.metric_reaches(guard, &["own_port"], closed).await;
+            }
+            // The app of the pod itself: its own address is captured, loopback is not.
+            let stream = pair.billing.connect(pair.billing.at(family, 15006)).await.unwrap();
+            assert_eq!(raw(stream, hello).await, "", "{mode:?} {family:?} own 15006");
             closed += 1.0;
             billing.metric_reaches("countersign_loop_guard_total", &["own_port"], closed).await;
         }
-        // The app of the pod itself: its own address is captured, loopback is not.
-        let stream = pair.billing.connect(pair.billing.at(family, 15006)).await.unwrap();
-        assert_eq!(raw(stream, hello).await, "", "{family:?} own 15006");
-        closed += 1.0;
-        billing.metric_reaches("countersign_loop_guard_total", &["own_port"], closed).await;
+        for text in ["127.0.0.1:15001", "[::1]:15001"] {
+            let stream = pair.billing.connect(text.parse().unwrap()).await.unwrap();
+            assert_eq!(raw(stream, hello).await, "", "{mode:?} {text}");
+        }
+        billing.metric_reaches("countersign_loop_guard_total", &["not_redirected"], 2.0).await;
+        assert!(billing.decisions().is_empty(), "nothing was taken for a request");
     }
-    for text in ["127.0.0.1:15001", "[::1]:15001"] {
-        let stream = pair.billing.connect(text.parse().unwrap()).await.unwrap();
-        assert_eq!(raw(stream, hello).await, "", "{text}");
-    }
-    billing.metric_reaches("countersign_loop_guard_total", &["not_redirected"], 2.0).await;
-    assert!(billing.decisions().is_empty(), "nothing was taken for a request");
 }
 
 /// What answers on 15022 is the redirect: nobody listens there.

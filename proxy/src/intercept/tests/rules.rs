@@ -172,6 +172,7 @@ fn the_rules_of_tproxy() {
             iifname != "lo" meta l4proto tcp ct state invalid counter drop comment "tproxy_in/invalid"
             meta l4proto tcp ct mark 0x4747 meta mark set 0x4747 return comment "tproxy_in/answers"
             iifname "lo" return comment "tproxy_in/loopback"
+            meta l4proto tcp ct direction reply return comment "tproxy_in/replies"
             tcp dport @skip_in return comment "tproxy_in/skip"
             meta l4proto tcp socket transparent 1 meta mark set 0x4747 accept comment "tproxy_in/known"
             meta l4proto tcp fib daddr type local tproxy to :15006 meta mark set 0x4747 counter accept comment "tproxy_in/capture"
@@ -285,6 +286,7 @@ fn the_rules_of_tproxy_for_iptables() {
         -A COUNTERSIGN_TPROXY_IN -p tcp -m connmark --mark 0x4747 -m comment --comment tproxy_in/answers -j MARK --set-xmark 0x4747/0xffffffff
         -A COUNTERSIGN_TPROXY_IN -p tcp -m connmark --mark 0x4747 -m comment --comment tproxy_in/answers -j RETURN
         -A COUNTERSIGN_TPROXY_IN -i lo -m comment --comment tproxy_in/loopback -j RETURN
+        -A COUNTERSIGN_TPROXY_IN -p tcp -m conntrack --ctdir REPLY -m comment --comment tproxy_in/replies -j RETURN
         -A COUNTERSIGN_TPROXY_IN -p tcp --dport 15020 -m comment --comment tproxy_in/skip -j RETURN
         -A COUNTERSIGN_TPROXY_IN -p tcp --dport 15021 -m comment --comment tproxy_in/skip -j RETURN
         -A COUNTERSIGN_TPROXY_IN -p tcp -m socket --transparent -m comment --comment tproxy_in/known -j MARK --set-xmark 0x4747/0xffffffff

@@ -136,13 +136,22 @@ async fn init_fails_without_v6_rules() {
     assert!(said.contains("(iptables, ipv4)"), "{said}");
 }
 
-/// The policy result is the same by whichever way the rules got in.
 #[tokio::test]
 async fn the_fallbacks_have_the_same_policy_result() {
-    let Some(pair) = Pair::new("the_fallbacks_have_the_same_policy_result") else { return };
+    same_policy_result("the_fallbacks_have_the_same_policy_result", Mode::Redirect).await;
+}
+
+#[tokio::test]
+async fn the_fallbacks_of_tproxy_have_the_same_policy_result() {
+    same_policy_result("the_fallbacks_of_tproxy_have_the_same_policy_result", Mode::Tproxy).await;
+}
+
+/// What is let in, and as whom, is the same by whichever way the rules got in.
+async fn same_policy_result(test: &str, mode: Mode) {
+    let Some(pair) = Pair::new(test) else { return };
     let app = App::mirror_on(pair.billing.listen_all(Pair::PORT));
     let own = App::mirror_on(pair.orders.listen_all(Pair::PORT));
-    let spec = |pod, account| pair.sidecar(pod, only(account), Mode::Redirect).without_rules();
+    let spec = |pod, account| pair.sidecar(pod, only(account), mode).without_rules();
     let (orders, billing) = (spec(&pair.orders, "billing"), spec(&pair.billing, "orders"));
     let files = [(&pair.orders, orders.write()), (&pair.billing, billing.write())];
     let without = broken(pair.lab.folder(), &["nft"]);
