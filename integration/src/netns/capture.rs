@@ -3,7 +3,8 @@
 //! A capture that lost frames is no proof, so that is a failure; and it ends with a marker, so
 //! that nothing before it is still in a buffer.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,8 +51,7 @@ impl Capture {
         };
         self.router.run(send);
         wait::until_true("the end of the capture", || {
-            let bytes = fs::read(&self.file).unwrap_or_default();
-            let tail = &bytes[bytes.len().saturating_sub(64 * 1024)..];
+            let tail = tail(&self.file).unwrap_or_default();
             tail.windows(MARKER.len()).any(|window| window == MARKER)
         })
         .await;
@@ -63,4 +63,15 @@ impl Capture {
         let _ = fs::remove_file(&self.file);
         wire::report(&bytes, &|ip| super::is_of(pods, ip))
     }
+}
+
+/// The end of a file, where the marker is looked for.
+fn tail(file: &Path) -> io::Result<Vec<u8>> {
+    const LENGTH: u64 = 64 * 1024;
+    let mut file = File::open(file)?;
+    let from = file.metadata()?.len().saturating_sub(LENGTH);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
