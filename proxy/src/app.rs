@@ -44,7 +44,7 @@ use crate::live::{Builder, Live};
 use crate::machine;
 use crate::outbound;
 use crate::random::Random;
-use crate::reload::Reload;
+use crate::reload::{self, Reload};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{Format, Level, Logs};
 use crate::tls::edge::EdgeTls;
@@ -86,9 +86,6 @@ fn start(file: &Path) -> Result<(), Failed> {
     let format = Format::from_setting(env::COUNTERSIGN_LOG_FORMAT.get().as_deref());
     let logs = Logs::start(env::COUNTERSIGN_LOG.get().as_deref(), format)
         .map_err(|error| Failed::Invalid(format!("COUNTERSIGN_LOG: {error}")))?;
-    for warning in &documents.warnings {
-        tracing::warn!(code = warning.code, "{warning}");
-    }
     probe(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -207,6 +204,7 @@ impl Started {
             .build(&documents, &first)
             .map_err(|error| Failed::Invalid(error.to_string()))?;
         readiness.met(Condition::Policy);
+        reload::warn_of(&documents, &first);
         let self_id = first.identity.as_ref().map(|me| me.id.clone());
         let self_id = self_id.ok_or_else(|| Failed::Broken("the identity vanished".to_owned()))?;
         let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics, personal)?;

@@ -8,7 +8,7 @@ use countersign_policy::{Decision, DenyReason, InputOwned, Outcome};
 
 use crate::clock::Now;
 use crate::live::Snapshot;
-use crate::registry::{Against, EndReason, Judged, Registered, Standing, Verdict, Watch};
+use crate::registry::{Against, EndReason, Judged, Registered, Registry, Standing, Verdict, Watch};
 use crate::tls::peer::{MeshPeer, Peer};
 use crate::worker::Worker;
 
@@ -62,6 +62,19 @@ pub fn opaque_to(worker: &Worker, callee: &MeshPeer, snap: &Snapshot) -> Registe
         since: Now::read(),
         certificate_ends: certificate_ends(Some(callee), snap),
         allowance_s: after_peer_expiry_s(worker),
+        valid_until_ms: None,
+        judged: OfPeer(Some(callee.clone())),
+    })
+}
+
+/// Registers a connection that this end opened to `callee` for requests. How long it is used is the
+/// pool's business; it ends at once when the callee no longer counts.
+pub fn callee(registry: &Registry, callee: &MeshPeer, generation: u64) -> Registered {
+    registry.register(Watch {
+        generation,
+        since: Now::read(),
+        certificate_ends: None,
+        allowance_s: 0,
         valid_until_ms: None,
         judged: OfPeer(Some(callee.clone())),
     })

@@ -172,9 +172,10 @@ impl Builder {
         let revocations = Arc::new(Revocations::of(documents));
         let trust =
             Trust { bundles: Arc::clone(&certs.bundles), revocations: Arc::clone(&revocations) };
+        let next = self.generation + 1;
         let tls = match &certs.identity {
             Some(identity) => {
-                Some(Arc::new(MeshTls::build(identity, &trust, domain, &self.provider)?))
+                Some(Arc::new(MeshTls::build(identity, &trust, domain, &self.provider, next)?))
             }
             None => None,
         };
@@ -186,7 +187,7 @@ impl Builder {
                 .map_err(BuildError::Documents)?;
         let hash = documents.sha256_hex();
         let issuers = self.issuers(documents, &hash)?;
-        self.generation += 1;
+        self.generation = next;
         Ok(Snapshot {
             certs: Arc::clone(certs),
             tls,

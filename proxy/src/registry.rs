@@ -321,14 +321,18 @@ impl Registered {
 
     /// Waits until it must end without any grace, whatever was said before.
     pub async fn cut(&self) -> EndReason {
-        let cut = |cx: &mut Context<'_>| match self.poll_ended(cx) {
+        std::future::poll_fn(|cx| self.poll_cut(cx)).await
+    }
+
+    /// Whether it must end without any grace; if not, the task of `cx` is told when it must.
+    pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        match self.poll_ended(cx) {
             Poll::Ready(reason) if reason.has_grace() => {
                 self.wake_later(cx);
                 Poll::Pending
             }
             other => other,
-        };
-        std::future::poll_fn(cut).await
+        }
     }
 
     /// Whether it must end; if not, the task of `cx` is told when it must.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use countersign_certs_client::{Certs, State, Status};
+use countersign_certs_client::{Certs, State, Status, svid};
 use countersign_config::{ProxyConfig, document_files};
 use countersign_policy::Documents;
 use countersign_policy::doc::{DestinationPeer, FileRef, TlsRoots};
@@ -127,9 +127,7 @@ impl Reload {
         if old == new {
             return;
         }
-        for warning in &documents.warnings {
-            tracing::warn!(code = warning.code, "{warning}");
-        }
+        warn_of(&documents, &certs);
         tracing::info!(old = short(&old), new = short(&new), "documents in force");
         let (old, new) = (Text::from(short(&old).to_owned()), Text::from(short(&new).to_owned()));
         let record = Record::control(Now::read(), "documents".into(), Some(old), Some(new));
@@ -213,6 +211,25 @@ impl Reload {
         for domain in self.certs.bundles.domains() {
             process.trust_confirmed(domain.as_str(), Now::read());
         }
+    }
+}
+
+/// Says what of the documents will not do what somebody may expect.
+pub fn warn_of(documents: &Documents, certs: &Certs) {
+    for warning in &documents.warnings {
+        tracing::warn!(code = warning.code, "{warning}");
+    }
+    let leaf = certs.identity.as_ref().and_then(|me| me.chain_der.first());
+    let attested =
+        leaf.and_then(|leaf| svid::facts(leaf).ok()).is_some_and(|f| f.pod_uid.is_some());
+    let names_pods = documents.revocations.iter().any(|named| !named.spec.pods.is_empty());
+    if names_pods && !attested {
+        tracing::warn!(
+            code = "RV-01",
+            "a Revocation names pods, and our own certificate does not say which pod it is for: \
+             where the source of certificates attests none, `pods` hits nobody; revoke certificates \
+             or the identity, and stop issuance at the source"
+        );
     }
 }
 

@@ -31,8 +31,7 @@ pub struct Lasting {
 
 impl Lasting {
     /// An exchange that has just been registered.
-    pub fn new(registered: Registered, connection: Rc<Registered>, grpc: bool) -> Lasting {
-        let registered = Rc::new(registered);
+    pub fn new(registered: Rc<Registered>, connection: Rc<Registered>, grpc: bool) -> Lasting {
         Lasting { registered, connection, grpc, account: None, grpc_status: None }
     }
 

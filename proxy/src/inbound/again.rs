@@ -64,7 +64,7 @@ pub fn register(
         valid_until_ms: permit.decision().valid_until.and_then(|ms| u64::try_from(ms).ok()),
         judged: Kept { conn: Rc::clone(conn), method, head, headers, ctx },
     });
-    let lasting = Lasting::new(registered, conn.registered(), grpc);
+    let lasting = Lasting::new(Rc::new(registered), conn.registered(), grpc);
     if grpc {
         lasting.streams();
     }

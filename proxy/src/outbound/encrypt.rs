@@ -15,6 +15,7 @@ use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::outbound::discover::{Destination, Endpoint, ToPeer};
 use crate::refusal::{Refusal, Refused, Stage};
+use crate::registry::Registry;
 use crate::telemetry::Direction;
 use crate::tls::peer::MeshPeer;
 use crate::tls::{Alpn, MeshTls};
@@ -66,6 +67,7 @@ pub struct Way {
     offer: Offer,
     tls: Option<Arc<MeshTls>>,
     generation: u64,
+    registry: Registry,
 }
 
 /// Takes a connection to the destination, trying another endpoint if one cannot be reached.
@@ -91,6 +93,7 @@ pub async fn lease(
         offer: transport::offer(destination, version),
         tls: snap.tls.clone(),
         generation: snap.certs_generation(),
+        registry: worker.registry.clone(),
     };
     let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);
     let begun = Instant::now();
@@ -229,6 +232,7 @@ fn target(
             alpn: if h2 { Alpn::H2 } else { Alpn::Http1 },
             tls: Arc::clone(tls),
             generation: way.generation,
+            registry: way.registry.clone(),
         }),
         (ToPeer::Mesh, ..) => {
             let detail = "nobody is expected there".to_owned();

@@ -17,9 +17,11 @@ use tokio::time::Instant;
 
 use crate::http::body::{Guards, ProxyBody};
 use crate::http::hygiene::{self, Sender};
+use crate::http::lasting::Lasting;
 use crate::http::translate::{self, AppSpeaks};
 use crate::http::upgrade::{self, Switch};
 use crate::journal::Journal;
+use crate::judged;
 use crate::outbound::discover::{Destination, ToPeer};
 use crate::outbound::encrypt::{self, Secured};
 use crate::refusal::{Refusal, Refused, Stage};
@@ -254,6 +256,12 @@ fn respond(
     }
     parts.version = Version::default();
     if let Some(switched) = switched {
+        let mut guards = guards;
+        if let Some(callee) = guards.checkout.as_ref().and_then(Checkout::peer) {
+            // Of no generation: judged by the next snapshot that is looked at.
+            let registered = Rc::new(judged::callee(&worker.registry, callee, 0));
+            guards.lasting = Some(Lasting::new(Rc::clone(&registered), registered, false));
+        }
         let tunnel = switched.into_body(worker.relay_limits(), guards, None);
         return Ok(Response::from_parts(parts, tunnel));
     }

@@ -97,6 +97,7 @@ pub struct MeshTls {
     provider: Arc<CryptoProvider>,
     certified: Arc<rustls::sign::CertifiedKey>,
     trust: Trust,
+    generation: u64,
 }
 
 impl MeshTls {
@@ -109,6 +110,7 @@ impl MeshTls {
         trust: &Trust,
         domain: &TrustDomain,
         provider: &Arc<CryptoProvider>,
+        generation: u64,
     ) -> Result<MeshTls, TlsBuildError> {
         let certified = identity.to_rustls();
         let verifier = MeshClients::new(domain.clone(), trust.clone(), Arc::clone(provider));
@@ -126,7 +128,13 @@ impl MeshTls {
             provider: Arc::clone(provider),
             certified,
             trust: trust.clone(),
+            generation,
         })
+    }
+
+    /// Generation of the snapshot it belongs to.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The client side towards one destination: accepts exactly `expected`.

@@ -17,12 +17,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::http::body::ProxyBody;
+use crate::judged;
+use crate::registry::{Registered, Registry};
 use crate::tls::outside::{self, OutsideTls};
 use crate::tls::peer::MeshPeer;
 use crate::tls::verify::{ExpectedIds, handshake_reason, peer_refused};
 use crate::tls::{Alpn, MeshTls};
 use crate::upstream::dial::{self, Way};
 use crate::upstream::target::Offer;
+use crate::upstream::watched::Watched;
 use crate::worker::LocalExecutor;
 
 /// Why a connection could not be opened.
@@ -179,9 +182,11 @@ pub async fn to_mesh(
     expected: &Arc<ExpectedIds>,
     tls: &MeshTls,
     alpn: Alpn,
+    registry: &Registry,
 ) -> Result<(Sender, MeshPeer), ConnectError> {
     let (stream, peer) = mesh_stream(addr, expected, tls, alpn).await?;
-    let sender = start(addr, stream, alpn == Alpn::H2).await?;
+    let registered = judged::callee(registry, &peer, tls.generation());
+    let sender = start_while(addr, stream, alpn == Alpn::H2, Some(registered)).await?;
     Ok((sender, peer))
 }
 
@@ -260,29 +265,54 @@ async fn start<IO>(addr: SocketAddr, io: IO, h2: bool) -> Result<Sender, Connect
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(io);
+    start_while(addr, io, h2, None).await
+}
+
+/// Drives a connection until it ends, or is cut with everything on it.
+async fn drive(
+    addr: SocketAddr,
+    connection: impl Future<Output = hyper::Result<()>>,
+    registered: Option<Registered>,
+) {
+    let cut = async {
+        match &registered {
+            Some(registered) => registered.cut().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(%addr, %error, "connection ended");
+        },
+        reason = cut => tracing::info!(%addr, reason = reason.text(), "connection cut"),
+    }
+}
+
+/// As [`start`], as long as what is registered may last.
+async fn start_while<IO>(
+    addr: SocketAddr,
+    io: IO,
+    h2: bool,
+    registered: Option<Registered>,
+) -> Result<Sender, ConnectError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     if h2 {
         let (sender, connection) = h2_builder()
-            .handshake(io)
+            .handshake(TokioIo::new(Watched::new(io, registered)))
             .await
             .map_err(|source| ConnectError::Http { addr, source })?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%addr, %error, "connection ended");
-            }
-        });
+        tokio::task::spawn_local(drive(addr, connection, None));
         return Ok(Sender::H2(sender));
     }
     let (sender, connection) = http1::Builder::new()
         .max_header_size(limits::H1_HEAD_BYTES_MAX)
-        .handshake(io)
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|source| ConnectError::Http { addr, source })?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%addr, %error, "connection ended");
-        }
-    });
+    tokio::task::spawn_local(drive(addr, connection.with_upgrades(), registered));
     Ok(Sender::H1(sender))
 }
 

@@ -15,3 +15,4 @@ pub mod retry;
 pub mod target;
 pub mod transport;
 pub mod upload;
+pub mod watched;

@@ -92,6 +92,11 @@ pub struct Checkout {
 }
 
 impl Checkout {
+    /// The proven identity at the other end of a connection that serves one request at a time.
+    pub fn peer(&self) -> Option<&MeshPeer> {
+        self.h1.as_ref().and_then(|(_, peer, _)| peer.as_ref())
+    }
+
     /// The body ended whole: the connection may serve again, unless the request body is still on
     /// its way. Then it ends with that body.
     pub fn give_back(self) {
@@ -434,8 +439,9 @@ async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectErro
         Target::App { addr, h2, way, client } => {
             Ok((connect::to_app(*addr, *h2, (*way, *client)).await?, None))
         }
-        Target::Mesh { addr, expected, alpn, tls, .. } => {
-            let (sender, peer) = connect::to_mesh(*addr, expected, tls, *alpn).await?;
+        Target::Mesh { addr, expected, alpn, tls, registry, .. } => {
+            let opening = connect::to_mesh(*addr, expected, tls, *alpn, registry);
+            let (sender, peer) = opening.await?;
             Ok((sender, Some(peer)))
         }
         Target::Outside { addr, tls, offer } => {

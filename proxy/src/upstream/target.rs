@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use countersign_config::ProxyConfig;
 
+use crate::registry::Registry;
 use crate::tls::outside::OutsideTls;
 use crate::tls::verify::ExpectedIds;
 use crate::tls::{Alpn, MeshTls};
@@ -40,6 +41,8 @@ pub enum Target {
         tls: Arc<MeshTls>,
         /// Certificate and trust generation.
         generation: u64,
+        /// Tells the connection when its other end no longer counts.
+        registry: Registry,
     },
     /// A service outside the mesh.
     Outside {

@@ -78,6 +78,8 @@ async fn attack_keeps_connection_of_revoked_pod() {
         assert_eq!(conn.send(Call::get(HOST, "/")).await.unwrap().status, 200);
     }
     lab.revoke(json!({"pods": [{"uid": BAD}]}));
+    // Its own certificate names no pod, so it warns that others may not either.
+    wait::until_true("the warning", || orders.log().contains("RV-01")).await;
     wait::until_true("the end of the connection", || bad.is_closed()).await;
     assert_eq!(sibling.send(Call::get(HOST, "/")).await.unwrap().status, 200);
     assert!(refused_by_handshake(&orders, &leaf(BAD)).await, "a new certificate of the same pod");

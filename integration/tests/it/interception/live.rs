@@ -26,7 +26,11 @@ const FAR: &str = "2126-01-01T00:00:00Z";
 
 /// SHA-256 of a leaf, as documents write it.
 pub(crate) fn hex(leaf: &Leaf) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &leaf.chain[0]);
+    hex_of(&leaf.chain[0])
+}
+
+fn hex_of(certificate: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -411,4 +415,30 @@ async fn attack_other_user_drains_the_proxy() {
     assert_eq!(orders.ready().await.unwrap().0, 200);
     orders.process.signal(Signal::TERM);
     orders.process.ended().await;
+}
+
+/// The other way round: a callee whose certificate is revoked gets no more requests on a connection
+/// that was opened before.
+#[tokio::test]
+async fn connections_to_a_revoked_callee_end() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders(&app, |spec| spec).await;
+    let presented = {
+        let config = tls::client(Some(lab.gateway.leaf()), &[tls::MESH_H2]);
+        let stream = client::tls_stream(orders.inbound(), config).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    };
+    let id = lab.id("shop", "orders");
+    let mesh = lab.mesh().destination("shop/orders", HOST, orders.inbound(), &[&id]);
+    let mesh = lab.write("web-mesh.yaml", &mesh.document());
+    let revocation = lab.revoke(json!({}));
+    let web = lab.proxy("shop", "web").outbound().documents(&[&mesh, &revocation]).start().await;
+    let mut conn = Conn::h2(web.outbound()).await.unwrap();
+    let (stream, _open) = echo(&mut conn, Call::post(HOST, "/echo", "")).await;
+    lab.revoke(json!({"certificates": [{"sha256": hex_of(&presented)}]}));
+    wait::ends("the stream", client::collect(stream)).await.unwrap_err();
+    let reply = conn.send(Call::get(HOST, "/")).await.unwrap();
+    refused(&web, &reply, "server_identity_unexpected").await;
+    web.metric_reaches("countersign_connections_ended_total", &["reason=\"revoked\""], 1.0).await;
 }
