@@ -21,14 +21,33 @@ pub(crate) fn run(name: &str) -> Result<()> {
     match name {
         "unit" => unit(),
         "foundation" => end_to_end(&["--skip", "interception::"]),
-        "interception" => end_to_end(&["interception::", "attacks::", "shutdown::", "netns::"]),
+        "interception" => {
+            end_to_end(&without_alone(&["interception::", "attacks::", "shutdown::", "netns::"]))?;
+            alone()
+        }
         "soak" => end_to_end(&["--ignored", "soak_"]),
         "all" => {
             unit()?;
-            end_to_end(&[])
+            end_to_end(&without_alone(&[]))?;
+            alone()
         }
         _ => bail!("no suite `{name}`; there are: unit, foundation, interception, soak, all"),
     }
+}
+
+/// Tests that hold a rate, or thousands of connections: others beside them would decide whether
+/// this machine keeps up, not what is tested.
+const ALONE: &[&str] = &["interception::memory::", "interception::rollout::rolling_restart"];
+
+fn without_alone<'a>(filter: &[&'a str]) -> Vec<&'a str> {
+    let skips = ALONE.iter().flat_map(|name| ["--skip", name]);
+    filter.iter().copied().chain(skips).collect()
+}
+
+fn alone() -> Result<()> {
+    let mut filter = vec!["--test-threads", "1"];
+    filter.extend(ALONE);
+    end_to_end(&filter)
 }
 
 fn unit() -> Result<()> {
