@@ -397,9 +397,6 @@ async fn upkeep(worker: Rc<Worker>) {
             }
         }
         reevaluate(&worker).await;
-        let generation = worker.snapshot().certs_generation();
-        worker.pool.sweep(generation, Instant::now());
-        worker.metrics.beat(Now::read());
     }
 }
 

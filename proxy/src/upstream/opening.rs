@@ -9,7 +9,9 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::upstream::connect::ConnectError;
+use crate::tls::peer::MeshPeer;
+use crate::upstream::connect::{self, ConnectError, Sender};
+use crate::upstream::target::Target;
 
 /// Why there is no connection for a request.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -86,5 +88,23 @@ impl Count {
 impl Drop for Count {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// Opens one connection to `target`.
+pub(super) async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectError> {
+    match target {
+        Target::App { addr, h2, way, client } => {
+            Ok((connect::to_app(*addr, *h2, (*way, *client)).await?, None))
+        }
+        Target::Mesh { addr, expected, alpn, tls, registry, .. } => {
+            let opening = connect::to_mesh(*addr, expected, tls, *alpn, registry);
+            let (sender, peer) = opening.await?;
+            Ok((sender, Some(peer)))
+        }
+        Target::Outside { addr, tls, offer } => {
+            Ok((connect::to_outside(*addr, tls, *offer).await?, None))
+        }
+        Target::Plain { addr, h2 } => Ok((connect::to_plain(*addr, *h2).await?, None)),
     }
 }

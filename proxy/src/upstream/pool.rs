@@ -17,9 +17,9 @@ use hyper::client::conn::{http1, http2};
 use crate::http::body::ProxyBody;
 use crate::tls::Alpn;
 use crate::tls::peer::MeshPeer;
-use crate::upstream::connect::{self, ConnectError, Sender};
+use crate::upstream::connect::{ConnectError, Sender};
 use crate::upstream::endpoints::{Endpoint, Endpoints};
-use crate::upstream::opening::{Count, LeaseError, Opening};
+use crate::upstream::opening::{Count, LeaseError, Opening, open};
 use crate::upstream::retry;
 pub use crate::upstream::target::Target;
 use crate::upstream::target::{Key, Offer, Who};
@@ -431,23 +431,6 @@ impl Drop for Finish {
         self.slot.opening.borrow_mut().take();
         let outcome = self.error.take().map_or(Ok(()), |error| Err(Rc::new(error)));
         self.opening.finish(outcome);
-    }
-}
-
-async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectError> {
-    match target {
-        Target::App { addr, h2, way, client } => {
-            Ok((connect::to_app(*addr, *h2, (*way, *client)).await?, None))
-        }
-        Target::Mesh { addr, expected, alpn, tls, registry, .. } => {
-            let opening = connect::to_mesh(*addr, expected, tls, *alpn, registry);
-            let (sender, peer) = opening.await?;
-            Ok((sender, Some(peer)))
-        }
-        Target::Outside { addr, tls, offer } => {
-            Ok((connect::to_outside(*addr, tls, *offer).await?, None))
-        }
-        Target::Plain { addr, h2 } => Ok((connect::to_plain(*addr, *h2).await?, None)),
     }
 }
 
