@@ -4,6 +4,8 @@
 //! identities, protocol and certificate generation. Keys are compared whole, never by hash alone,
 //! so two identities can never share a connection, and a new generation drains the old one.
 
+mod shed;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -246,19 +248,6 @@ impl Pool {
             !slot.is_empty() || Rc::strong_count(slot) > 1
         });
         self.endpoints.sweep();
-    }
-
-    /// Closes the older half of the idle HTTP/1 connections, for want of descriptors.
-    pub fn shed_idle(&self) {
-        let slots = self.slots.borrow();
-        let idle = slots.values().map(|slot| slot.idle.borrow());
-        let since = idle.flat_map(|idle| idle.iter().map(|one| one.since).collect::<Vec<_>>());
-        let mut since: Vec<Instant> = since.collect();
-        since.sort_unstable();
-        let Some(median) = since.get(since.len().saturating_sub(1) / 2) else { return };
-        for slot in slots.values() {
-            slot.idle.borrow_mut().retain(|one| one.since > *median);
-        }
     }
 }
 
