@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::limits;
+use countersign_policy::doc::PortProtocol;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::inbound::connection::Connection;
 use crate::inbound::decide;
+use crate::intercept::watched::Watched;
 use crate::journal::OpaqueJournal;
 use crate::judged;
 use crate::live::Snapshot;
@@ -23,10 +25,12 @@ use crate::telemetry::Direction;
 use crate::upstream::dial;
 
 /// Serves the connection to its end.
-pub(super) async fn serve<IO>(conn: Connection, mut client: IO)
+pub(super) async fn serve<IO>(conn: Connection, client: IO)
 where
     IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
 {
+    let declared = conn.app_port().is_some_and(|app| app.protocol == Some(PortProtocol::Tcp));
+    let mut client = Watched::new(client, declared);
     let snap = conn.worker().snapshot();
     let mut journal = account(&conn, &snap);
     let (mut app, registered) = match open(&conn, &snap, &mut journal).await {

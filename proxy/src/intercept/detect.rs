@@ -32,8 +32,8 @@ pub fn detect(bytes: &[u8]) -> Detected {
     match bytes.first() {
         None => Detected::NeedMore,
         Some(0x16) => tls(bytes),
-        Some(_) if is_prefix(bytes, PREFACE) => Detected::NeedMore,
         Some(_) if is_prefix(PREFACE, bytes) => Detected::Http2,
+        Some(_) if is_prefix(bytes, PREFACE) => Detected::NeedMore,
         Some(_) => match http1(bytes) {
             Line::Open { .. } => Detected::NeedMore,
             Line::Http => Detected::Http1,

@@ -21,6 +21,7 @@ pub mod self_test;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+pub mod watched;
 
 use std::net::SocketAddr;
 

@@ -19,6 +19,7 @@ use crate::audit::{
     Text, Timing,
 };
 use crate::clock::Now;
+use crate::intercept::watched::carried_http;
 use crate::live::Snapshot;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::registry::EndReason;
@@ -199,10 +200,16 @@ impl OpaqueJournal {
     }
 
     /// Closes the account of a relay, and both connections: with a reset unless it ended in order.
-    pub fn closed(self, end: &RelayEnd<EndReason>, client: &impl OnTcp, upstream: &impl OnTcp) {
+    pub fn closed(mut self, end: &RelayEnd<EndReason>, client: &impl OnTcp, upstream: &impl OnTcp) {
         let reason = |code, detail| Some(Reason { code, detail });
         let (reason, denied) = match &end.why {
             Why::Closed => (None, false),
+            Why::Broken(Side::A, error) if carried_http(error) => {
+                reset(client);
+                reset(upstream);
+                let refusal = Refusal::ProtocolMismatch;
+                return self.refuse(&Refused::new(refusal, Stage::Forward, error.to_string()));
+            }
             Why::Broken(Side::A, _) => (reason("broken", Some("client")), false),
             Why::Broken(Side::B, _) => (reason("broken", Some("upstream")), false),
             Why::Idle(limit) => {

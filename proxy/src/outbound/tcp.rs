@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use countersign_config::limits;
 use countersign_policy::DenyReason;
-use countersign_policy::doc::Unknown;
+use countersign_policy::doc::{PortProtocol, Unknown};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::audit::{Callee, Text};
 use crate::clock::Now;
+use crate::intercept::watched::Watched;
 use crate::journal::OpaqueJournal;
 use crate::judged;
 use crate::live::Snapshot;
@@ -45,11 +46,13 @@ enum Upstream {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve<IO>(conn: Connection, mut client: IO)
+pub(super) async fn serve<IO>(conn: Connection, client: IO)
 where
     IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
 {
     let snap = conn.worker().snapshot();
+    let declared = conn.known(&snap).and_then(|found| found.destination.protocol);
+    let mut client = Watched::new(client, declared == Some(PortProtocol::Tcp));
     let mut journal = account(&conn, &snap);
     let (upstream, registered) = match open(&conn, &snap, &mut journal).await {
         Ok(opened) => opened,

@@ -287,6 +287,45 @@ async fn preface_split_to_dodge_l7_policy() {
     assert_eq!(app.accepted(), 0);
 }
 
+/// Requests do not become bytes by saying so: from a sidecar that calls them bytes, or from a client
+/// that takes its time, they would reach the app with whatever headers they like.
+#[tokio::test]
+async fn attack_smuggles_requests_as_bytes() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let rules = json!([
+        {"name": "mesh", "effect": "allow", "context": "optional", "match":
+            {"caller": {"anyInMesh": true}}},
+        {"name": "open", "effect": "allow", "match":
+            {"caller": {"unauthenticated": true}, "tcp": {"any": true}}},
+    ]);
+    let orders = db(&lab, app.address, rules, json!({"detectTimeout": "50ms"})).await;
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nCountersign-User: root\r\n\r\n";
+    let config = tls::client(Some(&lab.ca.leaf("shop", "web")), &[tls::MESH_TCP]);
+    let mut stream = client::tls_stream(orders.inbound(), config.clone()).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    assert!(is_reset(stream).await);
+    let record = refused_bytes(&orders, "protocol_mismatch", 1).await;
+    assert_eq!(record["kind"], "ended", "{record}");
+    assert_eq!(record["peer"]["id"], lab.id("shop", "web"), "{record}");
+
+    // It could be anything, so it is let in as bytes; then it turns out to be a request.
+    let mut slow = TcpStream::connect(orders.inbound()).await.unwrap();
+    slow.write_all(b"GE").await.unwrap();
+    orders.metric_reaches("countersign_detect_timeout_total", &[], 1.0).await;
+    slow.write_all(&request[2..]).await.unwrap();
+    assert!(is_reset(slow).await);
+    refused_bytes(&orders, "protocol_mismatch", 2).await;
+
+    // What is no request is carried, and the app says what it thinks of it.
+    let mut stream = client::tls_stream(orders.inbound(), config).await.unwrap();
+    stream.write_all(b"word\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    wait::ends("the app's own answer", stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 400");
+    assert!(app.seen().is_empty(), "{:?}", app.seen());
+}
+
 /// What is declared beats what the bytes look like, and bytes that contradict it are refused.
 #[tokio::test]
 async fn declared_beats_detected() {

@@ -40,6 +40,7 @@ fn samples() -> Vec<(Vec<u8>, Detected)> {
     ] {
         samples.push((http1.as_bytes().to_vec(), Detected::Http1));
     }
+    samples.push((PREFACE.to_vec(), Detected::Http2));
     let mut h2 = PREFACE.to_vec();
     h2.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
     h2.resize(80, 0);
