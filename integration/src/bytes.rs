@@ -85,6 +85,25 @@ impl BytesApp {
     }
 }
 
+/// Whether a connection that carries `bytes` is reset without an answer: while it is opened, while
+/// it is written to, or afterwards.
+///
+/// # Panics
+/// When it stays open.
+pub async fn is_cut_off(
+    opening: impl Future<Output = std::io::Result<TcpStream>>,
+    bytes: &[u8],
+) -> bool {
+    let exchange = async {
+        let mut stream = opening.await?;
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await
+    };
+    let outcome = crate::wait::ends("a connection that is refused", exchange).await;
+    outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
 fn any() -> std::net::TcpListener {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }

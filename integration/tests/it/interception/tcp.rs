@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_integration::bytes::is_cut_off;
 use countersign_integration::client::{self, Call, Conn};
 use countersign_integration::outcome::refused_bytes;
 use countersign_integration::{App, BytesApp, Lab, Mesh, Proxy, documents, ports, tls, wait};
@@ -517,9 +518,7 @@ async fn bytes_go_to_nobody_but_who_was_expected() {
         let mesh =
             lab.mesh().destination_speaking("shop/db", "db.shop", at, &ids, speaking.clone());
         let web = web(&lab, &mesh).await;
-        let mut stream = TcpStream::connect(web.outbound()).await.unwrap();
-        let _ = stream.write_all(b"secret").await;
-        assert!(is_reset(stream).await, "{reason}");
+        assert!(is_cut_off(TcpStream::connect(web.outbound()), b"secret").await, "{reason}");
         let record = refused_bytes(&web, reason, 1).await;
         assert_eq!(record["callee"]["host"], "shop/db", "{record}");
     }

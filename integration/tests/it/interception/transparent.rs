@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use countersign_integration::bytes::is_cut_off;
 use countersign_integration::client::Call;
 use countersign_integration::netns::{Family, Mode, Net, Pod};
 use countersign_integration::outcome::refused_bytes;
@@ -173,11 +174,7 @@ async fn what_nobody_knows_passes_only_where_the_mesh_says_so() {
         let (http, raw) = (SocketAddr::new(ip, 80), SocketAddr::new(ip, 9000));
         let refused = careful.h1(http).await.unwrap().send(Call::get("a.example", "/")).await;
         assert_eq!(refused.unwrap().status, 404);
-        let mut stream = careful.connect(raw).await.unwrap();
-        let _ = stream.write_all(b"PING\r\n").await;
-        let mut rest = Vec::new();
-        let end = wait::ends("a reset", stream.read_to_end(&mut rest)).await;
-        assert!(end.is_err() && rest.is_empty(), "{rest:?}");
+        assert!(is_cut_off(careful.connect(raw), b"PING\r\n").await);
         let record = refused_bytes_of(&denies, nth + 1).await;
         assert_eq!(record["callee"]["host"], ip.to_string(), "{record}");
 
@@ -231,11 +228,7 @@ async fn a_known_destination_is_never_reached_in_plaintext() {
     let mesh = mesh.with(|spec| spec["outbound"] = json!({"unknown": "pass"}));
     let caller = sidecar(&lab, "web", &web, &mesh).await;
     for (nth, family) in Family::BOTH.into_iter().enumerate() {
-        let mut stream = web.connect(db.at(family, 5432)).await.unwrap();
-        let _ = stream.write_all(b"password").await;
-        let mut rest = Vec::new();
-        let end = wait::ends("a reset", stream.read_to_end(&mut rest)).await;
-        assert!(end.is_err() && rest.is_empty(), "{rest:?}");
+        assert!(is_cut_off(web.connect(db.at(family, 5432)), b"password").await, "{family:?}");
         let record = refused_bytes(&caller, "upstream_failed", nth + 1).await;
         assert_eq!(record["callee"]["host"], "shop/db", "{record}");
     }
@@ -252,11 +245,7 @@ async fn a_stranger_is_nobody() {
     let callee = sidecar(&lab, "db", &db, &lab.mesh()).await;
     for (nth, family) in Family::BOTH.into_iter().enumerate() {
         let to = db.at(family, 9000);
-        let mut stream = stranger.connect(to).await.unwrap();
-        let _ = stream.write_all(b"PING\r\n").await;
-        let mut rest = Vec::new();
-        let end = wait::ends("a reset", stream.read_to_end(&mut rest)).await;
-        assert!(end.is_err() && rest.is_empty(), "{rest:?}");
+        assert!(is_cut_off(stranger.connect(to), b"PING\r\n").await);
         let record = refused_bytes(&callee, "peer_unauthenticated", 2 * nth + 1).await;
         assert_eq!(record["peer"]["none"], "plaintext", "{record}");
         let connector = TlsConnector::from(tls::client(None, &[b"h2"]));
