@@ -168,6 +168,11 @@ pub trait Exchange: 'static {
 
     /// The limits of request heads.
     fn head_limits(&self) -> HeadLimits;
+
+    /// Whether HTTP/1 header names keep the case they were written in; it costs allocations.
+    fn keeps_header_case(&self) -> bool {
+        false
+    }
 }
 
 /// A connection that is being served. Boxed, so that who accepts connections keeps room for the
@@ -222,6 +227,7 @@ where
         .auto_date_header(false)
         .header_read_timeout(Duration::from_millis(limits::H1_IDLE_MS_MAX))
         .max_header_size(ending.drain.limits().h1_head_bytes_max)
+        .preserve_header_case(exchange.keeps_header_case())
         .half_close(true);
     let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
     let connection = std::pin::pin!(connection);

@@ -161,4 +161,9 @@ impl Exchange for Connection {
     fn head_limits(&self) -> HeadLimits {
         HeadLimits::from(&self.worker.shared.config.limits)
     }
+
+    fn keeps_header_case(&self) -> bool {
+        // The other proxy keeps HTTP/1 only where it has a reason to.
+        self.alpn() == Some(Alpn::Http1)
+    }
 }

@@ -79,7 +79,8 @@ pub async fn to_app(
     let client = conn.captured().client().0;
     let config = &conn.worker().shared.config;
     let h2 = speaks == Restored::Http2 && switch.is_none();
-    let target = Target::app(config, conn.app(), h2, client);
+    let keep = conn.alpn() == Some(Alpn::Http1);
+    let target = Target::app(config, conn.app(), h2, client).keeping_case(keep);
     let answer = upload::head(exchange(conn, request, &target), &upload, patience).await;
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::AppTimeout))??;
     guards.checkout = Some(checkout);

@@ -226,4 +226,8 @@ impl Exchange for Connection {
     fn head_limits(&self) -> HeadLimits {
         HeadLimits::from(&self.worker.shared.config.limits)
     }
+
+    fn keeps_header_case(&self) -> bool {
+        self.worker.snapshot().destinations.keep_header_case()
+    }
 }

@@ -107,6 +107,7 @@ pub struct Destinations {
     by_host: HashMap<String, Vec<Arc<Destination>>>,
     by_name: HashMap<String, Vec<Arc<Destination>>>,
     by_address: HashMap<SocketAddr, Found>,
+    preserve_http1: bool,
     listeners: Vec<SocketAddr>,
     pod: Pod,
 }
@@ -157,6 +158,7 @@ impl Destinations {
     }
 
     fn add(&mut self, spec: &doc::Destination, destination: Destination) {
+        self.preserve_http1 |= destination.preserve_http1;
         let destination = Arc::new(destination);
         for host in &spec.hosts {
             self.by_host.entry(host.clone()).or_default().push(Arc::clone(&destination));
@@ -197,6 +199,11 @@ impl Destinations {
             None => (name, None),
         };
         choose(self.by_name.get(name)?, port)
+    }
+
+    /// Whether a call may lead where the case of header names counts.
+    pub fn keep_header_case(&self) -> bool {
+        self.preserve_http1
     }
 
     /// The destination behind an address the app dialled: an address of the service, one of its

@@ -27,7 +27,8 @@ fn app(addr: SocketAddr) -> Target {
 }
 
 fn app_in(addr: SocketAddr, h2: bool) -> Target {
-    Target::App { addr, h2, way: dial::Way::Plain, client: ([127, 0, 0, 1], 1).into() }
+    let client = ([127, 0, 0, 1], 1).into();
+    Target::App { addr, h2, way: dial::Way::Plain, client, keep_case: false }
 }
 
 /// A server body as the data path gets one: `sent` is what its client wrote after the head.

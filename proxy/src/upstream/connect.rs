@@ -113,11 +113,11 @@ pub enum Sender {
 /// [`ConnectError`] when it is not there, too slow, or not HTTP.
 pub async fn to_app(
     addr: SocketAddr,
-    h2: bool,
+    (h2, keep_case): (bool, bool),
     (way, client): (Way, SocketAddr),
 ) -> Result<Sender, ConnectError> {
     let tcp = tcp(addr, limits::CONNECT_APP_MS_MAX, dial::app_by(way, addr, client)).await?;
-    start(addr, tcp, h2).await
+    start(addr, tcp, h2, keep_case).await
 }
 
 /// Opens a plaintext connection to an address that policy lets pass.
@@ -126,7 +126,7 @@ pub async fn to_app(
 /// [`ConnectError`] when nobody is there, or it is not HTTP.
 pub async fn to_plain(addr: SocketAddr, h2: bool) -> Result<Sender, ConnectError> {
     let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
-    start(addr, tcp, h2).await
+    start(addr, tcp, h2, true).await
 }
 
 /// Opens a TLS connection to a service outside the mesh, which must prove one of its names.
@@ -148,7 +148,7 @@ pub async fn to_outside(
         let source = std::io::Error::other("the server does not speak HTTP/2");
         return Err(ConnectError::Tls { addr, reason: "alpn", source });
     }
-    start(addr, stream, h2).await
+    start(addr, stream, h2, true).await
 }
 
 /// Opens a TLS connection that carries any bytes to a service outside the mesh.
@@ -186,7 +186,7 @@ pub async fn to_mesh(
 ) -> Result<(Sender, MeshPeer), ConnectError> {
     let (stream, peer) = mesh_stream(addr, expected, tls, alpn).await?;
     let registered = judged::callee(registry, &peer, tls.generation());
-    let sender = start_while(addr, stream, alpn == Alpn::H2, Some(registered)).await?;
+    let sender = start_while(addr, stream, (alpn == Alpn::H2, true), Some(registered)).await?;
     Ok((sender, peer))
 }
 
@@ -261,11 +261,17 @@ async fn timed<T>(
         .map_err(|_| ConnectError::TimedOut { addr, ms })
 }
 
-async fn start<IO>(addr: SocketAddr, io: IO, h2: bool) -> Result<Sender, ConnectError>
+/// `keep_case`: what HTTP/1 apps wrote in capitals stays so, where HTTP/1 is spoken all the way.
+async fn start<IO>(
+    addr: SocketAddr,
+    io: IO,
+    h2: bool,
+    keep_case: bool,
+) -> Result<Sender, ConnectError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    start_while(addr, io, h2, None).await
+    start_while(addr, io, (h2, keep_case), None).await
 }
 
 /// Drives a connection until it ends, or is cut with everything on it.
@@ -293,7 +299,7 @@ async fn drive(
 async fn start_while<IO>(
     addr: SocketAddr,
     io: IO,
-    h2: bool,
+    (h2, keep_case): (bool, bool),
     registered: Option<Registered>,
 ) -> Result<Sender, ConnectError>
 where
@@ -309,6 +315,7 @@ where
     }
     let (sender, connection) = http1::Builder::new()
         .max_header_size(limits::H1_HEAD_BYTES_MAX)
+        .preserve_header_case(keep_case)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|source| ConnectError::Http { addr, source })?;

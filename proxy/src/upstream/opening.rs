@@ -94,8 +94,8 @@ impl Drop for Count {
 /// Opens one connection to `target`.
 pub(super) async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectError> {
     match target {
-        Target::App { addr, h2, way, client } => {
-            Ok((connect::to_app(*addr, *h2, (*way, *client)).await?, None))
+        Target::App { addr, h2, way, client, keep_case } => {
+            Ok((connect::to_app(*addr, (*h2, *keep_case), (*way, *client)).await?, None))
         }
         Target::Mesh { addr, expected, alpn, tls, registry, .. } => {
             let opening = connect::to_mesh(*addr, expected, tls, *alpn, registry);

@@ -28,6 +28,8 @@ pub enum Target {
         way: Way,
         /// On whose behalf.
         client: SocketAddr,
+        /// Whether its HTTP/1 header names keep the case they were written in.
+        keep_case: bool,
     },
     /// Another sidecar.
     Mesh {
@@ -108,6 +110,7 @@ pub struct Key {
     pub(super) endpoint: EndpointKey,
     pub(super) offer: Offer,
     pub(super) generation: u64,
+    keep_case: bool,
 }
 
 impl Target {
@@ -133,7 +136,16 @@ impl Target {
 
     /// The app of this pod, as this process dials it for `client`.
     pub fn app(config: &ProxyConfig, addr: SocketAddr, h2: bool, client: SocketAddr) -> Target {
-        Target::App { addr, h2, way: Way::of(config), client }
+        Target::App { addr, h2, way: Way::of(config), client, keep_case: false }
+    }
+
+    /// The same, keeping the case of header names.
+    #[must_use]
+    pub fn keeping_case(mut self, keep: bool) -> Target {
+        if let Target::App { keep_case, .. } = &mut self {
+            *keep_case = keep;
+        }
+        self
     }
 
     pub(super) fn is_app(&self) -> bool {
@@ -153,7 +165,8 @@ impl Target {
             Target::Plain { .. } => (Who::Plain, 0),
         };
         let endpoint = EndpointKey { addr: self.addr(), who };
-        Key { endpoint, offer: self.offer(), generation }
+        let keep_case = matches!(self, Target::App { keep_case: true, .. });
+        Key { endpoint, offer: self.offer(), generation, keep_case }
     }
 }
 

@@ -120,7 +120,7 @@ async fn slow_headers_cannot_hold_connections() {
 
 /// Streams begun and reset at once: the connection ends, soon, and the app saw few of them.
 #[tokio::test]
-async fn attack_resets_streams_rapidly() {
+async fn h2_rapid_reset() {
     let target = Target::start(&[]).await;
     let seen = target.app.seen().len();
     let mut conn = target.h2(&[]).await;
@@ -154,7 +154,7 @@ async fn attack_resets_streams_rapidly() {
 
 /// A header block that never ends.
 #[tokio::test]
-async fn attack_floods_with_continuations() {
+async fn h2_continuation_flood() {
     let target = Target::start(&[]).await;
     let mut conn = target.h2(&[]).await;
     conn.send(kind::HEADERS, END_STREAM, 1, &request("/endless")).await;

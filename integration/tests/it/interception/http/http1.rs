@@ -187,6 +187,54 @@ async fn absolute_form_and_the_asterisk() {
     }
 }
 
+/// Old programs compare header names by case; for them HTTP/1 is kept all the way.
+#[tokio::test]
+async fn header_case_survives_with_preserve_http1() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-ReplY-Case: 1\r\n\r\nok";
+    let app = RawApp::answering(answer).await;
+    let text =
+        format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX-CustOM-Case: 1\r\nConnection: close\r\n\r\n");
+    for preserved in [true, false] {
+        let setting = Setting {
+            port: json!({"protocol": "http", "preserveHttp1": preserved}),
+            ..Setting::default()
+        };
+        let pair = Pair::with(app.address, setting).await;
+        let got = pair.raw(&text).await;
+        assert_eq!(got.contains("\r\nX-ReplY-Case: 1\r\n"), preserved, "{got}");
+        let seen = app.heads().pop().unwrap();
+        assert_eq!(seen.contains("\r\nX-CustOM-Case: 1\r\n"), preserved, "{seen}");
+        // Ours are written by us, whatever the case of the sender's.
+        assert_eq!(seen.matches("countersign-caller: ").count(), 1, "{seen}");
+    }
+}
+
+/// What belongs to one HTTP/1.1 connection never gets onto HTTP/2, in either direction.
+#[tokio::test]
+async fn h2_has_no_hop_by_hop() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive, x-mine\r\n\
+                  Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nX-Mine: 1\r\n\
+                  Upgrade: h2c\r\nX-Kept: 1\r\n\r\nok";
+    let app = RawApp::answering(answer).await;
+    let pair = Pair::start(app.address).await;
+    let mut peer = pair.lab.peer(&pair.orders, pair.lab.gateway.leaf()).await;
+    let call = client::Call::get(HOST, "/").header("countersign-http1", "1.1");
+    let reply = peer.send(call).await.unwrap();
+    assert_eq!(reply.header("x-kept"), Some("1"));
+    for name in ["connection", "keep-alive", "proxy-connection", "upgrade", "x-mine"] {
+        assert_eq!(reply.header(name), None, "{name}");
+    }
+    let text = format!(
+        "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close, x-mine\r\nX-Mine: 1\r\n\
+         Keep-Alive: timeout=5\r\nProxy-Authorization: x\r\nTE: gzip\r\n\r\n"
+    );
+    assert!(pair.raw(&text).await.starts_with("HTTP/1.1 200 "));
+    let seen = app.heads().pop().unwrap();
+    for name in ["x-mine", "keep-alive", "proxy-authorization", "te"] {
+        assert_eq!(field(&seen, name), None, "{seen}");
+    }
+}
+
 /// An app that breaks off in the middle of its answer: the client sees that it is not whole.
 #[tokio::test]
 async fn attack_truncates_a_body_to_look_complete() {
