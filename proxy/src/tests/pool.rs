@@ -250,3 +250,59 @@ fn a_body_is_not_idle_while_the_other_direction_moves() {
         assert!(begun.elapsed() >= Duration::from_millis(230), "{:?}", begun.elapsed());
     });
 }
+
+#[test]
+fn idle_connections_of_all_endpoints_are_bounded_together() {
+    run(async {
+        let (addr, connections) = hasty_app().await;
+        let pool = Pool::new(&Limits::default());
+        assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
+        assert_eq!(pool.idle.get(), 1);
+        assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
+        assert_eq!(connections.get(), 1);
+        // Others fill the pool: what is given back now is closed.
+        pool.idle.set(u32::try_from(limits::POOL_IDLE_TOTAL_MAX).unwrap());
+        let lease = pool.lease(&app(addr)).await.ok().unwrap();
+        assert_eq!(pool.idle.get(), 1_023, "a connection in use is not idle");
+        pool.idle.set(1_024);
+        let Ok((response, checkout)) = lease.send(get()).await else { panic!("not sent") };
+        let _ = ProxyBody::guarded(response.into_body(), Guards::default()).collect().await;
+        checkout.give_back();
+        assert_eq!(pool.idle.get(), 1_024);
+        assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
+        assert_eq!(connections.get(), 2);
+    });
+}
+
+fn get() -> Request<ProxyBody> {
+    Request::get("/").header("host", "a").body(ProxyBody::Empty).unwrap()
+}
+
+/// A shared connection nobody uses is closed after its idle time, counted from the last look that
+/// found it in use; one in use never.
+#[test]
+fn a_shared_connection_is_swept_when_it_is_idle() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = app_in(listener.local_addr().unwrap(), true);
+        tokio::task::spawn_local(async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.push(stream);
+            }
+        });
+        let pool = Pool::new(&Limits::default());
+        let lease = pool.lease(&target).await.ok().unwrap();
+        let start = Instant::now();
+        let later = |ms: u64| start + Duration::from_millis(ms);
+        for ms in [0, 10_000, 20_000] {
+            pool.sweep(1, later(ms));
+            assert_eq!(pool.slot(&target).h2.borrow().len(), 1, "in use");
+        }
+        drop(lease);
+        pool.sweep(1, later(20_000 + limits::POOL_IDLE_APP_MS - 1));
+        assert_eq!(pool.slot(&target).h2.borrow().len(), 1, "not idle for long enough");
+        pool.sweep(1, later(20_000 + limits::POOL_IDLE_APP_MS));
+        assert!(pool.slot(&target).h2.borrow().is_empty());
+    });
+}

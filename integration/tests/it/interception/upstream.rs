@@ -14,7 +14,7 @@ use http::{Method, Response};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -387,4 +387,39 @@ async fn a_full_endpoint_sheds_and_others_are_served() {
         assert_eq!(done.unwrap().status, 204);
     }
     assert_eq!(get(&web).await.status, 204);
+}
+
+/// Opaque connections choose and leave alone endpoints like requests do.
+#[tokio::test]
+async fn opaque_connections_pass_over_a_dead_endpoint() {
+    let lab = Lab::new();
+    let (address, listener, acceptor) = mesh_listener(&lab, b"countersign/tcp").await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = acceptor.accept(stream).await.unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(stream);
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    let mesh = orders_at(&lab, &[at(ports::free()), at(address)]).with(|spec| {
+        spec["destinations"][0]["spec"]["ports"][0]["protocol"] = json!("tcp");
+    });
+    let bound = |spec: Spec| {
+        spec.with(|config| {
+            config["listeners"]["outbound"][0]["destination"] = json!("shop/orders");
+        })
+    };
+    let web = web(&lab, &mesh, bound).await;
+    let opened = ["callee=\"shop/orders\"", "reason=\"failures\""];
+    while web.metric(OPENED, &opened).await < 1.0 {
+        let mut client = TcpStream::connect(web.outbound()).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let mut answer = [0; 5];
+        wait::ends("the echo", client.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"hello");
+    }
+    assert_eq!(web.metric(RETRIES, &["reason=\"connect_failed\""]).await, 5.0);
 }
