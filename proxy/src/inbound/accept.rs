@@ -7,6 +7,7 @@
 //! are refused. The `Peer` of everything on a connection is the one its handshake proved.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,16 +55,27 @@ pub async fn connection(
     from: SocketAddr,
 ) {
     let at = At { side: Side::Inbound, mode: listener.mode, address: listener.address };
-    let Some((stream, captured)) = arrival::take(&worker, at, stream, from).await else { return };
+    // This future lives as long as the connection, so its stages are boxed.
+    let arrival = Box::pin(arrival::take(&worker, at, stream, from));
+    let Some((stream, captured)) = arrival.await else { return };
     let Some(entry) = Entry::new(worker, captured) else { return };
     // Silent connections wait without a buffer.
     let begun = Instant::now();
     let wait = entry.patience();
     match timeout_at(begun + wait, stream.readable()).await {
         Ok(Err(_)) => {}
-        Ok(Ok(())) | Err(_) => entry.look(stream, begun, begun + wait).await,
+        Ok(Ok(())) | Err(_) => {
+            let served = Box::pin(entry.look(stream, begun, begun + wait)).await;
+            if let Some(served) = served {
+                served.await;
+            }
+        }
     }
 }
+
+/// What lasts of a connection: whoever carries its bytes. Everything that led there is over, and
+/// takes no room any more.
+type Served = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What is known of whoever opened a connection.
 struct Opened {
@@ -118,84 +130,106 @@ impl Entry {
         }
     }
 
-    async fn look(self, mut stream: TcpStream, begun: Instant, until: Instant) {
+    async fn look(self, mut stream: TcpStream, begun: Instant, until: Instant) -> Option<Served> {
         let look = match self.declared {
             Some(PortProtocol::Tcp) => Look::TlsOnly,
             Some(PortProtocol::Http | PortProtocol::Grpc) | None => Look::Everything,
         };
-        let Ok(peeked) = peek(&mut stream, look, until).await else { return };
+        let peeked = peek(&mut stream, look, until).await.ok()?;
         if peeked.what == Detected::Tls {
             return self.tls(stream, peeked.seen, begun).await;
         }
-        self.plaintext(stream, peeked).await;
+        self.plaintext(stream, peeked).await
     }
 
     /// Reads the hello and either ends TLS here or hands its bytes to the app.
-    async fn tls(self, mut stream: TcpStream, seen: Bytes, begun: Instant) {
+    async fn tls(self, mut stream: TcpStream, seen: Bytes, begun: Instant) -> Option<Served> {
         let until = begun + Duration::from_millis(limits::HANDSHAKE_MS_MAX);
-        let hello = match handshake::hello(&mut stream, seen, until).await {
+        let hello = match Box::pin(handshake::hello(&mut stream, seen, until)).await {
             Ok(hello) => hello,
-            Err(failed) => return self.handshake_failed(&failed),
+            Err(failed) => {
+                self.handshake_failed(&failed);
+                return None;
+            }
         };
         match (hello.mesh, self.tls) {
             (true, _) => {
                 // Taken before: what changes during the handshake is held against the connection.
                 let snap = self.worker.snapshot();
-                let done = handshake::mesh(&self.worker, &snap, hello, stream, until).await;
-                self.mesh(done, snap).await;
+                let done = handshake::mesh(&self.worker, &snap, hello, stream, until);
+                let done = Box::pin(done).await;
+                self.mesh(done, snap).await
             }
             (false, AppTls::Terminate) => {
                 let snap = self.worker.snapshot();
-                let done = handshake::terminate(&self.worker, &snap, hello, stream, until).await;
-                self.terminated(done, snap).await;
+                let done = handshake::terminate(&self.worker, &snap, hello, stream, until);
+                let done = Box::pin(done).await;
+                self.terminated(done, snap).await
             }
             (false, AppTls::Mesh | AppTls::Pass) => {
                 let client = Prefixed::new(hello.raw, stream);
                 let contradicts = "the client speaks TLS of the app's own";
                 let snap = self.worker.snapshot();
                 let of = Opened { peer: Peer::None(NoPeer::AppTls), alpn: None, snap };
-                self.opaque(client, of, contradicts).await;
+                self.opaque(client, of, contradicts).await
             }
         }
     }
 
-    async fn mesh(self, done: Result<handshake::Done, Failed>, snap: Arc<Snapshot>) {
+    async fn mesh(
+        self,
+        done: Result<handshake::Done, Failed>,
+        snap: Arc<Snapshot>,
+    ) -> Option<Served> {
         let done = match done {
             Ok(done) => done,
-            Err(failed) => return self.handshake_failed(&failed),
+            Err(failed) => {
+                self.handshake_failed(&failed);
+                return None;
+            }
         };
         let Some(alpn) = Alpn::of(done.protocol()) else {
             let detail = "the client offered no protocol of ours that is known here";
-            return self.handshake_failed(&Failed { reason: "alpn", detail: detail.to_owned() });
+            self.handshake_failed(&Failed { reason: "alpn", detail: detail.to_owned() });
+            return None;
         };
         self.worker.metrics.handshake(Direction::Inbound, "ok");
         let (declared, peer) = (self.declared, Peer::Mesh(done.peer));
         match alpn {
             Alpn::Tcp => {
                 let contradicts = "the caller's sidecar carries bytes";
-                self.opaque(done.stream, Opened { peer, alpn: Some(alpn), snap }, contradicts)
-                    .await;
+                self.opaque(done.stream, Opened { peer, alpn: Some(alpn), snap }, contradicts).await
             }
             Alpn::H2 if fits_http(declared, true) => {
                 let (conn, ending) = self.requests(peer, Some(alpn), snap);
-                serve::http2(done.stream, conn, &ending).await;
+                let stream = done.stream;
+                Some(Box::pin(async move { serve::http2(stream, conn, &ending).await }))
             }
             Alpn::Http1 if fits_http(declared, false) => {
                 let (conn, ending) = self.requests(peer, Some(alpn), snap);
-                serve::http1(done.stream, Bytes::new(), conn, &ending).await;
+                let stream = done.stream;
+                let none = Bytes::new();
+                Some(Box::pin(async move { serve::http1(stream, none, conn, &ending).await }))
             }
             Alpn::H2 | Alpn::Http1 => {
                 let detail = "the caller's sidecar carries HTTP that the port does not speak";
-                self.mismatch(done.stream, Opened { peer, alpn: Some(alpn), snap }, detail).await;
+                self.mismatch(done.stream, Opened { peer, alpn: Some(alpn), snap }, detail).await
             }
         }
     }
 
     /// A client with a certificate of the mesh and no sidecar.
-    async fn terminated(self, done: Result<handshake::Done, Failed>, snap: Arc<Snapshot>) {
+    async fn terminated(
+        self,
+        done: Result<handshake::Done, Failed>,
+        snap: Arc<Snapshot>,
+    ) -> Option<Served> {
         let mut done = match done {
             Ok(done) => done,
-            Err(failed) => return self.handshake_failed(&failed),
+            Err(failed) => {
+                self.handshake_failed(&failed);
+                return None;
+            }
         };
         self.worker.metrics.handshake(Direction::Inbound, "ok");
         let found = match (done.protocol(), self.declared) {
@@ -204,25 +238,28 @@ impl Entry {
             (None, Some(PortProtocol::Tcp)) => Peeked::known(Detected::Opaque),
             (None, _) => {
                 let until = Instant::now() + self.patience();
-                let Ok(found) = peek(&mut done.stream, Look::Everything, until).await else {
-                    return;
-                };
-                found
+                peek(&mut done.stream, Look::Everything, until).await.ok()?
             }
         };
-        self.found(done.stream, found, Peer::Mesh(done.peer), snap).await;
+        self.found(done.stream, found, Peer::Mesh(done.peer), snap).await
     }
 
-    async fn plaintext(self, stream: TcpStream, peeked: Peeked) {
+    async fn plaintext(self, stream: TcpStream, peeked: Peeked) -> Option<Served> {
         if peeked.timed_out {
             self.worker.undetected.timed_out(&self.worker.metrics, self.port);
         }
         let snap = self.worker.snapshot();
-        self.found(stream, peeked, Peer::None(NoPeer::Plaintext), snap).await;
+        self.found(stream, peeked, Peer::None(NoPeer::Plaintext), snap).await
     }
 
     /// Serves what was found in the clear, or inside TLS that ended here.
-    async fn found<IO>(self, io: IO, peeked: Peeked, peer: Peer, snap: Arc<Snapshot>)
+    async fn found<IO>(
+        self,
+        io: IO,
+        peeked: Peeked,
+        peer: Peer,
+        snap: Arc<Snapshot>,
+    ) -> Option<Served>
     where
         IO: AsyncRead + AsyncWrite + OnTcp + Unpin + Send + 'static,
     {
@@ -230,22 +267,23 @@ impl Entry {
         match what {
             Detected::Http1 if fits_http(self.declared, false) => {
                 let (conn, ending) = self.requests(peer, None, snap);
-                serve::http1(io, seen, conn, &ending).await;
+                Some(Box::pin(async move { serve::http1(io, seen, conn, &ending).await }))
             }
             Detected::Http2 if fits_http(self.declared, true) => {
                 let (conn, ending) = self.requests(peer, None, snap);
-                serve::http2(Prefixed::new(seen, io), conn, &ending).await;
+                let io = Prefixed::new(seen, io);
+                Some(Box::pin(async move { serve::http2(io, conn, &ending).await }))
             }
             Detected::Http1 | Detected::Http2 => {
                 let detail = "the client speaks HTTP that the port does not";
-                self.mismatch(io, Opened { peer, alpn: None, snap }, detail).await;
+                self.mismatch(io, Opened { peer, alpn: None, snap }, detail).await
             }
             // Who says nothing on a port of HTTP asks nothing.
-            Detected::Opaque if seen.is_empty() && self.is_http() => {}
+            Detected::Opaque if seen.is_empty() && self.is_http() => None,
             Detected::Opaque | Detected::Tls | Detected::NeedMore => {
                 let contradicts = "the client does not speak HTTP";
                 let of = Opened { peer, alpn: None, snap };
-                self.opaque(Prefixed::new(seen, io), of, contradicts).await;
+                self.opaque(Prefixed::new(seen, io), of, contradicts).await
             }
         }
     }
@@ -271,25 +309,26 @@ impl Entry {
     }
 
     /// One opaque connection, unless the port is declared to speak HTTP.
-    async fn opaque<IO>(self, client: IO, of: Opened, contradicts: &str)
+    async fn opaque<IO>(self, client: IO, of: Opened, contradicts: &str) -> Option<Served>
     where
-        IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
+        IO: AsyncRead + AsyncWrite + OnTcp + Unpin + 'static,
     {
         if self.is_http() {
             return self.mismatch(client, of, contradicts).await;
         }
         let conn = self.opened(of);
-        Box::pin(tcp::serve(conn, client)).await;
+        Some(Box::pin(tcp::serve(conn, client)))
     }
 
     /// What came contradicts what is declared.
-    async fn mismatch<IO>(self, client: IO, of: Opened, detail: &str)
+    async fn mismatch<IO>(self, client: IO, of: Opened, detail: &str) -> Option<Served>
     where
         IO: AsyncRead + AsyncWrite + OnTcp + Unpin,
     {
         let refused = Refused::new(Refusal::ProtocolMismatch, Stage::Accept, detail);
         let conn = self.opened(of);
         tcp::refuse(conn, client, &refused).await;
+        None
     }
 
     fn handshake_failed(&self, failed: &Failed) {

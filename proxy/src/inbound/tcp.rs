@@ -33,7 +33,8 @@ where
     let mut client = Watched::new(client, declared);
     let snap = conn.worker().snapshot();
     let mut journal = account(&conn, &snap);
-    let (mut app, registered) = match open(&conn, &snap, &mut journal).await {
+    // Boxed: what is large here is over when bytes begin to flow.
+    let (mut app, registered) = match Box::pin(open(&conn, &snap, &mut journal)).await {
         Ok(opened) => opened,
         Err(refused) => {
             reset(&client);

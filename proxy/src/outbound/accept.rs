@@ -78,7 +78,9 @@ pub async fn connection(
     from: SocketAddr,
 ) {
     let at = At { side: Side::Outbound, mode: listener.mode, address: listener.address };
-    let Some((stream, captured)) = arrival::take(&worker, at, stream, from).await else { return };
+    // This future lives as long as the connection. Stages that are over by then are boxed.
+    let arrival = Box::pin(arrival::take(&worker, at, stream, from));
+    let Some((stream, captured)) = arrival.await else { return };
     let original = listener.mode.is_captured().then(|| captured.orig_dst().0);
     let series = worker.metrics.no_peer();
     let open = worker.metrics.connection(Direction::Outbound);
@@ -164,7 +166,8 @@ impl Connection {
         if let Ok(Err(_)) = tokio::time::timeout_at(until, stream.readable()).await {
             return;
         }
-        let Ok(peeked) = peek(&mut stream, Look::Everything, until).await else { return };
+        let peeked = Box::pin(peek(&mut stream, Look::Everything, until)).await;
+        let Ok(peeked) = peeked else { return };
         let Peeked { what, seen, timed_out } = peeked;
         if timed_out {
             self.worker.undetected.timed_out(&self.worker.metrics, self.port());

@@ -54,7 +54,8 @@ where
     let declared = conn.known(&snap).and_then(|found| found.destination.protocol);
     let mut client = Watched::new(client, declared == Some(PortProtocol::Tcp));
     let mut journal = account(&conn, &snap);
-    let (upstream, registered) = match open(&conn, &snap, &mut journal).await {
+    // Boxed: what is large here is over when bytes begin to flow.
+    let (upstream, registered) = match Box::pin(open(&conn, &snap, &mut journal)).await {
         Ok(opened) => opened,
         Err(refused) => {
             reset(&client);
