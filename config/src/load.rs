@@ -29,11 +29,7 @@ impl ProxyConfig {
         let sources = [Source { name: &file.name, text: &file.text }];
         let mut findings = Findings::new(&sources);
         let nodes = yaml::documents(&mut findings, 0);
-        let environment = read::Environment {
-            spiffe_socket: env::SPIFFE_ENDPOINT_SOCKET.get(),
-            pod_ips: env::COUNTERSIGN_POD_IPS.get(),
-        };
-        let written = read::proxy_config(path, &nodes, &environment, &mut findings);
+        let written = read::proxy_config(path, &nodes, &environment(), &mut findings);
         check::alone(&written, &mut findings);
         let loaded = documents_of(&written, &mut findings);
         let mut documents = match loaded {
@@ -50,11 +46,30 @@ impl ProxyConfig {
         Ok((config, documents))
     }
 
+    /// Reads a `ProxyConfig` and none of the documents it names: for those who tell a running proxy
+    /// something, whatever became of its documents since.
+    pub fn load_alone(path: &Path) -> Result<ProxyConfig, Problems> {
+        let file = read_file(path)?;
+        let sources = [Source { name: &file.name, text: &file.text }];
+        let mut findings = Findings::new(&sources);
+        let nodes = yaml::documents(&mut findings, 0);
+        let written = read::proxy_config(path, &nodes, &environment(), &mut findings);
+        findings.finish()?;
+        written.config.ok_or_else(|| unreadable(path, "nothing was read".to_owned()))
+    }
+
     /// Reads the documents again with every check [`ProxyConfig::load`] makes, so that what a
     /// route or listener refers to cannot vanish unnoticed. Changes of the process's own fields
     /// are not taken over: they need a restart.
     pub fn reload_documents(&self) -> Result<Documents, Problems> {
         ProxyConfig::load(&self.file).map(|(_, documents)| documents)
+    }
+}
+
+fn environment() -> read::Environment {
+    read::Environment {
+        spiffe_socket: env::SPIFFE_ENDPOINT_SOCKET.get(),
+        pod_ips: env::COUNTERSIGN_POD_IPS.get(),
     }
 }
 

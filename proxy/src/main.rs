@@ -72,7 +72,8 @@ fn tell(command: &[&str], socket: Result<PathBuf, String>) -> ExitCode {
 
 /// The control socket that a configuration names.
 fn control_of(file: &str) -> Result<PathBuf, String> {
-    let (config, _) = ProxyConfig::load(&PathBuf::from(file)).map_err(|error| error.to_string())?;
+    let file_path = PathBuf::from(file);
+    let config = ProxyConfig::load_alone(&file_path).map_err(|error| error.to_string())?;
     config.control.ok_or_else(|| format!("{file} names no control socket (`control.socket`)"))
 }
 

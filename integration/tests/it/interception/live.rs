@@ -352,6 +352,10 @@ async fn states_are_told_and_commands_are_taken() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("access.yaml"), "{said}");
     assert_eq!(state("degraded").await.0, 200);
+    // A hook names the configuration; it works whatever became of the documents.
+    let mut command = Command::new(programs::proxy());
+    let done = process::run(command.args(["log", "info", "--config"]).arg(&orders.file));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     lab.write("access.yaml", &documents::access("shop", documents::anybody()));
     assert_eq!(tell(&["reload"]).0, Some(0));
     state("ready").await;

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use countersign_integration::app::status;
 use countersign_integration::client::{self, Call};
 use countersign_integration::lab::user_claims;
 use countersign_integration::load::{Load, Protocol};
+use countersign_integration::netns::{self, Family, Mode, Net};
 use countersign_integration::proxy::Spec;
 use countersign_integration::{
     App, Lab, Mesh, Proxy, Tokens, documents, ports, process, programs, wait,
@@ -215,4 +217,161 @@ async fn app_can_call_out_until_it_exits() {
     assert_eq!(asking.await.unwrap().unwrap().status, 200);
     assert_eq!(orders.process.ended().await.code(), Some(0));
     drop(draining);
+}
+
+/// The address of a service that no pod has.
+const SERVICES: [(&str, &str); 2] = [("orders", "203.0.113.10"), ("billing", "203.0.113.20")];
+const PORT: u16 = 8080;
+
+/// A pod in a namespace of its own, redirected.
+struct RealPod {
+    pod: netns::Pod,
+    _app: App,
+    sidecar: Proxy,
+    control: PathBuf,
+}
+
+/// The pods of both services, and what tells everybody where they are.
+struct Cluster {
+    net: Net,
+    lab: Lab,
+    pods: [Vec<RealPod>; 2],
+    born: usize,
+}
+
+impl Cluster {
+    /// Writes the endpoints of both services.
+    fn publish(&self) {
+        let mut mesh = self.lab.mesh();
+        for ((name, address), pods) in SERVICES.iter().zip(&self.pods) {
+            let endpoints: Vec<Value> =
+                pods.iter().map(|pod| endpoint(pod.pod.at(Family::V4, PORT))).collect();
+            let spec = json!({
+                "hosts": [format!("{name}.shop")], "addresses": [address],
+                "ports": [{"port": PORT, "protocol": "http"}], "endpoints": endpoints,
+                "peer": {"mesh": {"identities": [self.lab.id("shop", name)]}},
+            });
+            let entry = json!({"name": name, "namespace": "shop", "spec": spec});
+            mesh.spec["destinations"].as_array_mut().unwrap().push(entry);
+        }
+        self.lab.write("mesh.yaml", &mesh.document());
+    }
+
+    fn files(&self) -> [PathBuf; 2] {
+        ["mesh.yaml", "access.yaml"].map(|name| self.lab.folder().join(name))
+    }
+
+    async fn sidecar(&self, pod: &netns::Pod, service: &str, folder: &Path) -> (Proxy, PathBuf) {
+        let (certificate, key) = self.lab.ca.leaf("shop", service).write(folder, "id");
+        let bundle = self.lab.folder().join("bundle.pem");
+        let source = json!({"files": {"certificate": certificate, "key": key, "bundle": bundle}});
+        let control = folder.join("control.sock");
+        let files = self.files();
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let spec = Spec::new(folder, "shop", service, source).documents(&files);
+        let spec = spec.limit("DRAIN_DELAY_MS", DRAIN_DELAY_MS);
+        let spec = spec.with(|config| config["control"] = json!({"socket": control}));
+        (spec.in_pod(pod, Mode::Redirect).start().await, control)
+    }
+
+    fn folder(&mut self) -> PathBuf {
+        self.born += 1;
+        let folder = self.lab.folder().join(format!("pod-{}", self.born));
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    /// A new pod of a service; the app of `orders` calls `billing` for each of its answers.
+    async fn pod(&mut self, service: usize) -> RealPod {
+        let (name, _) = SERVICES[service];
+        let folder = self.folder();
+        let pod = self.net.pod(&format!("{name}-{}", self.born));
+        let (listener, caller) = (pod.listen_all(PORT), pod.clone());
+        let app = if service == 0 {
+            App::serving_on(listener, move |_| {
+                let pod = caller.clone();
+                Box::pin(async move {
+                    let mut conn = pod.h1(service_address(1)).await?;
+                    status(conn.send(Call::get("billing.shop", "/")).await?.status)
+                })
+            })
+        } else {
+            App::mirror_on(listener)
+        };
+        let (sidecar, control) = self.sidecar(&pod, name, &folder).await;
+        RealPod { pod, _app: app, sidecar, control }
+    }
+
+    /// Replaces one pod of a service: new one first, then everybody learns, then the old one goes.
+    async fn replace(&mut self, service: usize) {
+        let fresh = self.pod(service).await;
+        let old = std::mem::replace(&mut self.pods[service][0], fresh);
+        self.pods[service].rotate_left(1);
+        self.publish();
+        drain(old.control.clone()).await;
+        let RealPod { _app, sidecar, .. } = old;
+        drop(_app);
+        sidecar.process.terminate();
+        assert_eq!(sidecar.process.ended().await.code(), Some(0), "{}", sidecar.log());
+    }
+}
+
+fn service_address(service: usize) -> SocketAddr {
+    format!("{}:{PORT}", SERVICES[service].1).parse().unwrap()
+}
+
+/// The same with redirected pods, whose apps know nothing of sidecars: kept connections of an app
+/// call a service by its address while all its pods, and those behind it, are replaced.
+#[tokio::test]
+async fn rolling_restart_of_redirected_pods_loses_no_request() {
+    let Some(net) = Net::new("rolling_restart_of_redirected_pods") else { return };
+    let lab = Lab::new();
+    lab.write("access.yaml", &documents::access("shop", documents::anybody()));
+    let mut cluster = Cluster { net, lab, pods: [Vec::new(), Vec::new()], born: 0 };
+    cluster.publish_nobody();
+    for service in [0, 0, 1, 1] {
+        let pod = cluster.pod(service).await;
+        cluster.pods[service].push(pod);
+    }
+    cluster.publish();
+    let folder = cluster.folder();
+    let web = cluster.net.pod("web");
+    let (_web, _) = cluster.sidecar(&web, "web", &folder).await;
+    wait::until("the first answer", async || {
+        let mut conn = web.h1(service_address(0)).await.ok()?;
+        let reply = conn.send(Call::get("orders.shop", "/")).await.ok()?;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    let (stop, stopped) = watch::channel(false);
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (web, stopped) = (web.clone(), stopped.clone());
+        callers.spawn(async move {
+            let mut conn = web.h1(service_address(0)).await.unwrap();
+            let mut answered = 0;
+            while !*stopped.borrow() {
+                let reply = conn.send(Call::get("orders.shop", "/")).await.unwrap();
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                answered += 1;
+                tokio::time::sleep(Duration::from_millis(1_000 / u64::from(REQUESTS_PER_S) * 8))
+                    .await;
+            }
+            answered
+        });
+    }
+    for service in [0, 1, 0, 1] {
+        cluster.replace(service).await;
+    }
+    stop.send(true).unwrap();
+    let answered: usize = callers.join_all().await.into_iter().sum();
+    eprintln!("{answered} requests, four redirected pods replaced, none failed");
+    assert!(answered > 100);
+}
+
+impl Cluster {
+    /// Documents that know both services and no pod.
+    fn publish_nobody(&self) {
+        self.lab.write("mesh.yaml", &self.lab.mesh().document());
+    }
 }
