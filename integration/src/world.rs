@@ -110,7 +110,9 @@ impl World {
         };
         let orders = spec("shop", "orders").inbound_at(at_orders, app_a.address).outbound_at(out);
         let billing = spec("shop", "billing").inbound_at(at_billing, app_b.address);
-        let gateway = spec("edge", "gateway").gateway("shop/orders").launch();
+        let gateway = spec("edge", "gateway").gateway("shop/orders");
+        // All the load of a test has one address, and a request that waits keeps its connection.
+        let gateway = gateway.limit("CONNS_PER_SOURCE_MAX", 5_000).launch();
         let (orders, billing) = (orders.launch(), billing.launch());
         for proxy in [&gateway, &orders, &billing] {
             proxy.until_ready().await;

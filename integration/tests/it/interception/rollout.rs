@@ -132,6 +132,8 @@ async fn rolling_restart_loses_no_request() {
     fleet.publish(&orders, &billing);
     let files: Vec<&Path> = fleet.files.iter().map(PathBuf::as_path).collect();
     let gateway = fleet.lab.proxy("edge", "gateway").gateway("shop/orders").documents(&files);
+    // All the load has one address, and a request that waits keeps its connection.
+    let gateway = gateway.limit("CONNS_PER_SOURCE_MAX", 5_000);
     let gateway = gateway.start().await;
     let token = fleet.users.user(&user_claims("alice"));
     let get = move || Call::get(HOST, "/v1/users/alice/orders").bearer(&token);
@@ -139,6 +141,11 @@ async fn rolling_restart_loses_no_request() {
         (client::call(gateway.gateway(), get()).await.status == 200).then_some(())
     })
     .await;
+    // One answer tells of one pod; each must know by now where the others are.
+    for pod in &orders {
+        let log = || pod.sidecar.log();
+        wait::until_true("the endpoints", || log().contains("documents in force")).await;
+    }
     let load = |protocol| Load::start(gateway.gateway(), protocol, REQUESTS_PER_S / 2, get.clone());
     let loads = [load(Protocol::Http1), load(Protocol::Http2)];
     for _ in 0..2 {
