@@ -14,10 +14,14 @@ use tokio::task::JoinSet;
 
 const HOST: &str = "orders.shop";
 
-/// The table of the program and this file know the same reasons.
+/// The table of the program and the tests of refusals know the same reasons.
 #[test]
 fn every_refusal_is_produced() {
-    let here = include_str!("refusals.rs");
+    let here = concat!(
+        include_str!("refusals.rs"),
+        include_str!("interception/live.rs"),
+        include_str!("interception/tcp.rs"),
+    );
     let excepted = include_str!("../../../xtask/allow_unproduced.txt");
     for reason in outcome::table().keys() {
         let only_in_a_unit_test = excepted.lines().any(|line| line.starts_with(reason.as_str()));
