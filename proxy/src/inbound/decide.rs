@@ -102,7 +102,7 @@ pub fn authorize_connection(
         context: None,
     };
     let decision = snap.policy.decide(&input);
-    journal.decided(&decision, &input);
+    journal.decided(&snap.policy, &decision, &input);
     match decision.outcome {
         Outcome::Allow => Ok((Permit { decision }, snap.policy.keep(&input))),
         Outcome::Deny(reason) => Err(refuse(reason, conn.peer(), &decision)),

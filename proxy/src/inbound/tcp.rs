@@ -4,7 +4,6 @@
 //! kept; a port with rules that look into requests takes no opaque connection at all.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::limits;
@@ -41,6 +40,8 @@ where
             return journal.refused(&refused);
         }
     };
+    // What lasts keeps no snapshot alive.
+    drop(snap);
     let limits = conn.worker().relay(Direction::Inbound);
     journal.counting(&limits.moved);
     let end = relay::run(&mut client, &mut app, &limits, registered.ended()).await;
@@ -53,7 +54,7 @@ pub(super) async fn refuse<IO: OnTcp>(conn: Connection, client: IO, refused: &Re
     account(&conn, &conn.worker().snapshot()).refused(refused);
 }
 
-fn account(conn: &Connection, snap: &Arc<Snapshot>) -> OpaqueJournal {
+fn account(conn: &Connection, snap: &Snapshot) -> OpaqueJournal {
     let mut journal = OpaqueJournal::open(conn.worker(), snap, Direction::Inbound, conn.port());
     journal.peer(conn.peer());
     journal

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use countersign_config::limits;
 use countersign_policy::doc::AuditLevel;
-use countersign_policy::{Decision, Input};
+use countersign_policy::{Compiled, Decision, Input};
 
 use super::{audit_peer, reason};
 use crate::admin::{Explain, StageRefusal, WhyEntry};
@@ -65,7 +65,8 @@ pub struct OpaqueJournal {
     moved: Option<Rc<Moved>>,
     phase: Phase,
     worker: Rc<Worker>,
-    snap: Arc<Snapshot>,
+    /// Of the snapshot it was decided under, which a long connection must not keep alive.
+    snapshot: Arc<str>,
 }
 
 impl Drop for OpaqueJournal {
@@ -85,7 +86,7 @@ impl OpaqueJournal {
     /// Opens the account of a connection to this port.
     pub fn open(
         worker: &Rc<Worker>,
-        snap: &Arc<Snapshot>,
+        snap: &Snapshot,
         direction: Direction,
         port: u16,
     ) -> OpaqueJournal {
@@ -105,7 +106,7 @@ impl OpaqueJournal {
             moved: None,
             phase: Phase::Undecided,
             worker: Rc::clone(worker),
-            snap: Arc::clone(snap),
+            snapshot: Arc::clone(&snap.hash),
         }
     }
 
@@ -133,12 +134,12 @@ impl OpaqueJournal {
     }
 
     /// Notes policy's decision, and keeps its input for `why` where it will be wanted.
-    pub fn decided(&mut self, decision: &Decision, input: &Input<'_>) {
+    pub fn decided(&mut self, policy: &Arc<Compiled>, decision: &Decision, input: &Input<'_>) {
         let verdict = if decision.is_allow() { Verdict::Allow } else { Verdict::Deny };
         self.worker.metrics.decision(self.direction, verdict, decision.rule.as_ref());
         if verdict == Verdict::Deny || self.worker.shared.why.samples(self.started) {
-            let policy = Arc::clone(&self.snap.policy);
-            self.decided = Some(Arc::new(DecidedInput::new(policy.keep(input), policy)));
+            let kept = DecidedInput::new(policy.keep(input), Arc::clone(policy));
+            self.decided = Some(Arc::new(kept));
         }
         self.decision = Some(decision.clone());
     }
@@ -252,7 +253,7 @@ impl OpaqueJournal {
             reason,
             rule: rule.cloned(),
             decided: (verdict == Verdict::Deny).then(|| self.decided.clone()).flatten(),
-            snapshot: Some(Arc::clone(&self.snap.hash)),
+            snapshot: Some(Arc::clone(&self.snapshot)),
             peer: self.peer.as_ref().map(audit_peer),
             callee: self.callee.clone(),
             request: Some(RequestFacts {

@@ -62,6 +62,8 @@ where
             return journal.refused(&refused);
         }
     };
+    // What lasts keeps no snapshot alive.
+    drop(snap);
     let limits = conn.worker().relay(Direction::Outbound);
     journal.counting(&limits.moved);
     match upstream {
@@ -82,7 +84,7 @@ pub(super) fn refuse(conn: Connection, client: &impl OnTcp, refused: &Refused) {
     account(&conn, &conn.worker().snapshot()).refused(refused);
 }
 
-fn account(conn: &Connection, snap: &Arc<Snapshot>) -> OpaqueJournal {
+fn account(conn: &Connection, snap: &Snapshot) -> OpaqueJournal {
     OpaqueJournal::open(conn.worker(), snap, Direction::Outbound, conn.port())
 }
 
