@@ -155,6 +155,8 @@ const HTTP: Step = (
     "accept: well-formed HTTP with one meaning",
     &[
         "overloaded",
+        "protocol_mismatch",
+        "undetectable",
         "request_malformed",
         "request_timeout",
         "uri_too_long",
@@ -220,7 +222,7 @@ const GATEWAY: &[Step] = &[
     RESERVED,
     (
         "capture: client address and justification",
-        &["client_address_invalid", "justification_invalid"],
+        &["client_address_invalid", "justification_invalid", "rate_limited"],
     ),
     ("accept: a route, and a body of permitted size", &["route_unknown", "body_too_large"]),
     (
