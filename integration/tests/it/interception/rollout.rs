@@ -350,6 +350,11 @@ async fn rolling_restart_of_redirected_pods_loses_no_request() {
         (reply.status == 200).then_some(())
     })
     .await;
+    // One answer tells of one pod; each must know by now where the others are.
+    for pod in cluster.pods.iter().flatten() {
+        let log = || pod.sidecar.log();
+        wait::until_true("the endpoints", || log().contains("documents in force")).await;
+    }
     let (stop, stopped) = watch::channel(false);
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..8 {
