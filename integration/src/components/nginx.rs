@@ -19,7 +19,7 @@ pub struct Ports {
     pub tls: u16,
 }
 
-/// Starts it. It keeps what is PUT under `/files/`, says hello at `/hello`, and at `/who` tells
+/// Starts it, as one process: workers would outlive a master that is killed. It keeps what is PUT under `/files/`, says hello at `/hello`, and at `/who` tells
 /// the address of its client.
 ///
 /// # Panics
@@ -41,8 +41,8 @@ fn config(ports: Ports) -> String {
     let Ports { http, h2, tls } = ports;
     format!(
         "daemon off;
+master_process off;
 pid nginx.pid;
-worker_processes 1;
 error_log stderr;
 events {{ }}
 http {{
