@@ -19,8 +19,8 @@ pub struct Ports {
     pub tls: u16,
 }
 
-/// Starts it, as one process: workers would outlive a master that is killed. It keeps what is PUT under `/files/`, says hello at `/hello`, and at `/who` tells
-/// the address of its client.
+/// Starts it, as one process: workers would outlive a master that is killed. It keeps what is PUT
+/// under `/files/`, says hello at `/hello`, and at `/who` tells the address of its client.
 ///
 /// # Panics
 /// When it does not start.
