@@ -2,7 +2,8 @@
 //! ends when done.
 //!
 //! Invariant: when it succeeds, the rules in force are the ones that were asked for, read back from
-//! the kernel, in every family the pod has an address of; when it fails, nothing of ours is left.
+//! the kernel, in every family the pod has an address of. When it fails, what it put in is taken out
+//! again, and rules that were in force before it ran are never traded for none.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use countersign_config::ProxyConfig;
 
+use crate::intercept::before::{Before, Left};
 use crate::intercept::nft::{self, EXPECTED_NAME, Kind, Listing, TABLE_NAME};
 use crate::intercept::program::{Program, ProgramError};
 use crate::intercept::rules::{Family, MARK, Plan, TABLE};
@@ -107,6 +109,14 @@ pub enum InitError {
     /// The rules in force are not those asked for.
     #[error("the rules in force are not those that should be:{0}")]
     Differs(String),
+    /// The same, of rules that replaced others: those are gone, so the new ones stay.
+    #[error(
+        "{0}\n  the rules that were in force are replaced; the new ones stay, rather than none"
+    )]
+    Replaced(String),
+    /// The same, and the rules could not be taken out.
+    #[error("{0}\n  and they could not be taken out: {1}")]
+    Stuck(String, ProgramError),
     /// None of ours are there.
     #[error(
         "the redirect is not installed: there is neither a table `countersign` nor a chain COUNTERSIGN_*"
@@ -173,27 +183,33 @@ fn dry_run(plan: &Plan, backend: Backend) -> String {
 }
 
 fn install(plan: &Plan, only: Option<Backend>) -> Result<String, InitError> {
+    let before = Before::read();
     let mut tried = String::new();
-    for backend in Backend::ALL.into_iter().filter(|one| only.is_none_or(|only| only == *one)) {
-        match load(plan, backend) {
-            Ok(families) => {
-                let checked =
-                    routes(plan, &families).and_then(|()| verify(plan, backend, &families));
-                if let Err(error) = checked {
-                    remove(None)?;
-                    return Err(error);
-                }
-                remove(Some(backend))?;
-                let families: Vec<_> = families.iter().map(|family| family.text()).collect();
-                let (name, families) = (backend.word(), families.join(" and "));
-                return Ok(format!("the redirect is in force ({name}, {families})\n"));
-            }
+    for backend in before.order().into_iter().filter(|one| only.is_none_or(|only| only == *one)) {
+        let families = match load(plan, backend) {
+            Ok(families) => families,
             Err(error) => {
-                // Nothing half done may stay, and nothing of a backend that is not the one used.
-                remove(None)?;
                 _ = write!(tried, "\n  {}: {error}", backend.word());
+                before.put_back(backend)?;
+                continue;
             }
+        };
+        let checked = routes(plan, &families).map_err(InitError::from);
+        let checked = checked.and_then(|()| verify(plan, backend, &families));
+        if let Err(error) = checked {
+            return Err(match before.put_back(backend) {
+                Ok(Left::AsBefore) => error,
+                Ok(Left::Replaced) => InitError::Replaced(error.to_string()),
+                Err(undo) => InitError::Stuck(error.to_string(), undo),
+            });
         }
+        remove(Some(backend))?;
+        if !plan.tproxy {
+            remove_routes()?;
+        }
+        let families: Vec<_> = families.iter().map(|family| family.text()).collect();
+        let (name, families) = (backend.word(), families.join(" and "));
+        return Ok(format!("the redirect is in force ({name}, {families})\n"));
     }
     Err(InitError::NoBackend(tried))
 }
@@ -246,12 +262,14 @@ fn route_commands(plan: &Plan, families: &[Family]) -> Vec<(Family, Vec<String>)
     families.iter().filter(|_| plan.tproxy).flat_map(of).collect()
 }
 
-/// Installs the routing of marked packets, without doubling a rule that is there.
-fn routes(plan: &Plan, families: &[Family]) -> Result<(), InitError> {
-    if plan.tproxy {
-        remove_routes()?;
-    }
+/// Installs the routing of marked packets, without doubling a rule that is there, and without a
+/// moment in which there is none.
+fn routes(plan: &Plan, families: &[Family]) -> Result<(), ProgramError> {
     for (family, words) in route_commands(plan, families) {
+        let is_rule = words.first().is_some_and(|word| word == "rule");
+        if is_rule && routing_rules(family)? > 0 {
+            continue;
+        }
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         words.insert(0, flag(family));
         Program::IP.run(&words)?;
@@ -295,6 +313,15 @@ fn verify(plan: &Plan, backend: Backend, families: &[Family]) -> Result<(), Init
     Err(InitError::Differs(found.iter().map(|line| format!("\n  {line}")).collect()))
 }
 
+/// The tables of a backend.
+pub(super) fn kinds_of(backend: Backend) -> &'static [Kind] {
+    match backend {
+        Backend::Inet => &[Kind::Inet],
+        Backend::Split => &[Kind::Ip, Kind::Ip6],
+        Backend::Iptables => &[],
+    }
+}
+
 fn kind_of(family: Family) -> Kind {
     match family {
         Family::V4 => Kind::Ip,
@@ -315,11 +342,17 @@ fn compare_nft(plan: &Plan, kind: Kind) -> Result<Vec<String>, ProgramError> {
     Ok(is.differences(&expected?, plan))
 }
 
+/// How many rules lead marked packets to our table.
+pub(super) fn routing_rules(family: Family) -> Result<usize, ProgramError> {
+    let (mark, to) = (format!("{MARK:#x}"), format!("lookup {TABLE}"));
+    let rules = Program::IP.run(&[flag(family), "rule", "show", "fwmark", &mark])?;
+    Ok(rules.lines().filter(|line| line.contains(&to)).count())
+}
+
 fn missing_routes(family: Family) -> Result<Vec<String>, ProgramError> {
     let mut found = Vec::new();
     let (mark, table) = (format!("{MARK:#x}"), TABLE.to_string());
-    let rules = Program::IP.run(&[flag(family), "rule", "show", "fwmark", &mark])?;
-    if !rules.lines().any(|line| line.contains(&format!("lookup {table}"))) {
+    if routing_rules(family)? == 0 {
         found.push(format!("{}: the routing rule for mark {mark} is missing", family.text()));
     }
     let routes = Program::IP.run(&[flag(family), "route", "show", "table", &table]);
@@ -330,12 +363,15 @@ fn missing_routes(family: Family) -> Result<Vec<String>, ProgramError> {
     Ok(found)
 }
 
+/// Whether a list of tables shows ours.
+pub(super) fn lists(tables: &str, kind: Kind) -> bool {
+    tables.lines().any(|line| line.trim() == format!("table {} {TABLE_NAME}", kind.word()))
+}
+
 /// Which backend's rules are there, and for which families.
-fn installed() -> Result<Option<(Backend, Vec<Family>)>, ProgramError> {
+pub(super) fn installed() -> Result<Option<(Backend, Vec<Family>)>, ProgramError> {
     let tables = Program::NFT.run(&["list", "tables"]).unwrap_or_default();
-    let has = |kind: Kind| {
-        tables.lines().any(|line| line.trim() == format!("table {} {TABLE_NAME}", kind.word()))
-    };
+    let has = |kind: Kind| lists(&tables, kind);
     if has(Kind::Inet) {
         return Ok(Some((Backend::Inet, Family::ALL.to_vec())));
     }
@@ -374,12 +410,10 @@ fn remove(kept: Option<Backend>) -> Result<(), ProgramError> {
 }
 
 /// Takes out the routing of marked packets, however often it was added.
-fn remove_routes() -> Result<(), ProgramError> {
+pub(super) fn remove_routes() -> Result<(), ProgramError> {
     let (mark, table) = (format!("{MARK:#x}"), TABLE.to_string());
     for family in Family::ALL {
-        let show = [flag(family), "rule", "show", "fwmark", &mark];
-        let rules = Program::IP.run(&show).unwrap_or_default();
-        for _ in rules.lines().filter(|line| line.contains(&format!("lookup {table}"))) {
+        for _ in 0..routing_rules(family).unwrap_or_default() {
             let delete = [flag(family), "rule", "del", "fwmark", &mark, "lookup", &table];
             Program::IP.run(&delete)?;
         }

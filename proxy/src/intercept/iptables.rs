@@ -8,6 +8,8 @@
 
 use std::fmt::Write as _;
 
+use ipnet::IpNet;
+
 use crate::intercept::rules::{Action, Chain, Family, Hook, List, MARK, Match, Plan, Rule, chains};
 use crate::upstream::dial::APP_DSCP;
 
@@ -18,8 +20,8 @@ const PREFIX: &str = "COUNTERSIGN_";
 const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
 
 /// The text that installs the rules of one family, replacing older ones. `saved` is what
-/// `iptables-save` shows now: jumps that are there already are not added again, and chains that
-/// are ours but not wanted go.
+/// `iptables-save` shows now: jumps that are there already move to the front, and chains that are
+/// ours but not wanted go.
 pub fn load(plan: &Plan, family: Family, saved: &str) -> String {
     let chains = chains(plan);
     let mut text = String::new();
@@ -33,10 +35,7 @@ pub fn load(plan: &Plan, family: Family, saved: &str) -> String {
         lines.extend(here.iter().flat_map(|chain| rules(chain, plan, family)));
         for (chain, name) in here.iter().zip(&names) {
             let Some((_, into)) = chain.hook.map(builtin) else { continue };
-            let jump = format!("-A {into} -j {name}");
-            if !in_table(saved, table).any(|line| line == jump) {
-                lines.push(format!("-I {into} 1 -j {name}"));
-            }
+            lines.push(format!("-I {into} 1 -j {name}"));
         }
         transaction(&mut text, table, &lines);
     }
@@ -52,19 +51,35 @@ pub fn remove(saved: &str) -> String {
     text
 }
 
+/// The text that puts back what of ours `before` shows, where `now` is in force.
+pub fn put_back(before: &str, now: &str) -> String {
+    let mut text = String::new();
+    for table in TABLES {
+        let names: Vec<_> =
+            in_table(before, table).filter_map(declared).map(str::to_owned).collect();
+        let mut lines = removal(now, table, &names);
+        lines.extend(names.iter().map(|name| format!(":{name} - [0:0]")));
+        let in_ours = |line: &&str| line.starts_with(&format!("-A {PREFIX}"));
+        lines.extend(in_table(before, table).filter(in_ours).map(str::to_owned));
+        let jumps = in_table(before, table).filter(|line| is_jump(line));
+        let jumps = jumps.filter_map(|line| line.strip_prefix("-A ")?.split_once(' '));
+        lines.extend(jumps.map(|(into, rest)| format!("-I {into} 1 {rest}")));
+        transaction(&mut text, table, &lines);
+    }
+    text
+}
+
 fn transaction(text: &mut String, table: &str, lines: &[String]) {
     if !lines.is_empty() {
         _ = writeln!(text, "*{table}\n{}\nCOMMIT", lines.join("\n"));
     }
 }
 
-/// Takes out our chains of a table but those that are written anew.
+/// Takes out our chains of a table but those that are written anew, and each jump to one of ours.
 fn removal(saved: &str, table: &str, anew: &[String]) -> Vec<String> {
     let chains = in_table(saved, table).filter_map(declared);
     let chains: Vec<_> = chains.filter(|chain| !anew.iter().any(|name| name == chain)).collect();
-    let leads_to_one =
-        |line: &&str| chains.iter().any(|name| line.ends_with(&format!("-j {name}")));
-    let jumps = in_table(saved, table).filter(|line| is_jump(line)).filter(leads_to_one);
+    let jumps = in_table(saved, table).filter(|line| is_jump(line));
     let mut lines: Vec<_> = jumps.map(|line| line.replacen("-A", "-D", 1)).collect();
     lines.extend(chains.iter().map(|chain| format!("-F {chain}")));
     lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
@@ -76,8 +91,9 @@ pub fn is_installed(saved: &str) -> bool {
     saved.lines().any(|line| declared(line).is_some())
 }
 
-/// What differs in `saved` from what [`load`] wrote: names and order of rules and where they lead,
-/// not the spelling of their conditions, which varies between versions.
+/// What differs in `saved` from what [`load`] wrote: names and order of rules, where they lead, and
+/// whom they are about. Not the spelling of other conditions, which varies between versions. Our
+/// jumps must be the first of their chains: a rule in front of one decides before ours do.
 pub fn differences(saved: &str, plan: &Plan, family: Family) -> Vec<String> {
     let wanted = load(plan, family, "");
     let mut found = Vec::new();
@@ -88,6 +104,13 @@ pub fn differences(saved: &str, plan: &Plan, family: Family) -> Vec<String> {
         }
         for line in is.iter().filter(|line| !wanted.contains(line)) {
             found.push(format!("{}: {line} in table {table} is not ours", family.text()));
+        }
+        for jump in is.iter().filter(|line| line.name.is_empty() && wanted.contains(line)) {
+            let from = format!("-A {} ", jump.chain);
+            let first = in_table(saved, table).find(|line| line.starts_with(&from));
+            if first.and_then(Line::read).as_ref() != Some(jump) {
+                found.push(format!("{}: a rule of table {table} is before {jump}", family.text()));
+            }
         }
         let ours = |line: &&Line| !line.name.is_empty();
         if found.is_empty() && !is.iter().filter(ours).eq(wanted.iter().filter(ours)) {
@@ -111,7 +134,13 @@ struct Line {
     /// Empty for the jump from a built-in chain.
     name: String,
     target: String,
+    /// The conditions of [`COMPARED`] with their values, in that order.
+    values: Vec<String>,
 }
+
+/// What decides which packets a rule is about, and where it sends them.
+const COMPARED: [&str; 10] =
+    ["-s", "-d", "-i", "-o", "-p", "--sport", "--dport", "--uid-owner", "--to-ports", "--on-port"];
 
 impl Line {
     /// A rule in one of our chains, or a jump to one.
@@ -132,15 +161,35 @@ impl Line {
             chain: chain.to_owned(),
             name: word_after("--comment").unwrap_or_default(),
             target,
+            values: COMPARED.into_iter().filter_map(|flag| value(rest, flag)).collect(),
         })
     }
+}
+
+/// A condition with its value, as it is compared; `None` where the rule has none, or one that says
+/// nothing.
+fn value(rule: &str, flag: &str) -> Option<String> {
+    let words: Vec<_> = rule.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == flag)?;
+    let not = at.checked_sub(1).and_then(|before| words.get(before)).is_some_and(|w| *w == "!");
+    let written = words.get(at + 1)?;
+    let value = match written.parse::<IpNet>() {
+        Ok(net) if net.prefix_len() == 0 && !not => return None,
+        Ok(net) => net.trunc().to_string(),
+        Err(_) => (*written).to_owned(),
+    };
+    Some(format!("{}{flag} {value}", if not { "! " } else { "" }))
 }
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.name.as_str() {
-            "" => write!(f, "the jump from {} to {}", self.chain, self.target),
-            name => write!(f, "rule {name}"),
+            "" if self.values.is_empty() => {
+                write!(f, "the jump from {} to {}", self.chain, self.target)
+            }
+            "" => write!(f, "the jump ({}) to {}", self.values.join(" "), self.target),
+            name if self.values.is_empty() => write!(f, "rule {name}"),
+            name => write!(f, "rule {name} ({})", self.values.join(" ")),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: [`Captured`] is made here and nowhere else, and holds no v4-mapped addresses.
 
 pub mod arrival;
+mod before;
 pub mod detect;
 pub mod guard;
 pub mod init;

@@ -330,8 +330,10 @@ fn iptables_rules_that_are_there_are_not_doubled_and_all_are_taken_out() {
     let first = iptables::load(&plan, Family::V4, "");
     assert!(iptables::differences(&saved(&first), &plan, Family::V4).is_empty());
     let again = iptables::load(&plan, Family::V4, &saved(&first));
-    assert_eq!(first.matches("-I ").count(), 3);
-    assert_eq!(again.matches("-I ").count(), 0);
+    for (inserted, deleted) in [(&first, 0), (&again, 3)] {
+        assert_eq!(inserted.matches("-I ").count(), 3);
+        assert_eq!(inserted.matches("-D ").count(), deleted, "each jump moves to the front");
+    }
     let removal = iptables::remove(&saved(&first));
     expect![[r#"
         *mangle
@@ -354,7 +356,9 @@ fn iptables_rules_that_are_there_are_not_doubled_and_all_are_taken_out() {
     "#]]
     .assert_eq(&removal);
     let tproxy = iptables::load(&other, Family::V4, &saved(&first));
-    assert!(tproxy.contains("-D PREROUTING -j COUNTERSIGN_INBOUND\n-F COUNTERSIGN_INBOUND"));
+    for line in ["-D PREROUTING -j COUNTERSIGN_INBOUND", "-F COUNTERSIGN_INBOUND"] {
+        assert!(tproxy.contains(&format!("{line}\n")), "{line}");
+    }
     assert_eq!(iptables::remove("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"), "");
     let gone = saved(&first).replace("-A OUTPUT -j COUNTERSIGN_OUTBOUND\n", "");
     let gone = gone.lines().filter(|line| !line.contains("own/to-app")).collect::<Vec<_>>();
@@ -362,6 +366,47 @@ fn iptables_rules_that_are_there_are_not_doubled_and_all_are_taken_out() {
         ipv4: rule own/to-app is missing from table nat
         ipv4: the jump from OUTPUT to COUNTERSIGN_OUTBOUND is missing from table nat"#]]
     .assert_eq(&iptables::differences(&gone.join("\n"), &plan, Family::V4).join("\n"));
+}
+
+#[test]
+fn iptables_rules_are_compared_by_whom_they_are_about() {
+    let plan = plan("redirect", SKIPS);
+    let shown = saved(&iptables::load(&plan, Family::V4, ""));
+    assert_eq!(iptables::differences(&shown, &plan, Family::V4), Vec::<String>::new());
+    for (is, tampered) in [
+        ("-d 10.8.0.0/15", "-d 10.0.0.0/8"),
+        ("-d 10.8.0.0/15 ", ""),
+        ("-d 10.8.0.0/15", "! -d 10.8.0.0/15"),
+        ("--dport 5353", "--dport 1:65535"),
+        ("--to-ports 15001", "--to-ports 15002"),
+        ("--uid-owner 4747", "--uid-owner 1000"),
+        ("--uid-owner 0-4746", "--uid-owner 0-1"),
+        ("-A COUNTERSIGN_CAPTURE -p tcp", "-A COUNTERSIGN_CAPTURE -s 10.0.0.1/32 -p tcp"),
+        ("-A OUTPUT -j COUNTERSIGN_OUTBOUND", "-A OUTPUT -d 10.0.0.1/32 -j COUNTERSIGN_OUTBOUND"),
+    ] {
+        assert!(shown.contains(is), "{is}");
+        let found = iptables::differences(&shown.replace(is, tampered), &plan, Family::V4);
+        assert!(!found.is_empty(), "{is} became {tampered}");
+    }
+    let jump = "-A OUTPUT -j COUNTERSIGN_OUTBOUND";
+    let before = shown.replace(jump, &format!("-A OUTPUT -p tcp -j ACCEPT\n{jump}"));
+    expect!["ipv4: a rule of table nat is before the jump from OUTPUT to COUNTERSIGN_OUTBOUND"]
+        .assert_eq(&iptables::differences(&before, &plan, Family::V4).join("\n"));
+}
+
+#[test]
+fn iptables_rules_that_were_replaced_come_back() {
+    let old = saved(&iptables::load(&plan("redirect", SKIPS), Family::V4, ""));
+    let new = saved(&iptables::load(&plan("tproxy", ""), Family::V4, ""));
+    let text = iptables::put_back(&old, &new);
+    for rule in old.lines().filter(|line| line.starts_with("-A COUNTERSIGN_")) {
+        assert!(text.contains(rule), "{rule} is not in\n{text}");
+    }
+    for line in ["-D OUTPUT -j COUNTERSIGN_TPROXY_OUT", "-X COUNTERSIGN_TPROXY_IN"] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("-I OUTPUT 1 -j COUNTERSIGN_OUTBOUND"), "{text}");
+    assert_eq!(iptables::put_back("", &new), iptables::remove(&new), "where nothing was");
 }
 
 /// What `iptables-save` shows after a text was loaded.

@@ -136,6 +136,84 @@ async fn init_fails_without_v6_rules() {
     assert!(said.contains("(iptables, ipv4)"), "{said}");
 }
 
+/// Where the newest way does not work, a second run does not open the pod on its way to the second.
+#[tokio::test]
+async fn a_run_that_fails_leaves_the_rules_in_force() {
+    let Some(pair) = Pair::new("a_run_that_fails_leaves_the_rules_in_force") else { return };
+    let pod = &pair.orders;
+    let file = pair.sidecar(pod, anybody(), Mode::Redirect).write();
+    let file = file.to_str().unwrap();
+    let verify = || succeeds(&init(pod, None, &["--config", file, "--verify"]));
+    let nothing = broken(pair.lab.folder(), &["nft", "iptables-restore", "ip6tables-restore"]);
+    let no_v6 = broken(pair.lab.folder(), &["ip6tables-restore"]);
+    let unread = broken(pair.lab.folder(), &["ip6tables-save"]);
+    for backend in ["nft", "nft-split", "iptables"] {
+        succeeds(&init(pod, None, &["--config", file, "--backend", backend]));
+        let before = rules(pod);
+        fails(&init(pod, Some(&nothing), &["--config", file]));
+        assert_eq!(rules(pod), before, "{backend}: nothing could be loaded");
+        // Half of another backend loads: that half goes, the rules in force stay.
+        for half in [&no_v6, &unread] {
+            fails(&init(pod, Some(half), &["--config", file, "--backend", "iptables"]));
+            assert!(verify().contains(&format!("({backend})")), "{backend}: {}", verify());
+            assert_eq!(rules(pod).lines().count(), before.lines().count(), "{backend}");
+        }
+        // What is in force is what is tried first.
+        let said = succeeds(&init(pod, None, &["--config", file]));
+        assert!(said.contains(&format!("({backend}, ")), "{said}");
+    }
+}
+
+/// Rules that were replaced by ones that do not verify: those stay, and it is said.
+#[tokio::test]
+async fn a_run_that_does_not_verify_leaves_no_open_pod() {
+    let Some(pair) = Pair::new("a_run_that_does_not_verify_leaves_no_open_pod") else { return };
+    let pod = &pair.orders;
+    let file = pair.sidecar(pod, anybody(), Mode::Redirect).write();
+    let file = file.to_str().unwrap();
+    // Rules load, and cannot be read back as they should be.
+    let blind = blind(pair.lab.folder());
+    fails(&init(pod, Some(&blind), &["--config", file]));
+    assert_eq!(rules(pod), "", "what was put in is taken out");
+    succeeds(&init(pod, None, &["--config", file]));
+    let said = fails(&init(pod, Some(&blind), &["--config", file]));
+    assert!(said.contains("the new ones stay"), "{said}");
+    succeeds(&init(pod, None, &["--config", file, "--verify"]));
+}
+
+/// A folder with an `nft` that cannot show a table.
+fn blind(folder: &Path) -> PathBuf {
+    let path = broken(folder, &["nft"]);
+    let script =
+        "#!/bin/sh\ncase \"$*\" in *'list table '*) exit 1;; esac\nexec /usr/sbin/nft \"$@\"\n";
+    fs::write(path.join("nft"), script).unwrap();
+    path
+}
+
+/// A rule of another program in front of ours, or one of ours that is about others, is named.
+#[tokio::test]
+async fn verify_under_iptables_looks_at_conditions_and_at_the_place_of_the_jump() {
+    let test = "verify_under_iptables_looks_at_conditions_and_at_the_place_of_the_jump";
+    let Some(pair) = Pair::new(test) else { return };
+    let pod = &pair.orders;
+    let file = pair.sidecar(pod, anybody(), Mode::Redirect).write();
+    let file = file.to_str().unwrap();
+    let install = || succeeds(&init(pod, None, &["--config", file, "--backend", "iptables"]));
+    let verify = || fails(&init(pod, None, &["--config", file, "--verify"]));
+    install();
+    pod.run("iptables", &["-t", "nat", "-I", "OUTPUT", "-p", "tcp", "-j", "ACCEPT"]);
+    assert!(verify().contains("is before the jump from OUTPUT"), "{}", verify());
+    // Loading again brings the jump to the front.
+    install();
+    succeeds(&init(pod, None, &["--config", file, "--verify"]));
+    let skip = ["COUNTERSIGN_INBOUND", "2", "-p", "tcp", "--dport", "1:65535"];
+    let name = ["-m", "comment", "--comment", "inbound/skip", "-j", "RETURN"];
+    pod.run("iptables", &[&["-t", "nat", "-R"][..], &skip, &name].concat());
+    assert!(verify().contains("--dport 1:65535"), "{}", verify());
+    install();
+    succeeds(&init(pod, None, &["--config", file, "--verify"]));
+}
+
 #[tokio::test]
 async fn the_fallbacks_have_the_same_policy_result() {
     same_policy_result("the_fallbacks_have_the_same_policy_result", Mode::Redirect).await;
