@@ -179,6 +179,11 @@ impl Journal {
         }
     }
 
+    /// The generation of the snapshot it is judged by.
+    pub fn generation(&self) -> u64 {
+        self.snap.generation
+    }
+
     /// The decision id as text.
     pub fn id_text(&self) -> &str {
         &self.text

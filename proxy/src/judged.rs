@@ -8,6 +8,7 @@ use countersign_policy::{Decision, DenyReason, InputOwned, Outcome};
 
 use crate::clock::Now;
 use crate::live::Snapshot;
+use crate::outbound::reached::Reached;
 use crate::registry::{Against, EndReason, Judged, Registered, Registry, Standing, Verdict, Watch};
 use crate::tls::peer::{MeshPeer, Peer};
 use crate::worker::Worker;
@@ -56,14 +57,31 @@ pub fn opaque(
 }
 
 /// Registers an opaque connection that this end opened to `callee`.
-pub fn opaque_to(worker: &Worker, callee: &MeshPeer, snap: &Snapshot) -> Registered {
+pub fn opaque_to(
+    worker: &Worker,
+    callee: &MeshPeer,
+    reached: Reached,
+    snap: &Snapshot,
+) -> Registered {
     worker.registry.register(Watch {
         generation: snap.generation,
         since: Now::read(),
         certificate_ends: certificate_ends(Some(callee), snap),
         allowance_s: after_peer_expiry_s(worker),
         valid_until_ms: None,
-        judged: OfPeer(Some(callee.clone())),
+        judged: reached,
+    })
+}
+
+/// Registers what leads somewhere for as long as the documents say the same of it.
+pub fn reached(registry: &Registry, reached: Reached, generation: u64) -> Registered {
+    registry.register(Watch {
+        generation,
+        since: Now::read(),
+        certificate_ends: None,
+        allowance_s: 0,
+        valid_until_ms: None,
+        judged: reached,
     })
 }
 

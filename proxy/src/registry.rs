@@ -77,6 +77,8 @@ struct Entry<J: ?Sized = dyn Judged> {
     valid_until_ms: Cell<Option<u64>>,
     /// Whether the end of its permit ends it: not so for a request that is still being answered.
     streams: Cell<bool>,
+    /// Whether its end is counted.
+    counts: Cell<bool>,
     ended: Cell<Option<EndReason>>,
     decision: RefCell<Option<Decision>>,
     waker: RefCell<Option<Waker>>,
@@ -109,6 +111,7 @@ impl Registry {
             past_expiry: Cell::new(false),
             valid_until_ms: Cell::new(valid_until_ms),
             streams: Cell::new(streams),
+            counts: Cell::new(true),
             ended: Cell::new(None),
             decision: RefCell::new(None),
             waker: RefCell::new(None),
@@ -367,6 +370,11 @@ impl Registered {
         self.entry.since_ms
     }
 
+    /// Another entry stands for it from now on, so that its end is counted once.
+    pub fn stood_for(&self) {
+        self.entry.counts.set(false);
+    }
+
     /// From now on the end of its permit ends it: the response has begun, or it is a stream.
     pub fn streams(&self) {
         self.entry.streams.set(true);
@@ -376,7 +384,8 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        if let (Some(reason), Some(metrics)) = (self.reason(), &self.registry.metrics) {
+        let reason = self.reason().filter(|_| self.entry.counts.get());
+        if let (Some(reason), Some(metrics)) = (reason, &self.registry.metrics) {
             metrics.ended(reason.text());
         }
         if self.entry.past_expiry.get() {

@@ -106,7 +106,8 @@ async fn serve(
         }
     };
     crate::inbound::enrich::set_target(&mut parts, &head)?;
-    let outgoing = Outgoing { parts, body, authority: head.authority, token, slot, switch };
+    let (authority, dialled) = (head.authority, None);
+    let outgoing = Outgoing { parts, body, authority, token, slot, switch, dialled };
     forward::to_callee(conn.worker(), secured, &route.destination, outgoing, journal).await
 }
 

@@ -25,6 +25,8 @@ pub struct Lasting {
     connection: Rc<Registered>,
     grpc: bool,
     account: Option<Box<Journal>>,
+    /// It leaves a second record only if it had to end.
+    quiet: bool,
     /// What the trailers of the app said.
     pub grpc_status: Option<u16>,
 }
@@ -32,7 +34,20 @@ pub struct Lasting {
 impl Lasting {
     /// An exchange that has just been registered.
     pub fn new(registered: Rc<Registered>, connection: Rc<Registered>, grpc: bool) -> Lasting {
-        Lasting { registered, connection, grpc, account: None, grpc_status: None }
+        let (account, grpc_status, quiet) = (None, None, false);
+        Lasting { registered, connection, grpc, account, quiet, grpc_status }
+    }
+
+    /// One that nothing but its own place in the registry ends.
+    pub fn alone(registered: Registered, grpc: bool) -> Lasting {
+        let registered = Rc::new(registered);
+        Lasting::new(Rc::clone(&registered), registered, grpc)
+    }
+
+    /// Leaves a second record only if it has to end: whoever is called keeps the account.
+    #[must_use]
+    pub fn quiet(self) -> Lasting {
+        Lasting { quiet: true, ..self }
     }
 
     /// Its place in the registry, to wait for its end while something else holds the rest.
@@ -84,7 +99,7 @@ impl Lasting {
         let reason = self.reason();
         let Some(account) = self.account else { return };
         let long = Now::read().millis().saturating_sub(self.registered.since_ms()) >= LONG_MS;
-        if long || reason.is_some() || account.is_full() {
+        if reason.is_some() || (!self.quiet && (long || account.is_full())) {
             let decision = self.registered.decision();
             account.ended(reason, decision, self.grpc_status, (bytes_in, bytes_out));
         }

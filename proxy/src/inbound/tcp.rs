@@ -70,6 +70,7 @@ async fn open(
     journal.let_in().await?;
     let decision = permit.decision();
     let registered = judged::opaque(conn.worker(), conn.peer(), input, decision, snap);
+    conn.registered().stood_for();
     Ok((dial_app(conn).await?, registered))
 }
 

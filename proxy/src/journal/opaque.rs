@@ -217,10 +217,8 @@ impl OpaqueJournal {
                 self.worker.metrics.limit_hit(limit);
                 (reason("idle", Some(limit)), false)
             }
-            Why::Stopped(why) => {
-                self.worker.metrics.ended(why.text());
-                (reason(why.text(), why.detail()), !why.has_grace())
-            }
+            // Counted where it was registered.
+            Why::Stopped(why) => (reason(why.text(), why.detail()), !why.has_grace()),
         };
         if reason.is_some() {
             reset(client);

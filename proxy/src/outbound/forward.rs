@@ -5,13 +5,17 @@
 //! well-formed `Countersign-Decision` passes.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_policy::host::canonical_host;
 use countersign_workload_id::WorkloadId;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, Uri, Version, request};
+use hyper::body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -24,6 +28,7 @@ use crate::journal::Journal;
 use crate::judged;
 use crate::outbound::discover::{Destination, ToPeer};
 use crate::outbound::encrypt::{self, Secured};
+use crate::outbound::reached::{Name, Reached, To};
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, RemovedFrom};
 use crate::tls::Alpn;
@@ -51,6 +56,15 @@ pub struct Outgoing {
     pub slot: InFlight,
     /// The protocol the app asks to switch to.
     pub switch: Option<Switch>,
+    /// The address the app dialled; `None` in explicit mode.
+    pub dialled: Option<SocketAddr>,
+}
+
+/// The try a request is at: what answers it, if anything does.
+struct Try {
+    visit: Option<Visit>,
+    addr: SocketAddr,
+    peer: Option<MeshPeer>,
 }
 
 /// Sends the request and waits for the response head.
@@ -64,7 +78,7 @@ pub async fn to_callee(
     outgoing: Outgoing,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
-    let Outgoing { mut parts, body, authority, token, slot, switch } = outgoing;
+    let Outgoing { mut parts, body, authority, token, slot, switch, dialled } = outgoing;
     let client_h1 = parts.version < Version::HTTP_2;
     prepare(&mut parts, secured.alpn, &authority, destination, journal.direction)?;
     if let Some(token) = token {
@@ -88,14 +102,18 @@ pub async fn to_callee(
     if let Some(switch) = &switch {
         switch.restore(&mut request);
     }
-    let visit = RefCell::new(None);
-    let exchange = exchange(worker, secured, destination, (request, &visit), journal);
+    let last = Try { visit: None, addr: secured.endpoint.addr, peer: None };
+    let last = RefCell::new(last);
+    let exchange = exchange(worker, secured, destination, (request, &last), journal);
     let answer = upload::head(exchange, &upload, patience).await;
-    account(worker, destination, visit.into_inner(), &answer);
+    let Try { visit, addr, peer } = last.into_inner();
+    account(worker, destination, visit, &answer);
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::UpstreamTimeout))??;
     let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), ..Guards::default() };
     let sender = if destination.is_mesh() { Sender::Mesh } else { Sender::Unauthenticated };
-    let answering = Answering { upload, client_h1, switch, deadline };
+    let to = to(worker, destination, peer, &authority);
+    let reached = to.map(|to| Reached { dialled, addr, to, exchange: switch.is_none() });
+    let answering = Answering { upload, client_h1, switch, deadline, reached };
     respond(worker, (response, sender), guards, answering, journal)
 }
 
@@ -182,17 +200,17 @@ fn http1_target(parts: &request::Parts, authority: &Authority) -> Uri {
     target.map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-/// Sends once, and once more where that is provably safe and the budget allows it. `visit` holds
-/// the request at the endpoint it went to last.
+/// Sends once, and once more where that is provably safe and the budget allows it. `last` tells
+/// where it went last.
 async fn exchange(
     worker: &Worker,
     secured: Secured,
     destination: &Destination,
-    (request, visit): (Request<ProxyBody>, &RefCell<Option<Visit>>),
+    (request, last): (Request<ProxyBody>, &RefCell<Try>),
     journal: &mut Journal,
 ) -> Result<(Response<Incoming>, Checkout), Refused> {
     let Secured { lease, peer, way, endpoint, visit: first, .. } = secured;
-    visit.replace(first);
+    last.replace(Try { visit: first, addr: endpoint.addr, peer: peer.clone() });
     let kept = Kept::of(&request);
     let failed = match lease.send(request).await {
         Ok(answer) => return Ok(answer),
@@ -204,7 +222,8 @@ async fn exchange(
     if !encrypt::may_retry(worker, why) {
         return Err(error);
     }
-    if let Some(visit) = visit.take().filter(|_| why != "reused_closed") {
+    let visit = last.borrow_mut().visit.take();
+    if let Some(visit) = visit.filter(|_| why != "reused_closed") {
         encrypt::report(worker, destination, visit, Failure::Failed);
     }
     let again = encrypt::again(worker, destination, (way, &endpoint), journal).await;
@@ -212,7 +231,7 @@ async fn exchange(
     if request.headers().contains_key(TXN_TOKEN) {
         same_callee(peer.as_ref().map(MeshPeer::id), again.callee()?)?;
     }
-    visit.replace(again.visit);
+    last.replace(Try { visit: again.visit, addr: again.endpoint.addr, peer: again.peer });
     again.lease.send(request).await.map_err(|failed| broken(&failed.error))
 }
 
@@ -232,6 +251,25 @@ struct Answering {
     client_h1: bool,
     switch: Option<Switch>,
     deadline: Option<Instant>,
+    reached: Option<Reached>,
+}
+
+/// Who answers, for as long as it lasts.
+fn to(
+    worker: &Worker,
+    destination: &Destination,
+    peer: Option<MeshPeer>,
+    authority: &Authority,
+) -> Option<To> {
+    let name = || Name::of(destination, false);
+    Some(match &destination.peer {
+        ToPeer::Mesh => To::Mesh(name(), peer?),
+        ToPeer::Outside(tls) => To::Outside(name(), Arc::clone(tls)),
+        ToPeer::Plain => To::Passed {
+            host: canonical_host(authority.as_str()).ok().map(Into::into),
+            namespace: worker.shared.config.namespace.as_str().into(),
+        },
+    })
 }
 
 fn respond(
@@ -241,7 +279,7 @@ fn respond(
     answering: Answering,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
-    let Answering { upload, client_h1, switch, deadline } = answering;
+    let Answering { upload, client_h1, switch, deadline, reached } = answering;
     let (mut parts, body) = response.into_parts();
     let clean = match journal.direction {
         Direction::Gateway => hygiene::gateway_response(&mut parts, sender),
@@ -256,20 +294,22 @@ fn respond(
     }
     parts.version = Version::default();
     if let Some(switched) = switched {
-        let mut guards = guards;
-        if let Some(callee) = guards.checkout.as_ref().and_then(Checkout::peer) {
-            // Of no generation: judged by the next snapshot that is looked at.
-            let registered = Rc::new(judged::callee(&worker.registry, callee, 0));
-            guards.lasting = Some(Lasting::new(Rc::clone(&registered), registered, false));
-        }
+        // Of no generation: judged by the next snapshot that is looked at.
+        let lasting = reached.map(|reached| judged::reached(&worker.registry, reached, 0));
+        let guards = Guards { lasting: lasting.map(|it| Lasting::alone(it, false)), ..guards };
         let tunnel = switched.into_body(worker.relay_limits(), guards, None);
         return Ok(Response::from_parts(parts, tunnel));
     }
-    let body = ProxyBody::guarded(body, guards)
+    let grpc = hygiene::is_grpc(&parts.headers);
+    let lasting = reached.filter(|_| !body.is_end_stream()).map(|reached| {
+        let registered = judged::reached(&worker.registry, reached, journal.generation());
+        Lasting::alone(registered, grpc).quiet()
+    });
+    let body = ProxyBody::guarded(body, Guards { lasting, ..guards })
         .counting(count_trailers(worker, journal.direction))
         .within(&worker.shared.config.limits)
         .deadline(deadline)
-        .grpc(hygiene::is_grpc(&parts.headers))
+        .grpc(grpc)
         .answering(upload);
     Ok(Response::from_parts(parts, body))
 }

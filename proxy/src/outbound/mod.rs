@@ -10,6 +10,7 @@ pub mod destinations;
 pub mod discover;
 pub mod encrypt;
 pub mod forward;
+pub mod reached;
 mod tcp;
 
 use http::{Request, Response};
@@ -46,6 +47,7 @@ async fn serve(
     let secured = encrypt::lease(conn.worker(), &destination, only, version, snap, journal).await?;
     let held = held.filter(|_| destination.is_mesh());
     let token = held.map(|held| held.token.clone());
-    let outgoing = Outgoing { parts, body, authority: clean.authority, token, slot, switch };
+    let (authority, dialled) = (clean.authority, conn.orig_dst());
+    let outgoing = Outgoing { parts, body, authority, token, slot, switch, dialled };
     forward::to_callee(conn.worker(), secured, &destination, outgoing, journal).await
 }

@@ -9,23 +9,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign_config::limits;
-use countersign_policy::DenyReason;
-use countersign_policy::doc::{PortProtocol, Unknown};
+use countersign_policy::doc::PortProtocol;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::audit::{Callee, Text};
-use crate::clock::Now;
 use crate::intercept::watched::Watched;
 use crate::journal::OpaqueJournal;
 use crate::judged;
 use crate::live::Snapshot;
 use crate::outbound::accept::Connection;
-use crate::outbound::discover::{Destination, Endpoint, Found, ToPeer};
+use crate::outbound::discover::{Endpoint, Found, ToPeer};
 use crate::outbound::encrypt;
+use crate::outbound::reached::{Name, Reached, To};
 use crate::refusal::{Refusal, Refused, Stage};
-use crate::registry::{Against, EndReason, Judged, Registered, Standing, Verdict, Watch};
+use crate::registry::Registered;
 use crate::relay::{self, OnTcp, reset};
 use crate::telemetry::Direction;
 use crate::upstream::connect::{self, ConnectError};
@@ -94,7 +93,7 @@ async fn open(
     journal: &mut OpaqueJournal,
 ) -> Result<(Upstream, Registered), Refused> {
     match (conn.known(snap), conn.orig_dst()) {
-        (Some(found), _) => known(conn.worker(), &found, snap, journal).await,
+        (Some(found), _) => known(conn, &found, snap, journal).await,
         (None, Some(original)) => pass(conn, original, snap, journal).await,
         (None, None) => {
             let name = conn.bound_to().unwrap_or_default();
@@ -105,12 +104,12 @@ async fn open(
 
 /// To a destination that a document describes.
 async fn known(
-    worker: &Worker,
+    conn: &Connection,
     found: &Found,
     snap: &Snapshot,
     journal: &mut OpaqueJournal,
 ) -> Result<(Upstream, Registered), Refused> {
-    let destination = &found.destination;
+    let (worker, destination) = (conn.worker(), &found.destination);
     journal.callee(Callee {
         expected: destination.expected.as_ref().and_then(|expected| expected.single().cloned()),
         presented: None,
@@ -135,7 +134,7 @@ async fn known(
             break;
         }
         let visit = encrypt::visit(worker, destination, &endpoint);
-        match connect(worker, destination, &endpoint, snap, journal).await? {
+        match connect(conn, found, &endpoint, snap, journal).await? {
             Ok((stream, registered)) => {
                 let held = visit.as_ref().map(Visit::hold);
                 if let Some(visit) = visit {
@@ -158,13 +157,16 @@ async fn known(
 
 /// One attempt. The outer error is ours alone: no endpoint would do better.
 async fn connect(
-    worker: &Worker,
-    destination: &Destination,
+    conn: &Connection,
+    found: &Found,
     endpoint: &Endpoint,
     snap: &Snapshot,
     journal: &mut OpaqueJournal,
 ) -> Result<Result<(Box<TlsStream<TcpStream>>, Registered), ConnectError>, Refused> {
-    let addr = endpoint.addr;
+    let (worker, destination, addr) = (conn.worker(), &found.destination, endpoint.addr);
+    let dialled = conn.orig_dst();
+    // An endpoint the app dialled itself belongs to its service; a service's address is its own.
+    let name = Name::of(destination, dialled.is_some() && found.only.is_none());
     match (&destination.peer, &endpoint.expected) {
         (ToPeer::Mesh, Some(expected)) => {
             let Some(tls) = &snap.tls else {
@@ -178,7 +180,9 @@ async fn connect(
             worker.metrics.handshake(Direction::Outbound, "ok");
             journal.presented(&peer);
             journal.passed_on();
-            let registered = judged::opaque_to(worker, &peer, snap);
+            let to = To::Mesh(name, peer.clone());
+            let reached = Reached { dialled, addr, to, exchange: false };
+            let registered = judged::opaque_to(worker, &peer, reached, snap);
             Ok(Ok((Box::new(stream), registered)))
         }
         (ToPeer::Outside(tls), _) => {
@@ -187,7 +191,10 @@ async fn connect(
                 Err(error) => return Ok(Err(error)),
             };
             journal.let_in().await?;
-            Ok(Ok((Box::new(stream), watch(worker, snap, Outside))))
+            let to = To::Outside(name, Arc::clone(tls));
+            let reached = Reached { dialled, addr, to, exchange: false };
+            let registered = judged::reached(&worker.registry, reached, snap.generation);
+            Ok(Ok((Box::new(stream), registered)))
         }
         (ToPeer::Mesh | ToPeer::Plain, _) => {
             let detail = format!("nobody is known who may answer at {addr}");
@@ -211,7 +218,9 @@ async fn pass(
     }
     journal.let_in().await?;
     let namespace = conn.worker().shared.config.namespace.as_str().into();
-    let registered = watch(conn.worker(), snap, Passed { addr: original, namespace });
+    let to = To::Passed { host: None, namespace };
+    let reached = Reached { dialled: Some(original), addr: original, to, exchange: false };
+    let registered = judged::reached(&conn.worker().registry, reached, snap.generation);
     let limit = limits::CONNECT_MESH_MS_MAX;
     let dialled = tokio::time::timeout(Duration::from_millis(limit), dial::mesh(original));
     match dialled.await {
@@ -225,43 +234,6 @@ async fn pass(
             Err(refuse_with(Refusal::UpstreamUnreachable, detail))
         }
     }
-}
-
-/// A connection past the mesh ends once its address is known, or may no longer be passed.
-struct Passed {
-    addr: SocketAddr,
-    namespace: Box<str>,
-}
-
-impl Judged for Passed {
-    fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
-        let snap = against.snap;
-        let passes = snap.documents.mesh.outbound_unknown(&self.namespace) == Unknown::Pass;
-        if passes && snap.destinations.by_address(self.addr).is_none() {
-            return Ok(Standing::default());
-        }
-        Err(EndReason::Policy(DenyReason::NoMatch).into())
-    }
-}
-
-/// A connection to a service outside the mesh: its certificate is the Web's business.
-struct Outside;
-
-impl Judged for Outside {
-    fn judge(&self, _: &Against<'_>) -> Result<Standing, Verdict> {
-        Ok(Standing::default())
-    }
-}
-
-fn watch(worker: &Worker, snap: &Snapshot, judged: impl Judged) -> Registered {
-    worker.registry.register(Watch {
-        judged,
-        generation: snap.generation,
-        since: Now::read(),
-        certificate_ends: None,
-        allowance_s: 0,
-        valid_until_ms: None,
-    })
 }
 
 /// Counts a failed attempt and says which refusal it is.
