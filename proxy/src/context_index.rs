@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_config::limits;
+use countersign_ctxtoken::{RequestContext, Verified};
 use http::HeaderValue;
 
 use crate::clock::Now;
@@ -105,6 +106,8 @@ pub struct Held {
     pub exp: u64,
     /// Whether this workload is the token's first holder and may hand it on.
     pub may_pass_on: bool,
+    /// What it says, to be held against what is revoked; `None` where nothing was verified.
+    pub context: Option<Arc<Verified<RequestContext>>>,
 }
 
 struct Entry {

@@ -292,13 +292,17 @@ impl Journal {
         let unavailable = |_| refuse("the audit queue is full");
         if self.decision.as_ref().is_some_and(|decision| decision.audit == AuditLevel::Full) {
             let record = self.record(RecordKind::Decision, None, None);
-            let synced = self.worker.audit.record_synced(record);
-            tokio::time::timeout(Duration::from_millis(limits::AUDIT_SYNC_MS_MAX), synced)
-                .await
-                .map_err(|_| refuse("the audit sink does not take the record"))?
-                .map_err(unavailable)?;
+            let synced = self.worker.audit.record_synced(record).map_err(unavailable)?;
+            // It may be written whatever happens now: there is no second decision.
             self.recorded = true;
-            return Ok(());
+            let limit = Duration::from_millis(limits::AUDIT_SYNC_MS_MAX);
+            if synced.done(limit).await.is_ok() {
+                return Ok(());
+            }
+            let refused = refuse("the audit sink does not take the record");
+            let record = self.record(RecordKind::Ended, None, Some(&refused));
+            self.worker.audit.record(record);
+            return Err(refused);
         }
         self.room = Some(self.worker.audit.reserve().map_err(unavailable)?);
         Ok(())

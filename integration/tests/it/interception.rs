@@ -8,6 +8,7 @@ pub(crate) mod live;
 mod matrix;
 mod memory;
 mod outside;
+mod recalled;
 mod redirect;
 mod rollout;
 mod tcp;

@@ -11,6 +11,7 @@ pub mod id;
 pub mod pseudonym;
 pub mod record;
 pub mod sink;
+mod syncing;
 mod wire;
 mod writer;
 

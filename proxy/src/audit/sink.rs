@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::pseudonym::Personal;
 use super::record::Record;
+use super::syncing::Syncing;
 use super::writer::Writer;
 use crate::clock::Now;
 use crate::telemetry::encode::Page;
@@ -357,8 +358,9 @@ impl AuditSink {
         Ok(AuditSlot { sink: self.clone(), reserved })
     }
 
-    /// Keeps a record and waits until it is on stable storage, for rules with `audit: full`.
-    pub async fn record_synced(&self, record: Record) -> Result<(), AuditUnavailable> {
+    /// Keeps a record, for rules with `audit: full`; what comes back waits until it is on stable
+    /// storage. Once there is something to wait for, the record counts as written.
+    pub fn record_synced(&self, record: Record) -> Result<Syncing, AuditUnavailable> {
         let (sender, receiver) = oneshot::channel();
         let at = record.at;
         if self.push(Queued { record, synced: Some(sender) }, 0).is_err() {
@@ -367,7 +369,7 @@ impl AuditSink {
         }
         self.shared.urgent.store(true, Relaxed);
         self.shared.wake();
-        receiver.await.map_err(|_| AuditUnavailable)
+        Ok(Syncing(receiver))
     }
 
     /// Waits until everything recorded so far is written; false if that took longer than `limit`.

@@ -7,9 +7,9 @@
 
 use std::rc::Rc;
 
-use countersign_ctxtoken::{KeyName, Unverified, VerifyingKey};
+use countersign_ctxtoken::{KeyName, RequestContext, Unverified, VerifyingKey};
 use countersign_policy::{HeaderLookup, Revocations};
-use http::{Method, request};
+use http::{HeaderValue, Method, request};
 
 use crate::clock::Now;
 use crate::http::lasting::Lasting;
@@ -17,6 +17,7 @@ use crate::http::request::Head;
 use crate::inbound::accept::Connection;
 use crate::inbound::context::Context;
 use crate::inbound::decide::{self, Asked, Headers, Permit};
+use crate::inbound::vouched;
 use crate::judged::{of_decision, peer_counts};
 use crate::live::Snapshot;
 use crate::refusal::{Refusal, Refused, Stage};
@@ -79,6 +80,7 @@ impl Judged for Kept {
         if let Some(by) = revoked_token(head, ctx, revocations, against.now) {
             return Err(EndReason::Revoked(by).into());
         }
+        vouched::token(conn, head, ctx, against)?;
         let via = decide::via(ctx);
         let headers: &dyn HeaderLookup = headers;
         let asked = Asked { method, head, headers };
@@ -125,7 +127,20 @@ fn revoked_token(
     revocations: &Revocations,
     now: Now,
 ) -> Option<&'static str> {
-    let token = ctx.verified().filter(|_| !revocations.revokes_no_token())?;
+    let token = ctx.verified()?;
+    revoked(token, || key_name(head), revocations, now)
+}
+
+/// Which entry hits a token; `kid` is the name of the key it was signed with.
+pub fn revoked(
+    token: &RequestContext,
+    kid: impl FnOnce() -> Option<String>,
+    revocations: &Revocations,
+    now: Now,
+) -> Option<&'static str> {
+    if revocations.revokes_no_token() {
+        return None;
+    }
     let now_ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
     let issued_ms = i64::try_from(token.iat.0).unwrap_or(i64::MAX).saturating_mul(1_000);
     let rctx = &token.rctx;
@@ -143,13 +158,16 @@ fn revoked_token(
         return Some("device");
     }
     let by_key = revocations.names_issuer(&token.iss)
-        && key_name(head).is_none_or(|kid| revocations.issuer_key(&token.iss, &kid, now_ms));
+        && kid().is_none_or(|kid| revocations.issuer_key(&token.iss, &kid, now_ms));
     by_key.then_some("issuer_key")
 }
 
-/// The name of the key a verified token was signed with; `None` if it cannot be told.
 fn key_name(head: &Head) -> Option<String> {
-    let token = head.presented.token().ok().flatten()?;
+    key_name_of(head.presented.token().ok().flatten()?)
+}
+
+/// The name of the key a verified token was signed with; `None` if it cannot be told.
+pub fn key_name_of(token: &HeaderValue) -> Option<String> {
     let token = Unverified::parse(token.as_bytes(), &crate::live::token_limits()).ok()?;
     match token.key_name() {
         KeyName::Kid(kid) => Some(kid.clone()),

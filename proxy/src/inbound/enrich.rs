@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use countersign_config::limits;
-use countersign_ctxtoken::{RequestContext, UserName};
+use countersign_ctxtoken::{RequestContext, UserName, Verified};
 use countersign_policy::doc::ContextNeed;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
 
@@ -167,13 +167,14 @@ fn describe_opted_in(ours: &mut HeaderMap, ctx: &RequestContext, name: &str) {
 }
 
 /// What an onward call of the app will carry.
-fn held(head: &Head, snap: &Snapshot, ctx: &RequestContext) -> Option<Arc<Held>> {
+fn held(head: &Head, snap: &Snapshot, ctx: &Arc<Verified<RequestContext>>) -> Option<Arc<Held>> {
     let token = head.presented.token().ok().flatten()?;
     Some(Arc::new(Held {
         token: sensitive(token),
         txn: ctx.txn.as_str().into(),
         exp: ctx.exp.0,
         may_pass_on: snap.identity().is_some_and(|me| me.id == ctx.rctx.to),
+        context: Some(Arc::clone(ctx)),
     }))
 }
 

@@ -14,6 +14,7 @@ pub mod enrich;
 pub mod forward;
 mod handshake;
 mod tcp;
+mod vouched;
 
 use std::rc::Rc;
 

@@ -153,11 +153,12 @@ impl OpaqueJournal {
         let full = |_| refuse("the audit queue is full");
         let record = self.record(RecordKind::Decision, Verdict::Allow, None);
         if self.decision.as_ref().is_some_and(|decision| decision.audit == AuditLevel::Full) {
-            let synced = self.worker.audit.record_synced(record);
-            tokio::time::timeout(Duration::from_millis(limits::AUDIT_SYNC_MS_MAX), synced)
-                .await
-                .map_err(|_| refuse("the audit sink does not take the record"))?
-                .map_err(full)?;
+            let synced = self.worker.audit.record_synced(record).map_err(full)?;
+            // It may be written whatever happens now: what follows is its end, no second decision.
+            self.phase = Phase::Open;
+            let limit = Duration::from_millis(limits::AUDIT_SYNC_MS_MAX);
+            let late = |_| refuse("the audit sink does not take the record");
+            synced.done(limit).await.map_err(late)?;
         } else {
             self.worker.audit.reserve().map_err(full)?.record(record);
         }

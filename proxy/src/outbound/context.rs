@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use http::request;
 
+use crate::clock::Now;
 use crate::context_index::{Asked, Held, Lookup, TraceId};
 use crate::http::hygiene::{Field, Presented};
+use crate::inbound::again;
 use crate::journal::Journal;
+use crate::live::Snapshot;
 use crate::outbound::accept::Connection;
 use crate::telemetry;
 
@@ -18,6 +21,7 @@ pub fn find(
     conn: &Connection,
     presented: &Presented,
     parts: &request::Parts,
+    snap: &Snapshot,
     journal: &mut Journal,
 ) -> Option<Arc<Held>> {
     let shared = &conn.worker().shared;
@@ -40,8 +44,19 @@ pub fn find(
         conn.worker().metrics.limit_hit("FIRST_HOLDER_ONLY");
         return None;
     }
+    if let Some(by) = revoked(held, snap, journal.started) {
+        // The callee may not know yet. The call goes out as the service alone.
+        tracing::info!(by, decision = journal.id_text(), "a revoked token is not attached");
+        return None;
+    }
     journal.txn = Some(Arc::clone(&held.txn));
     Some(Arc::clone(held))
+}
+
+/// Which entry hits a token that was accepted before it was revoked.
+fn revoked(held: &Held, snap: &Snapshot, now: Now) -> Option<&'static str> {
+    let context = held.context.as_ref()?;
+    again::revoked(context, || again::key_name_of(&held.token), &snap.revocations, now)
 }
 
 fn label(found: &Lookup) -> telemetry::Lookup {

@@ -40,7 +40,7 @@ async fn serve(
     let clean = hygiene::outbound_request(&mut parts).map_err(of_hygiene)?;
     journal.reserved_removed(RemovedFrom::Header, clean.presented.dropped);
     refuse_oversized(&parts.headers)?;
-    let held = context::find(conn, &clean.presented, &parts, journal);
+    let held = context::find(conn, &clean.presented, &parts, snap, journal);
     let Found { destination, only } = discover::destination(conn, &clean.authority, snap, journal)?;
     let switch = Switch::take(&mut parts, &clean.hop, &body, destination.switches())?;
     let version = upgrade::transport_version(parts.version, switch.as_ref());

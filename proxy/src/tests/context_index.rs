@@ -2,7 +2,7 @@ use super::*;
 
 fn held(token: &str) -> Option<Arc<Held>> {
     let token = HeaderValue::from_str(token).unwrap();
-    Some(Arc::new(Held { token, txn: "t".into(), exp: 100, may_pass_on: true }))
+    Some(Arc::new(Held { token, txn: "t".into(), exp: 100, may_pass_on: true, context: None }))
 }
 
 const BOTH: Propagation = Propagation { handle: true, traceparent: true };

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use countersign_integration::client::{Call, Conn};
+use countersign_integration::client::{self, Call, Conn};
 use countersign_integration::netns::{Family, Mode, Net, Pod};
 use countersign_integration::outcome::refused;
 use countersign_integration::pki::{Authority, Request};
@@ -12,6 +12,8 @@ use countersign_integration::proxy::Spec;
 use countersign_integration::{App, Lab, Mesh, Proxy, Reply, documents, tls, wait};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+
+use super::live::echo;
 
 const PORT: u16 = 8080;
 /// Addresses of a service that no machine has.
@@ -170,7 +172,7 @@ async fn unknown_addresses_are_closed_or_passed() {
     refused(&sidecar, &get(&web, to, "legacy").await, "destination_unknown").await;
     assert!(app.seen().is_empty());
 
-    let passing = mesh.with(|spec| spec["outbound"] = json!({"unknown": "pass"}));
+    let passing = mesh.clone().with(|spec| spec["outbound"] = json!({"unknown": "pass"}));
     let document = format!("{:#}", passing.document());
     std::fs::write(lab.folder().join(web.name()).join("mesh.yaml"), document).unwrap();
     sidecar.reload();
@@ -191,6 +193,13 @@ async fn unknown_addresses_are_closed_or_passed() {
         let ours = |name: &String| name.starts_with("countersign") || name == "txn-token";
         assert!(!names.iter().any(ours), "{names:?}");
     }
+    // What was let past and still goes on ends once it may no longer.
+    let mut conn = web.h1(to).await.unwrap();
+    let (stream, _open) = echo(&mut conn, Call::post("legacy", "/echo", "")).await;
+    let document = format!("{:#}", mesh.document());
+    std::fs::write(lab.folder().join(web.name()).join("mesh.yaml"), document).unwrap();
+    sidecar.reload();
+    wait::ends("the stream", client::collect(stream)).await.unwrap_err();
 }
 
 /// A service outside the mesh without endpoints: dialled where the app dialled it, over TLS of ours.

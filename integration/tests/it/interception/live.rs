@@ -83,7 +83,7 @@ fn without(account: &str) -> Value {
 }
 
 /// An echo that stays open: the response, and where its request body is written.
-async fn echo(
+pub(crate) async fn echo(
     conn: &mut Conn,
     call: Call,
 ) -> (
@@ -99,7 +99,7 @@ async fn echo(
     (response, sender)
 }
 
-fn decision(response: &http::Response<hyper::body::Incoming>) -> String {
+pub(crate) fn decision(response: &http::Response<hyper::body::Incoming>) -> String {
     response.headers()["countersign-decision"].to_str().unwrap().to_owned()
 }
 

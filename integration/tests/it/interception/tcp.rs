@@ -524,3 +524,26 @@ async fn bytes_go_to_nobody_but_who_was_expected() {
     }
     assert!(app.accepted() <= 1, "the app that is no sidecar saw a ClientHello and nothing else");
 }
+
+/// Bytes flow only as long as the destination expects who answered: one end, counted once.
+#[tokio::test]
+async fn bytes_end_where_the_callee_is_no_longer_expected() {
+    let lab = Lab::new();
+    let app = BytesApp::echo();
+    let Pair { web, db } = pair(&lab, &app).await;
+    let mut stream = TcpStream::connect(web.outbound()).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    let mut back = [0; 4];
+    wait::ends("the echo", stream.read_exact(&mut back)).await.unwrap();
+    let ids = [&*lab.id("shop", "other")];
+    let speaking = json!({"protocol": "tcp"});
+    let mesh = lab.mesh().destination_speaking("shop/db", "db.shop", db.inbound(), &ids, speaking);
+    lab.write("web-mesh.yaml", &mesh.document());
+    web.reload();
+    assert!(is_reset(stream).await);
+    let ended = only(&web, "ended").await;
+    assert_eq!(ended["reason"], "policy/no_match", "{ended}");
+    let counted = ("countersign_connections_ended_total", ["reason=\"policy\""]);
+    web.metric_reaches(counted.0, &counted.1, 1.0).await;
+    assert_eq!(web.metric(counted.0, &counted.1).await, 1.0);
+}
