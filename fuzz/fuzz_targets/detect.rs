@@ -5,7 +5,7 @@
 #[path = "../../proxy/src/intercept/detect.rs"]
 mod detect;
 
-use detect::{Detected, is_tls, settle};
+use detect::{Detected, is_tls, overflow, settle};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let bytes = bytes.get(..512).unwrap_or(bytes);
@@ -16,6 +16,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         known = now;
     }
     assert_ne!(settle(bytes), Detected::NeedMore);
-    assert!(known == Detected::NeedMore || settle(bytes) == known);
+    assert_ne!(overflow(bytes), Detected::NeedMore);
+    assert!(known == Detected::NeedMore || settle(bytes) == known && overflow(bytes) == known);
     assert!(is_tls(bytes).is_none_or(|tls| tls == (known == Detected::Tls)));
 });

@@ -3,6 +3,7 @@
 //!
 //! HTTP/1 is recognised by the shape of its first line, more widely than the parser accepts:
 //! what some server might take for HTTP must meet our parser and its refusals, not pass as bytes.
+//! Node takes `RTSP/1.0` and `ICE/1.0` for HTTP, Python any white space and a line without version.
 //! Sources: RFC 8446 §5.1 (TLS records), RFC 9112 §3 (request line), RFC 9113 §3.4 (preface).
 
 /// The client preface of HTTP/2, RFC 9113 §3.4.
@@ -42,7 +43,7 @@ pub fn detect(bytes: &[u8]) -> Detected {
     }
 }
 
-/// The answer when no more bytes will come: the buffer is full, time is up, or the peer has ended.
+/// The answer when no more bytes will come: time is up, or the peer has ended.
 /// What can only be HTTP goes to the HTTP parser, which refuses it by its own rules.
 pub fn settle(bytes: &[u8]) -> Detected {
     match detect(bytes) {
@@ -55,6 +56,16 @@ pub fn settle(bytes: &[u8]) -> Detected {
     match http1(bytes) {
         Line::Open { path: true } => Detected::Http1,
         Line::Open { path: false } | Line::Http | Line::Other => Detected::Opaque,
+    }
+}
+
+/// The answer when more bytes will come and are not waited for: the buffer is full. Whatever can
+/// still become a request line is one, or filling the buffer would be a way around.
+pub fn overflow(bytes: &[u8]) -> Detected {
+    match (detect(bytes), http1(bytes)) {
+        (Detected::NeedMore, Line::Open { .. }) => Detected::Http1,
+        (Detected::NeedMore, Line::Http | Line::Other) => settle(bytes),
+        (decided, _) => decided,
     }
 }
 
@@ -98,32 +109,25 @@ enum Line {
 }
 
 fn http1(bytes: &[u8]) -> Line {
-    let line = without_empty_lines(bytes);
-    let method = line.iter().take_while(|byte| is_token(**byte)).count();
-    let rest = line.get(method..).unwrap_or_default();
+    // Servers skip empty lines before a request, and some of them blanks.
+    let line = after(bytes, |byte| byte == b'\n' || is_blank(byte));
+    let (method, rest) = until(line, |byte| !is_token(byte));
     match (method, rest.first()) {
         (_, None) => return Line::Open { path: false },
-        (1.., Some(b' ' | b'\t')) => {}
+        ([_, ..], Some(byte)) if is_blank(*byte) => {}
         (_, Some(_)) => return Line::Other,
     }
-    let rest = without_blanks(rest);
-    let path = rest.first() == Some(&b'/');
-    let (text, ended) = match rest.iter().position(|byte| *byte == b'\n') {
-        Some(end) => (rest.get(..end).unwrap_or_default(), true),
-        None => (rest, false),
-    };
-    // A CR is a line's end or nothing.
-    let text = text.strip_suffix(b"\r").unwrap_or(text);
-    if text.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
-        return Line::Other;
-    }
-    match (ended, path) {
-        (true, _) if ends_in_version(text) && (path || can_go_on(text)) => Line::Http,
-        (true, _) => Line::Other,
+    let rest = after(rest, is_blank);
+    let (text, end) = until(rest, |byte| byte == b'\n');
+    let fits = is_url(text) || can_go_on(text);
+    match (fits, end.is_empty()) {
+        (false, _) => Line::Other,
         // A space inside the target is for the parser to refuse.
-        (false, true) => Line::Open { path },
-        (false, false) if can_go_on(text) => Line::Open { path },
-        (false, false) => Line::Other,
+        (true, true) => Line::Open { path: text.first() == Some(&b'/') && is_text(text) },
+        (true, false) if ends_in_version(text) => Line::Http,
+        // HTTP/0.9, after which some servers read headers all the same.
+        (true, false) if method == b"GET" && is_one_word(text) => Line::Http,
+        (true, false) => Line::Other,
     }
 }
 
@@ -131,57 +135,80 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-fn without_blanks(mut bytes: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = bytes {
-        bytes = rest;
-    }
-    bytes
+/// What stands between the parts of a request line, RFC 9112 §3.
+fn is_ascii_blank(byte: u8) -> bool {
+    matches!(byte, b'\t' | 0x0b..=b'\r' | 0x1c..=0x1f | b' ')
 }
 
-/// Servers skip empty lines before a request.
-fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
-    loop {
-        match bytes {
-            [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => bytes = rest,
-            // Half a line end.
-            [b'\r'] => return &[],
-            _ => return bytes,
-        }
-    }
+/// The same for servers that read Latin-1.
+fn is_blank(byte: u8) -> bool {
+    is_ascii_blank(byte) || matches!(byte, 0x85 | 0xa0)
+}
+
+/// Whether these are the bytes of a text: other protocols may begin with a name and a path, too.
+fn is_text(bytes: &[u8]) -> bool {
+    !bytes.iter().any(|byte| byte.is_ascii_control() && !is_blank(*byte))
+}
+
+/// What is left after the bytes that are `skipped`.
+fn after(bytes: &[u8], skipped: impl Fn(u8) -> bool) -> &[u8] {
+    until(bytes, |byte| !skipped(byte)).1
+}
+
+/// The bytes before the first one that is an `end`, and the rest.
+fn until(bytes: &[u8], end: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
+    let at = bytes.iter().position(|byte| end(*byte)).unwrap_or(bytes.len());
+    bytes.split_at_checked(at).unwrap_or((bytes, &[]))
+}
+
+/// Whether the target is a path or a URL; some servers take blanks inside them.
+fn is_url(text: &[u8]) -> bool {
+    let (target, _) = until(text, is_ascii_blank);
+    target.starts_with(b"/") || target.windows(3).any(|three| three == b"://")
 }
 
 /// `target HTTP/x.y`, with whatever blanks.
 fn ends_in_version(text: &[u8]) -> bool {
-    let text = text.trim_ascii_end();
-    let mut words = text.rsplitn(2, |byte| matches!(byte, b' ' | b'\t'));
-    let version = words.next().unwrap_or_default();
-    let target = words.next().unwrap_or_default();
-    !target.trim_ascii().is_empty() && version_prefix(version) == Some(VERSION_BYTES)
+    let mut words = words(text);
+    let version = words.next_back().unwrap_or_default();
+    words.next_back().is_some() && version_after_name(version).is_some_and(|rest| !rest.is_empty())
+}
+
+fn is_one_word(text: &[u8]) -> bool {
+    words(text).count() == 1
+}
+
+fn words(text: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    text.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty())
 }
 
 /// Whether a line that is still open can become `target HTTP/x.y`.
 fn can_go_on(text: &[u8]) -> bool {
-    let target = text.iter().take_while(|byte| !matches!(byte, b' ' | b'\t')).count();
-    let rest = without_blanks(text.get(target..).unwrap_or_default());
-    let version = rest.iter().take_while(|byte| !matches!(byte, b' ' | b'\t')).count();
-    let (version, after) = rest.split_at_checked(version).unwrap_or_default();
-    match version_prefix(version) {
-        Some(VERSION_BYTES) => without_blanks(after).is_empty(),
-        Some(_) => after.is_empty(),
-        None => false,
+    let (_, rest) = until(text, is_ascii_blank);
+    let (version, rest) = until(after(rest, is_blank), is_blank);
+    match version_after_name(version) {
+        Some(_) => after(rest, is_blank).is_empty(),
+        // The name itself is not complete.
+        None => {
+            let begun = |name: &&[u8]| starts(name, version) && rest.is_empty();
+            VERSIONS.iter().any(begun)
+        }
     }
 }
 
-const VERSION_BYTES: usize = b"HTTP/1.1".len();
+/// Names of versions that servers take for HTTP.
+const VERSIONS: [&[u8]; 3] = [b"HTTP/", b"RTSP/", b"ICE/"];
 
-/// How many bytes of `HTTP/x.y` these are; `None` if they are something else.
-fn version_prefix(bytes: &[u8]) -> Option<usize> {
-    let fits = bytes.iter().enumerate().all(|(at, byte)| match b"HTTP/0.0".get(at) {
-        Some(b'0') => byte.is_ascii_digit(),
-        Some(expected) => byte.eq_ignore_ascii_case(expected),
-        None => false,
-    });
-    fits.then_some(bytes.len())
+/// The digits and dots after the name; `None` if there is something else.
+fn version_after_name(word: &[u8]) -> Option<&[u8]> {
+    let name = VERSIONS.iter().find(|name| starts(word, name))?;
+    let rest = word.get(name.len()..)?;
+    rest.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.').then_some(rest)
+}
+
+/// Whether `long` starts with `short` in whatever case.
+fn starts(long: &[u8], short: &[u8]) -> bool {
+    long.get(..short.len()).is_some_and(|start| start.eq_ignore_ascii_case(short))
 }
 
 #[cfg(test)]

@@ -85,12 +85,13 @@ pub async fn peek<IO: AsyncRead + Unpin>(
         }
         let settled = |seen: BytesMut, timed_out| {
             let what = match look {
+                Look::Everything if is_full(&seen) => detect::overflow(&seen),
                 Look::Everything => detect::settle(&seen),
                 Look::TlsOnly => Detected::Opaque,
             };
             Ok(Peeked { what, seen: seen.freeze(), timed_out })
         };
-        if seen.len() >= limits::DETECT_BYTES_MAX {
+        if is_full(&seen) {
             return settled(seen, false);
         }
         match timeout_at(until, read_some(io, &mut seen)).await {
@@ -100,6 +101,10 @@ pub async fn peek<IO: AsyncRead + Unpin>(
             Ok(Err(error)) => return Err(error),
         }
     }
+}
+
+fn is_full(seen: &[u8]) -> bool {
+    seen.len() >= limits::DETECT_BYTES_MAX
 }
 
 /// Reads what is there, within the bound.
@@ -147,13 +152,15 @@ mod tests {
     #[test]
     fn a_full_buffer_settles_it() {
         run(async {
-            let (mut near, mut far) = duplex(64 * 1024);
-            let long = [b"GET /".as_slice(), &vec![b'a'; 32 * 1024]].concat();
-            far.write_all(&long).await.unwrap();
-            let peeked = peek(&mut near, Look::Everything, never()).await.unwrap();
-            assert_eq!(peeked.what, Detected::Http1);
-            assert_eq!(peeked.seen.len(), limits::DETECT_BYTES_MAX);
-            assert!(!peeked.timed_out);
+            for (begin, filler) in [(b"GET /".as_slice(), b'a'), (b"GET a:/", b'/'), (b"", b'\n')] {
+                let (mut near, mut far) = duplex(64 * 1024);
+                let long = [begin, &vec![filler; 32 * 1024]].concat();
+                far.write_all(&long).await.unwrap();
+                let peeked = peek(&mut near, Look::Everything, never()).await.unwrap();
+                assert_eq!(peeked.what, Detected::Http1);
+                assert_eq!(peeked.seen.len(), limits::DETECT_BYTES_MAX);
+                assert!(!peeked.timed_out);
+            }
         });
     }
 

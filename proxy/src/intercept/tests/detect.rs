@@ -13,6 +13,30 @@ fn hello(length: u16) -> Vec<u8> {
     hello
 }
 
+/// What nginx, Node, Python or Go take for a request beyond the grammar.
+const SERVED: [&str; 20] = [
+    "\rGET /x HTTP/1.1\r\n",
+    "\r\r\n\rGET /x HTTP/1.1\n",
+    " GET /x HTTP/1.1\r\n",
+    "\t \r\n GET /x HTTP/1.1\r\n",
+    "\x0bGET\x0b/x\x0cHTTP/1.1\x1d\r\n",
+    "GET\rx\rHTTP/1.1\r\n",
+    "GET \t x\t  HTTP/1.1\t\r\n",
+    "GET /x HTTP/1.01\r\n",
+    "GET x HTTP/1.10\r\n",
+    "GET x HTTP/0001.0000000000001\r\n",
+    "GET /\0 HTTP/1.1\r\n",
+    "GET x\x01 HTTP/1.1\r\n",
+    "GET http://a/b c HTTP/1.1\r\n",
+    "GET http://a/\u{e0}b HTTP/1.1\r\n",
+    "GET /x RTSP/1.0\r\n",
+    "GET rtsp://a/x RTSP/1.0\r\n",
+    "OPTIONS * rtsp/1.0\r\n",
+    "SOURCE /x ICE/1.0\r\n",
+    "GET /x\r\n",
+    "GET x\r\n",
+];
+
 /// First bytes and what they are.
 fn samples() -> Vec<(Vec<u8>, Detected)> {
     let mut samples = vec![(hello(300), Detected::Tls), (hello(1_800), Detected::Tls)];
@@ -40,6 +64,8 @@ fn samples() -> Vec<(Vec<u8>, Detected)> {
     ] {
         samples.push((http1.as_bytes().to_vec(), Detected::Http1));
     }
+    samples.extend(SERVED.map(|http1| (http1.as_bytes().to_vec(), Detected::Http1)));
+    samples.push((b"\xa0GET\xa0x\x85HTTP/1.1\xa0\r\n".to_vec(), Detected::Http1));
     samples.push((PREFACE.to_vec(), Detected::Http2));
     let mut h2 = PREFACE.to_vec();
     h2.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
@@ -50,14 +76,16 @@ fn samples() -> Vec<(Vec<u8>, Detected)> {
         b"\0\0\0\x29\0\x03\0\0user\0app\0",       // PostgreSQL, StartupMessage
         b"*1\r\n$4\r\nPING\r\n",
         b"PING\r\n",
-        b"GET key\r\n",
         b"get key\r\n",
         b"SET key value\r\n",
+        b"SET key\r\n",
+        b"GET two keys\r\n",
+        b"REQMOD icap://a/b ICAP/1.0\r\n",
+        b"10.0.0.7 - - [21/Nov/2026] \"GET / HTTP/1.1\" 200 12\n",
+        b" \t\r\0",
         b"EHLO client.example\r\n",
         b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n",
         b"INVITE sip:bob@example.org SIP/2.0\r\n",
-        b"DESCRIBE rtsp://a/b RTSP/1.0\r\n",
-        b"GET /over-nine-thousand\r\n",
         b"SSH-2.0-OpenSSH_9.2 Debian\r\n",
         b"AMQP\0\0\x09\x01",
         b"\x10\x1a\0\x04MQTT",
@@ -66,9 +94,7 @@ fn samples() -> Vec<(Vec<u8>, Detected)> {
         b"\x16\x04\x01\x01\0\x01",
         b"\x80\x2e\x01\x03\x01",
         b"<stream:stream to='a'>",
-        b" GET / HTTP/1.1\r\n",
         b"GET / HTTP/1.1\rHost: a\r\n",
-        b"GET /\0 HTTP/1.1\r\n",
     ] {
         samples.push((opaque.to_vec(), Detected::Opaque));
     }
@@ -125,11 +151,32 @@ fn what_is_cut_short_goes_where_it_is_refused() {
         (b"GET key", Detected::Opaque),
         (b"\x16\x03\x01", Detected::Opaque),
         (b"\r", Detected::Opaque),
+        (b" \r\n\t GET /a", Detected::Http1),
+        (b"0032git-upload-pack /project.git\0host=a\0", Detected::Opaque),
     ] {
         assert_eq!(settle(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
     }
     let long = [b"GET /".as_slice(), &vec![b'a'; 16 * 1024]].concat();
     assert_eq!(settle(&long), Detected::Http1, "the parser answers 414");
+}
+
+#[test]
+fn nothing_that_fills_the_buffer_goes_around_the_parser() {
+    for (begin, filler) in [
+        ("", "\r\n"),
+        ("", " "),
+        ("GET http://a/", "a"),
+        ("GET x ", " "),
+        ("", "a"),
+        ("GET /\0", "a"),
+    ] {
+        let long = [begin, &filler.repeat(16 * 1024)].concat();
+        assert_eq!(overflow(long.as_bytes()), Detected::Http1, "{begin:?} {filler:?}");
+    }
+    for (bytes, expected) in samples() {
+        assert_eq!(overflow(&bytes), expected);
+    }
+    assert_eq!(overflow(b"\x16\x03"), Detected::Opaque);
 }
 
 #[test]
@@ -165,6 +212,12 @@ fn near() -> impl Strategy<Value = Vec<u8>> {
         Just(b"PRI * HTTP/2.0\r\n\r\n".to_vec()),
         Just(b"SM\r\n\r\n".to_vec()),
         Just(b" ".to_vec()),
+        Just(b"\t".to_vec()),
+        Just(vec![0xa0]),
+        Just(b"http://a".to_vec()),
+        Just(b"HTTP/".to_vec()),
+        Just(b"1.01".to_vec()),
+        Just(b"RTSP/1.0".to_vec()),
         Just(b"/".to_vec()),
         Just(b"HTTP/1.1".to_vec()),
         Just(b"\r".to_vec()),
@@ -190,6 +243,21 @@ proptest! {
             }
             known = now;
         }
+    }
+
+    /// Blanks and digits that some server overlooks change nothing.
+    #[test]
+    fn what_servers_overlook_changes_nothing(
+        before in "[\r\n\t ]{0,6}",
+        method in "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,12}",
+        target in "[!-~]{1,40}",
+        between in "[\t ]{1,4}",
+        version in "(HTTP|http)/[0-9]{1,4}[.][0-9]{1,4}",
+        blanks in "[\t ]{0,3}",
+        end in prop_oneof![Just("\r\n"), Just("\n")],
+    ) {
+        let line = format!("{before}{method}{between}{target}{between}{version}{blanks}{end}");
+        prop_assert_eq!(detect(line.as_bytes()), Detected::Http1, "{}", line);
     }
 
     /// Whatever the HTTP/1 parser would take as a request is never passed on as opaque bytes.
