@@ -77,7 +77,7 @@ bounds! {
     DETECT_BYTES_MAX: usize = 16 * KIB;
     /// Time for a TLS handshake, from accept to finished.
     HANDSHAKE_MS_MAX: u64 = 5_000;
-    /// TLS handshakes computed at once; a slot is taken when a complete ClientHello has arrived.
+    /// TLS handshakes a worker computes in one turn of its loop; waiting for a client takes no slot.
     HANDSHAKES_MAX: usize = 64;
     /// One ClientHello; hybrid key shares and long ALPN lists stay far below.
     CLIENT_HELLO_BYTES_MAX: usize = 16 * KIB;

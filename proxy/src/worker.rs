@@ -162,7 +162,7 @@ pub struct Worker {
     pub metrics: Rc<WorkerMetrics>,
     /// This worker's lane to the audit writer.
     pub audit: AuditSink,
-    /// TLS handshakes this worker may compute at once.
+    /// TLS handshakes this worker may compute in one turn of its loop.
     pub handshakes: Semaphore,
     /// Buffers of this worker's relays.
     pub buffers: Rc<Buffers>,

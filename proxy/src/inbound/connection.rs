@@ -46,7 +46,7 @@ impl Connection {
     pub(super) fn new(entry: Entry, peer: Peer, alpn: Option<Alpn>, snap: &Snapshot) -> Connection {
         let Entry { worker, captured, port, app, .. } = entry;
         let registered = Rc::new(judged::connection(&worker, &peer, snap));
-        let own_id = worker.snapshot().identity().map(|me| me.id.clone());
+        let own_id = snap.identity().map(|me| me.id.clone());
         let series = match &peer {
             Peer::Mesh(peer) => {
                 let id = peer.id();

@@ -269,6 +269,44 @@ async fn attack_leaves_handshakes_half_open() {
     .await;
 }
 
+/// Whole hellos, and then nothing: each is answered, far more of them than may be computed at once,
+/// and whoever goes on is served while all of them wait.
+#[tokio::test]
+async fn attack_leaves_answered_hellos_alone() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders(&app, |spec| spec.limit("CONNS_MAX", 2_000)).await;
+    let hello = hello();
+    let mut half = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(orders.inbound()).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        half.push(stream);
+    }
+    // Who has to wait for the silent ones before it ends like them, without an answer.
+    for stream in &mut half {
+        let mut record = [0; 5];
+        wait::ends("a ServerHello", stream.read_exact(&mut record)).await.unwrap();
+        assert_eq!(record[..2], [0x16, 3]);
+    }
+    for _ in 0..5 {
+        let reply = lab.call_as_gateway(&orders, Call::get(HOST, "/")).await;
+        assert_eq!(reply.status, 200);
+    }
+    let timeout = ["direction=\"inbound\"", "result=\"timeout\""];
+    orders.metric_reaches("countersign_tls_handshakes_total", &timeout, 300.0).await;
+}
+
+/// The first flight of another sidecar.
+fn hello() -> Vec<u8> {
+    let name = rustls::pki_types::ServerName::try_from(HOST).unwrap();
+    let config = tls::client(None, &[tls::MESH_H2]);
+    let mut client = rustls::ClientConnection::new(config, name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
 /// Leaves this many descriptors free in a running process. Its hard limit stays, so that more can
 /// be left later.
 fn leave_descriptors(proxy: &Proxy, free: u64) {
