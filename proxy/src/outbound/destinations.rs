@@ -146,6 +146,7 @@ impl Destinations {
             },
             ..Destinations::default()
         };
+        roots.again();
         for named in &documents.destinations {
             let name: Arc<str> = format!("{}/{}", named.namespace, named.name).into();
             let unusable = |why: String| format!("Destination {name}: {why}");

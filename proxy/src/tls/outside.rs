@@ -58,12 +58,19 @@ pub struct OutsideRoots {
     provider: Arc<CryptoProvider>,
     /// By file; `None` is the operating system.
     known: HashMap<Option<PathBuf>, Arc<Roots>>,
+    /// What was read since [`OutsideRoots::again`], or why it could not be.
+    read: HashMap<Option<PathBuf>, Result<Arc<Roots>, String>>,
 }
 
 impl OutsideRoots {
     /// Nothing read yet.
     pub fn new(provider: Arc<CryptoProvider>) -> OutsideRoots {
-        OutsideRoots { provider, known: HashMap::new() }
+        OutsideRoots { provider, known: HashMap::new(), read: HashMap::new() }
+    }
+
+    /// From now on roots are read anew, each once however many services are recognised by them.
+    pub fn again(&mut self) {
+        self.read.clear();
     }
 
     /// The client side for one service, with the roots of `file` or of the operating system.
@@ -71,64 +78,91 @@ impl OutsideRoots {
     /// # Errors
     /// A sentence about the names, or about roots that could never be read.
     pub fn tls(&mut self, names: &[String], file: Option<&Path>) -> Result<OutsideTls, String> {
-        let read = file.map_or_else(Roots::system, Roots::file);
         let key = file.map(Path::to_owned);
-        let roots = match (read, self.known.get(&key)) {
+        let roots = match self.read.get(&key) {
+            Some(read) => read.clone(),
+            None => {
+                let read = self.read(file);
+                self.read.insert(key, read.clone());
+                read
+            }
+        };
+        OutsideTls::build(names, &*roots?, &self.provider)
+    }
+
+    /// Reads roots. Unchanged ones stay the very same, so that they are in memory once.
+    fn read(&mut self, file: Option<&Path>) -> Result<Arc<Roots>, String> {
+        let key = file.map(Path::to_owned);
+        let last = self.known.get(&key);
+        let found = match file {
+            None => Ok(Certificates::of_system()),
+            Some(file) => Certificates::of_file(file),
+        };
+        let roots = found.and_then(|found| {
+            let digest = found.digest();
+            let mut known = self.known.values();
+            match known.find(|roots| roots.digest == digest) {
+                Some(same) => Ok(Arc::clone(same)),
+                None => found.roots(digest).map(Arc::new),
+            }
+        });
+        match (roots, last) {
             (Ok(roots), _) => {
-                let roots = Arc::new(roots);
                 self.known.insert(key, Arc::clone(&roots));
-                roots
+                Ok(roots)
             }
             (Err(why), Some(last)) => {
                 tracing::warn!(code = "TL-02", why, "the last good roots stay");
-                Arc::clone(last)
+                Ok(Arc::clone(last))
             }
-            (Err(why), None) => return Err(why),
-        };
-        OutsideTls::build(names, &roots, &self.provider)
+            (Err(why), None) => Err(why),
+        }
     }
 }
 
-impl Roots {
-    /// The roots of the operating system.
-    ///
-    /// # Errors
-    /// A sentence when there are none.
-    pub fn system() -> Result<Roots, String> {
+/// Certificates as they were read, and whose they are.
+struct Certificates {
+    whose: String,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Certificates {
+    fn of_system() -> Certificates {
         let native = rustls_native_certs::load_native_certs();
         for error in &native.errors {
             tracing::warn!(code = "TL-01", %error, "some root certificates of the system were not read");
         }
-        Roots::of(native.certs, "the root certificates of the system")
+        let whose = "the root certificates of the system".to_owned();
+        Certificates { whose, certificates: native.certs }
     }
 
-    /// The roots of a PEM file.
-    ///
-    /// # Errors
-    /// A sentence naming the file.
-    pub fn file(path: &Path) -> Result<Roots, String> {
-        let name = path.display().to_string();
-        let pem = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+    fn of_file(path: &Path) -> Result<Certificates, String> {
+        let whose = path.display().to_string();
+        let pem = std::fs::read(path).map_err(|error| format!("{whose}: {error}"))?;
         let certificates = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| format!("{name}: {error}"))?;
-        Roots::of(certificates, &name)
+            .map_err(|error| format!("{whose}: {error}"))?;
+        Ok(Certificates { whose, certificates })
     }
 
-    fn of(certificates: Vec<CertificateDer<'static>>, whose: &str) -> Result<Roots, String> {
+    fn digest(&self) -> [u8; 32] {
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        for certificate in &certificates {
+        for certificate in &self.certificates {
             digest.update(&(certificate.len() as u64).to_be_bytes());
             digest.update(certificate);
         }
-        let mut store = RootCertStore::empty();
-        let (usable, _) = store.add_parsable_certificates(certificates);
-        if usable == 0 {
-            return Err(format!("{whose}: no usable root certificate"));
-        }
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest.finish().as_ref());
-        Ok(Roots { store: Arc::new(store), digest: sha256 })
+        sha256
+    }
+
+    fn roots(self, digest: [u8; 32]) -> Result<Roots, String> {
+        let mut store = RootCertStore::empty();
+        let (usable, _) = store.add_parsable_certificates(self.certificates);
+        if usable == 0 {
+            return Err(format!("{}: no usable root certificate", self.whose));
+        }
+        Ok(Roots { store: Arc::new(store), digest })
     }
 }
 
@@ -239,5 +273,47 @@ impl ServerCertVerifier for OneOf {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.webpki.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority() -> String {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut authority = rcgen::CertificateParams::default();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn roots_are_read_once_for_a_snapshot_and_kept_once_while_they_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one.pem"), folder.path().join("two.pem"));
+        let pem = authority();
+        std::fs::write(&one, &pem).unwrap();
+        std::fs::write(&two, &pem).unwrap();
+        let mut roots = OutsideRoots::new(crate::tls::provider(&[]));
+        let names = ["a.example".to_owned()];
+        let first = roots.tls(&names, Some(&one)).unwrap();
+        roots.tls(&names, Some(&two)).unwrap();
+        let store = |roots: &OutsideRoots, file: &PathBuf| {
+            Arc::clone(&roots.known.get(&Some(file.clone())).unwrap().store)
+        };
+        let of_first = store(&roots, &one);
+        assert!(Arc::ptr_eq(&of_first, &store(&roots, &two)), "equal roots are kept once");
+
+        std::fs::write(&one, authority()).unwrap();
+        assert!(roots.tls(&names, Some(&one)).unwrap() == first, "read once for a snapshot");
+        roots.again();
+        assert!(roots.tls(&names, Some(&one)).unwrap() != first, "and anew for the next");
+        roots.tls(&names, Some(&two)).unwrap();
+        assert!(Arc::ptr_eq(&of_first, &store(&roots, &two)), "unchanged roots stay the same");
+
+        std::fs::remove_file(&one).unwrap();
+        roots.again();
+        assert!(roots.tls(&names, Some(&one)).is_ok(), "the last good ones stay");
+        assert!(roots.tls(&names, Some(&folder.path().join("none.pem"))).is_err());
     }
 }
