@@ -70,6 +70,20 @@ pub struct Way {
     registry: Registry,
 }
 
+impl Way {
+    /// The way of a second try: its head has the form of the protocol the first one spoke, so no
+    /// other may be chosen now.
+    #[must_use]
+    pub fn speaking(mut self, alpn: Alpn) -> Way {
+        match alpn {
+            Alpn::H2 => self.offer = Offer::Http2,
+            Alpn::Http1 => self.offer = Offer::Http1,
+            Alpn::Tcp => {}
+        }
+        self
+    }
+}
+
 /// Takes a connection to the destination, trying another endpoint if one cannot be reached.
 ///
 /// # Errors
@@ -340,4 +354,22 @@ pub fn of_error(error: &LeaseError) -> Refused {
 
 fn refused(refusal: Refusal, detail: impl Into<String>) -> Refused {
     Refused::new(refusal, Stage::Encrypt, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_try_offers_the_protocol_of_the_first_alone() {
+        let way = || Way {
+            only: None,
+            offer: Offer::Either,
+            tls: None,
+            generation: 0,
+            registry: Registry::default(),
+        };
+        assert_eq!(way().speaking(Alpn::H2).offer, Offer::Http2);
+        assert_eq!(way().speaking(Alpn::Http1).offer, Offer::Http1);
+    }
 }

@@ -209,8 +209,9 @@ async fn exchange(
     (request, last): (Request<ProxyBody>, &RefCell<Try>),
     journal: &mut Journal,
 ) -> Result<(Response<Incoming>, Checkout), Refused> {
-    let Secured { lease, peer, way, endpoint, visit: first, .. } = secured;
+    let Secured { lease, peer, alpn, way, endpoint, visit: first, .. } = secured;
     last.replace(Try { visit: first, addr: endpoint.addr, peer: peer.clone() });
+    let way = way.speaking(alpn);
     let kept = Kept::of(&request);
     let failed = match lease.send(request).await {
         Ok(answer) => return Ok(answer),
