@@ -167,6 +167,8 @@ bounds! {
     INFLIGHT_MAX: usize = 4_096;
     /// Endpoints of one destination.
     ENDPOINTS_PER_SERVICE_MAX: usize = 4_096;
+    /// Endpoints a worker keeps an idle, unblemished record of.
+    ENDPOINTS_KNOWN_MAX: usize = 8_192;
     /// Destinations known (process).
     SERVICES_MAX: usize = 8_192;
     /// Consecutive failures that open an endpoint's breaker.

@@ -77,6 +77,11 @@ impl Breaker {
         self.state == State::Closed
     }
 
+    /// Whether it is as if nothing had ever failed.
+    pub fn is_new(&self) -> bool {
+        self.is_closed() && self.failures == 0
+    }
+
     /// Whether a request may go there now.
     pub fn admits(&self, now: Instant) -> bool {
         match self.state {

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use countersign_config::limits::ENDPOINTS_KNOWN_MAX;
+
 use crate::telemetry::{BreakerOpen, WorkerMetrics};
 use crate::upstream::balance::{self, View};
 use crate::upstream::breaker::{self, Breaker, Change, Failure};
@@ -33,8 +35,17 @@ pub struct Endpoint {
 }
 
 /// All endpoints of one worker.
-#[derive(Default)]
-pub struct Endpoints(RefCell<HashMap<EndpointKey, Rc<Endpoint>>>);
+pub struct Endpoints {
+    known: RefCell<HashMap<EndpointKey, Rc<Endpoint>>>,
+    /// How many are known before those nothing is known of go, without waiting for a sweep.
+    full_at: Cell<usize>,
+}
+
+impl Default for Endpoints {
+    fn default() -> Endpoints {
+        Endpoints { known: RefCell::default(), full_at: Cell::new(ENDPOINTS_KNOWN_MAX) }
+    }
+}
 
 /// One request at one endpoint; says in the end how it went. Dropped without a word it says
 /// nothing about the endpoint.
@@ -46,11 +57,14 @@ pub struct Visit {
 impl Endpoints {
     /// The endpoint of a key.
     pub fn of(&self, key: &EndpointKey) -> Rc<Endpoint> {
-        if let Some(known) = self.0.borrow().get(key) {
+        if let Some(known) = self.known.borrow().get(key) {
             return Rc::clone(known);
         }
+        if self.known.borrow().len() >= self.full_at.get() {
+            self.make_room();
+        }
         let endpoint = Rc::new(Endpoint::default());
-        self.0.borrow_mut().insert(key.clone(), Rc::clone(&endpoint));
+        self.known.borrow_mut().insert(key.clone(), Rc::clone(&endpoint));
         endpoint
     }
 
@@ -62,7 +76,7 @@ impl Endpoints {
         now: Instant,
         key: impl Fn(usize) -> Option<EndpointKey>,
     ) -> Option<usize> {
-        let known = self.0.borrow();
+        let known = self.known.borrow();
         balance::pick(count, random, |at| match key(at) {
             None => View::Excluded,
             Some(key) => known.get(&key).map_or(View::Free(0), |endpoint| endpoint.view(now)),
@@ -71,16 +85,26 @@ impl Endpoints {
 
     /// How many of `keys` are left alone.
     pub fn open(&self, keys: impl Iterator<Item = EndpointKey>) -> usize {
-        let known = self.0.borrow();
+        let known = self.known.borrow();
         let open = |key: &EndpointKey| known.get(key).is_some_and(|e| !e.breaker().is_closed());
         keys.filter(open).count()
     }
 
+    /// Forgets what is as if it had never been used. Beyond the bound stay those in use, which
+    /// other bounds count, and those with failures; looked at again when they have doubled.
+    fn make_room(&self) {
+        let mut known = self.known.borrow_mut();
+        known.retain(|_, endpoint| endpoint.is_used() || !endpoint.breaker().is_new());
+        self.full_at.set(ENDPOINTS_KNOWN_MAX.max(known.len().saturating_mul(2)));
+    }
+
     /// Forgets endpoints nobody has used for a while.
     pub fn sweep(&self) {
-        self.0.borrow_mut().retain(|_, endpoint| {
-            let used = Rc::strong_count(endpoint) > 1;
-            let sweeps = if used { 0 } else { endpoint.unused_sweeps.get() + 1 };
+        if self.known.borrow().len() >= ENDPOINTS_KNOWN_MAX {
+            self.make_room();
+        }
+        self.known.borrow_mut().retain(|_, endpoint| {
+            let sweeps = if endpoint.is_used() { 0 } else { endpoint.unused_sweeps.get() + 1 };
             endpoint.unused_sweeps.set(sweeps);
             sweeps < FORGET_AFTER_SWEEPS
         });
@@ -90,6 +114,11 @@ impl Endpoints {
 impl Endpoint {
     fn breaker(&self) -> std::cell::Ref<'_, Breaker> {
         self.breaker.borrow()
+    }
+
+    /// Whether a request, a connection, or one that is being opened counts on it.
+    fn is_used(self: &Rc<Endpoint>) -> bool {
+        Rc::strong_count(self) > 1 || self.in_flight.get() > 0 || self.opening.get() > 0
     }
 
     fn view(&self, now: Instant) -> View {
@@ -148,5 +177,49 @@ impl Drop for Visit {
         if let Some(ticket) = self.ticket.take() {
             self.endpoint.breaker.borrow_mut().abandoned(ticket, Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::upstream::target::Who;
+
+    fn key(number: usize) -> EndpointKey {
+        let bits = u32::try_from(number).unwrap();
+        let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(bits)), 80);
+        EndpointKey { addr, who: Who::Plain }
+    }
+
+    #[test]
+    fn endpoints_nothing_is_known_of_are_forgotten_beyond_the_bound() {
+        let endpoints = Endpoints::default();
+        let held = endpoints.of(&key(0)).hold();
+        let visited = endpoints.of(&key(1));
+        let ticket = visited.breaker.borrow_mut().begin(Instant::now());
+        let mut breaker = visited.breaker.borrow_mut();
+        _ = breaker.failed(ticket, Failure::Failed, Instant::now(), 0, || false);
+        drop(breaker);
+        drop(visited);
+        for number in 2..3 * ENDPOINTS_KNOWN_MAX {
+            endpoints.of(&key(number));
+            assert!(endpoints.known.borrow().len() <= ENDPOINTS_KNOWN_MAX, "{number}");
+        }
+        assert_eq!(endpoints.of(&key(0)).in_flight.get(), 1, "what is in use stays");
+        assert!(!endpoints.of(&key(1)).breaker().is_new(), "a failure is remembered");
+        drop(held);
+    }
+
+    #[test]
+    fn endpoints_in_use_stay_beyond_the_bound() {
+        let endpoints = Endpoints::default();
+        let held: Vec<_> =
+            (0..=ENDPOINTS_KNOWN_MAX).map(|n| endpoints.of(&key(n)).hold()).collect();
+        assert_eq!(endpoints.known.borrow().len(), held.len());
+        drop(held);
+        endpoints.sweep();
+        assert_eq!(endpoints.known.borrow().len(), 0);
     }
 }
