@@ -290,7 +290,11 @@ impl CompiledRule {
             Effect::Deny => own.eq_ignore_ascii_case(request.method),
         };
         let method = http.methods.is_empty() || http.methods.iter().any(same);
-        let host = http.hosts.is_empty() || http.hosts.iter().any(|own| own == request.host);
+        let host = http.hosts.is_empty()
+            || http
+                .hosts
+                .iter()
+                .any(|own| crate::host::covers(own, request.host, self.rule.effect));
         !(method && host)
     }
 

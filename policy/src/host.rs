@@ -1,7 +1,9 @@
 //! Canonical hosts: the one form in which host names are compared.
 //!
-//! Lower case, without port and trailing dot. User info, `%`, non-ASCII and empty names are
+//! Lower case, without port and trailing dot; only what CONNECT names keeps its port. User info, `%`, non-ASCII and empty names are
 //! refused, so that two spellings never mean two things.
+
+use crate::doc::Effect;
 
 /// Why a host has no canonical form. All are answered with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,37 @@ pub fn canonical_host(written: &str) -> Result<String, HostError> {
     Ok(name.to_ascii_lowercase())
 }
 
+/// The canonical form of what CONNECT names: host and port, since together they say what is
+/// reached. Without a port, or with port 0, it has none.
+///
+/// ```
+/// use countersign_policy::host::canonical_authority;
+/// assert_eq!(canonical_authority("DB.example.:0443").unwrap(), "db.example:443");
+/// assert!(canonical_authority("db.example").is_err());
+/// ```
+pub fn canonical_authority(written: &str) -> Result<String, HostError> {
+    let host = canonical_host(written)?;
+    let (_, port) = written.rsplit_once(':').ok_or(HostError::Port)?;
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(format!("{host}:{port}")),
+        Ok(_) | Err(_) => Err(HostError::Port),
+    }
+}
+
+/// The host of a canonical host or authority.
+fn without_port(canonical: &str) -> &str {
+    match canonical.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        Some(_) | None => canonical,
+    }
+}
+
+/// Whether a rule about `own` is about a request to `asked`, both canonical. An allow covers what
+/// it names; a deny of a host covers CONNECT to each of its ports.
+pub(crate) fn covers(own: &str, asked: &str, effect: Effect) -> bool {
+    own == asked || (effect == Effect::Deny && own == without_port(asked))
+}
+
 /// `rest` follows the opening bracket.
 fn bracketed(rest: &str) -> Result<String, HostError> {
     let (address, after) = rest.split_once(']').ok_or(HostError::Address)?;
@@ -80,6 +113,36 @@ mod tests {
         }
         assert_eq!(canonical_host("[2001:DB8:0::1]:443").as_deref(), Ok("[2001:db8::1]"));
         assert_eq!(canonical_host("127.0.0.1:1").as_deref(), Ok("127.0.0.1"));
+    }
+
+    #[test]
+    fn what_connect_names_has_a_port() {
+        for (written, canonical) in [
+            ("A.b.:0443", "a.b:443"),
+            ("[2001:DB8:0::1]:22", "[2001:db8::1]:22"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+        ] {
+            assert_eq!(canonical_authority(written).as_deref(), Ok(canonical), "{written}");
+            assert_eq!(canonical_authority(canonical).as_deref(), Ok(canonical), "{canonical}");
+        }
+        for written in ["a.b", "a.b:", "a.b:0", "[::1]", "127.0.0.1", "a.b:65536"] {
+            assert_eq!(canonical_authority(written), Err(HostError::Port), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_deny_of_a_host_covers_each_port_and_an_allow_none() {
+        for host in ["a.b", "[::1]"] {
+            let tunnel = format!("{host}:22");
+            assert!(covers(host, &tunnel, Effect::Deny), "{host}");
+            assert!(!covers(host, &tunnel, Effect::Allow), "{host}");
+            assert!(!covers(&format!("{host}:443"), &tunnel, Effect::Deny), "{host}");
+            for effect in [Effect::Allow, Effect::Deny] {
+                assert!(covers(host, host, effect) && covers(&tunnel, &tunnel, effect), "{host}");
+                assert!(!covers(&tunnel, host, effect), "{host}");
+            }
+        }
+        assert!(!covers("[:", "[::1]", Effect::Deny));
     }
 
     #[test]

@@ -110,7 +110,8 @@ fn matched(documents: &Documents, policy: &AccessPolicy, rule: &Rule, input: &In
                     Effect::Allow => own == request.method,
                     Effect::Deny => own.eq_ignore_ascii_case(request.method),
                 });
-            let host = http.hosts.is_empty() || http.hosts.iter().any(|own| own == request.host);
+            let host = http.hosts.is_empty()
+                || http.hosts.iter().any(|own| crate::host::covers(own, request.host, effect));
             let path = http.paths.is_empty()
                 || http.paths.iter().any(|own| match effect {
                     Effect::Allow => own.matches_exactly(request.path),

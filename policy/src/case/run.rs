@@ -9,7 +9,7 @@ use crate::{
     Compiled, DenyReason, Documents, Explanation, Outcome, Problems, Source,
     compile::{SYSTEM_NAMESPACE, compile},
     doc::Selector,
-    host::canonical_host,
+    host::{canonical_authority, canonical_host},
     input::{
         Caller, ContextFacts, Input, JustificationFacts, Request, SourceFacts, UserFacts, Workload,
     },
@@ -147,6 +147,10 @@ fn evaluate(
     let path = match CanonicalPath::from_target(&request.method, &request.path, &host, options) {
         Ok(path) => path,
         Err(error) => return refused_path(error.reason()),
+    };
+    let host = match request.method.as_str() {
+        "CONNECT" => canonical_authority(&request.host).unwrap_or_default(),
+        _ => host,
     };
     let now_s = u64::try_from(case.now_ms / 1000).unwrap_or(0);
     let input = Input {

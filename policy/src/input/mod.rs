@@ -55,7 +55,8 @@ pub enum Caller<'a> {
 pub struct Request<'a> {
     /// Method, case-sensitive.
     pub method: &'a str,
-    /// Canonical host ([`crate::host::canonical_host`]).
+    /// Canonical host ([`crate::host::canonical_host`]); of CONNECT with its port
+    /// ([`crate::host::canonical_authority`]).
     pub host: &'a str,
     /// Canonical path.
     pub path: &'a CanonicalPath,

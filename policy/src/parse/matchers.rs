@@ -164,7 +164,10 @@ pub(super) fn http(node: &Node, findings: &mut Findings<'_>) -> Option<HttpMatch
         }
     }
     let methods = each(methods, method, findings);
-    let hosts = each(hosts, scalars::host, findings);
+    // Only CONNECT reaches a port it names.
+    let tunnels = methods.as_ref().is_some_and(|methods| methods == &["CONNECT"]);
+    let host = if tunnels { scalars::host_or_authority } else { scalars::host };
+    let hosts = each(hosts, host, findings);
     let paths = each(paths, path, findings);
     let headers = each(headers, header, findings);
     Some(HttpMatch { methods: methods?, hosts: hosts?, paths: paths?, headers: headers? })

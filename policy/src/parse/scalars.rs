@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::{
     doc::{FileRef, Selector},
-    host::canonical_host,
+    host::{canonical_authority, canonical_host},
     path::{PathTemplate, TemplateError},
     yaml::{Fields, Findings, Node, Value, read},
 };
@@ -172,6 +172,21 @@ pub(crate) fn host(node: &Node, findings: &mut Findings<'_>) -> Option<String> {
             findings.error("E014", node.span, format!("`{text}` is not a host: {error}"));
             None
         }
+    }
+}
+
+/// A host, or a host with a port.
+pub(crate) fn host_or_authority(node: &Node, findings: &mut Findings<'_>) -> Option<String> {
+    let text = read::string(node, findings)?;
+    match canonical_authority(&text) {
+        Ok(authority) if authority == text => Some(authority),
+        Ok(authority) => {
+            findings
+                .error("E014", node.span, format!("`{text}` is not a canonical host and port"))
+                .hint(format!("write `{authority}`"));
+            None
+        }
+        Err(_) => host(node, findings),
     }
 }
 

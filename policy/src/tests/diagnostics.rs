@@ -457,6 +457,38 @@ fn owners_need_paths_that_name_them() {
     );
 }
 
+/// A port in a host is part of what CONNECT reaches, and of nothing else.
+#[test]
+fn a_host_with_a_port_is_for_connect_alone() {
+    let rule = |methods: &str, host: &str| {
+        format!(
+            "    effect: allow\n    match: {{{CALLER}, http: {{methods: {methods}, hosts: [\"{host}\"]}}}}\n"
+        )
+    };
+    check(&policy("", &rule("[CONNECT]", "db.example:443")), expect![[r#"
+        ok
+    "#]]);
+    check(&policy("", &rule("[CONNECT]", "[2001:db8::1]:22")), expect![[r#"
+        ok
+    "#]]);
+    check(
+        &policy("", &rule("[CONNECT, GET]", "db.example:443")),
+        expect![[r#"
+        error[E014]: `db.example:443` is not a canonical host
+          --> policy.yaml:10:116
+        10 | http: {methods: [CONNECT, GET], hosts: ["db.example:443"]}}
+           |                                         ^^^^^^^^^^^^^^^^ write `db.example`"#]],
+    );
+    check(
+        &policy("", &rule("[CONNECT]", "DB.example:0443")),
+        expect![[r#"
+        error[E014]: `DB.example:0443` is not a canonical host and port
+          --> policy.yaml:10:111
+        10 | }]}, http: {methods: [CONNECT], hosts: ["DB.example:0443"]}}
+           |                                         ^^^^^^^^^^^^^^^^^ write `db.example:443`"#]],
+    );
+}
+
 #[test]
 fn matchers_are_canonical_and_never_reserved() {
     let rule = format!(

@@ -3,11 +3,13 @@
 //! Invariant: what policy sees and what is forwarded are the same canonical form; a head with more
 //! than one reading never gets this far.
 
+use std::str::FromStr as _;
 use std::sync::Arc;
 
 use countersign_config::limits;
-use countersign_policy::host::canonical_host;
+use countersign_policy::host::{canonical_authority, canonical_host};
 use countersign_policy::path::{CanonicalPath, PathError};
+use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, request};
 
@@ -22,7 +24,7 @@ use crate::telemetry::RemovedFrom;
 pub struct Head {
     /// The one authority, as sent.
     pub authority: Authority,
-    /// Lower-case host without port: what policy compares.
+    /// Lower-case host, without port but for CONNECT, which is about one: what policy compares.
     pub host: Arc<str>,
     /// The canonical path and query.
     pub path: CanonicalPath,
@@ -70,17 +72,28 @@ impl Head {
         snap: &Snapshot,
         journal: &mut Journal,
     ) -> Result<Head, Refused> {
-        let CleanRequest { authority, presented, hop } = clean;
+        let CleanRequest { mut authority, presented, hop } = clean;
         journal.reserved_removed(RemovedFrom::Header, presented.dropped);
         refuse_oversized(&parts.headers)?;
-        let host = canonical_host(authority.as_str())
-            .map_err(|error| refused(Refusal::HostInvalid, error.to_string()))?;
-        let host: Arc<str> = host.into();
-        journal.host = Some(Arc::clone(&host));
+        let invalid =
+            |error: &dyn std::error::Error| refused(Refusal::HostInvalid, error.to_string());
+        let host = canonical_host(authority.as_str()).map_err(|error| invalid(&error))?;
+        let mut host: Arc<str> = host.into();
         let target = target_of(&parts.uri, &parts.method);
         let options = snap.documents.mesh.paths;
         let path = CanonicalPath::from_target(parts.method.as_str(), target, &host, options)
-            .map_err(of_path)?;
+            .map_err(of_path);
+        if parts.method == Method::CONNECT {
+            host = canonical_authority(authority.as_str()).map_err(|error| invalid(&error))?.into();
+            // What is decided on is what is forwarded.
+            authority = Authority::from_str(&host).map_err(|error| invalid(&error))?;
+            parts.uri = Uri::from(authority.clone());
+            if let Some(field) = parts.headers.get_mut(HOST) {
+                *field = HeaderValue::from_str(&host).map_err(|error| invalid(&error))?;
+            }
+        }
+        journal.host = Some(Arc::clone(&host));
+        let path = path?;
         journal.path = Some(path.clone());
         let grpc = hygiene::is_grpc(&parts.headers);
         Ok(Head { authority, host, path, presented, hop, grpc })

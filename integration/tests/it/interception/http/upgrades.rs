@@ -126,8 +126,17 @@ async fn connect_where_the_port_allows_it() {
     let answer = pair.raw_as_peer(&closing).await;
     refused(&pair.orders, &client::parse_raw(&answer), "connect_unsupported").await;
 
-    let allowed = json!([{"name": "tunnels", "effect": "allow", "context": "optional", "match": {
-        "caller": {"anyInMesh": true}, "http": {"methods": ["CONNECT"], "hosts": [HOST]}}}]);
+    let tunnels = |effect: &str, methods: &[&str], host: &str| {
+        let of = json!({"methods": methods, "hosts": [host]});
+        json!({"name": effect, "effect": effect, "match": {"caller": {"anyInMesh": true}, "http": of}})
+    };
+    let allow = |methods: &[&str], host: &str| {
+        let mut rule = tunnels("allow", methods, host);
+        rule["context"] = json!("optional");
+        rule
+    };
+    let this = format!("{HOST}:80");
+    let allowed = json!([allow(&["CONNECT"], &this)]);
     let setting = || Setting {
         port: json!({"protocol": "http", "connect": true}),
         app: json!({"connect": true}),
@@ -142,14 +151,26 @@ async fn connect_where_the_port_allows_it() {
     let seen = app.heads().pop().unwrap();
     assert!(seen.starts_with(&format!("CONNECT {HOST}:80 HTTP/1.1\r\n")), "{seen}");
 
-    let elsewhere = json!([{"name": "elsewhere", "effect": "allow", "context": "optional", "match": {
-        "caller": {"anyInMesh": true}, "http": {"methods": ["CONNECT"], "hosts": ["other.shop"]}}}]);
-    let pair = Pair::with(app.address, Setting { rules: elsewhere, ..setting() }).await;
-    let answer = pair.raw(&closing).await;
-    let reply = client::parse_raw(&answer);
-    assert_eq!(reply.status, 403, "{answer}");
-    let record = pair.orders.record(&reply.decision()).await;
-    assert_eq!(record["reason"], "policy_denied/no_match");
+    // A port is part of what is reached: no rule about another, or about none, lets it pass.
+    let other = allow(&["CONNECT"], &format!("{HOST}:22"));
+    let without = allow(&["CONNECT", "GET"], HOST);
+    let refused_host = tunnels("deny", &["CONNECT"], HOST);
+    let (elsewhere, here) = (allow(&["CONNECT"], "other.shop:80"), allow(&["CONNECT"], &this));
+    let mut none = [elsewhere, other, without];
+    for (rule, name) in none.iter_mut().zip(["elsewhere", "other", "without"]) {
+        rule["name"] = json!(name);
+    }
+    for (rules, reason) in [
+        (json!(none), "policy_denied/no_match"),
+        (json!([here, refused_host]), "policy_denied/deny_rule"),
+    ] {
+        let pair = Pair::with(app.address, Setting { rules, ..setting() }).await;
+        let answer = pair.raw(&closing).await;
+        let reply = client::parse_raw(&answer);
+        assert_eq!(reply.status, 403, "{answer}");
+        let record = pair.orders.record(&reply.decision()).await;
+        assert_eq!(record["reason"], reason, "{record}");
+    }
 }
 
 /// An answer that switches although nobody asked, or to something else: 502, and its connection
