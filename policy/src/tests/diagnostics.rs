@@ -465,12 +465,18 @@ fn a_host_with_a_port_is_for_connect_alone() {
             "    effect: allow\n    match: {{{CALLER}, http: {{methods: {methods}, hosts: [\"{host}\"]}}}}\n"
         )
     };
-    check(&policy("", &rule("[CONNECT]", "db.example:443")), expect![[r#"
+    check(
+        &policy("", &rule("[CONNECT]", "db.example:443")),
+        expect![[r#"
         ok
-    "#]]);
-    check(&policy("", &rule("[CONNECT]", "[2001:db8::1]:22")), expect![[r#"
+    "#]],
+    );
+    check(
+        &policy("", &rule("[CONNECT]", "[2001:db8::1]:22")),
+        expect![[r#"
         ok
-    "#]]);
+    "#]],
+    );
     check(
         &policy("", &rule("[CONNECT, GET]", "db.example:443")),
         expect![[r#"
