@@ -4,6 +4,7 @@
 //! ends (return a pooled connection, start the grace of a context) happens by dropping its guards.
 
 mod clock;
+mod end;
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,7 +13,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_config::{Limits, limits};
-use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -145,10 +145,15 @@ impl ProxyBody {
     /// Ends the body at the deadline its call brought along.
     #[must_use]
     pub fn deadline(mut self, deadline: Option<Instant>) -> ProxyBody {
-        if let ProxyBody::Stream(streaming) = &mut self {
+        self.end_at(deadline);
+        self
+    }
+
+    /// The same for a body that is part of a request already.
+    pub fn end_at(&mut self, deadline: Option<Instant>) {
+        if let ProxyBody::Stream(streaming) = self {
             streaming.clock.deadline = deadline;
         }
-        self
     }
 
     /// Whether this is a gRPC answer: cut short it ends with trailers that say why.
@@ -206,7 +211,12 @@ impl ProxyBody {
     /// Ends with `lasting`, at the latest. A body that is here already needs no such thing.
     pub fn hold(&mut self, lasting: Lasting) {
         match self {
-            ProxyBody::Stream(streaming) => streaming.guards.lasting = Some(lasting),
+            ProxyBody::Stream(streaming) => {
+                if let Some(upload) = &streaming.upload {
+                    upload.ends_with(lasting.registered());
+                }
+                streaming.guards.lasting = Some(lasting);
+            }
             ProxyBody::Tunnel(tunnel) => tunnel.hold(lasting),
             ProxyBody::Empty | ProxyBody::Full(_) => {}
         }
@@ -287,8 +297,8 @@ impl Streaming {
             State::Broken => return Poll::Ready(Some(Err(BodyError::Broken))),
             State::Ended => return Poll::Ready(None),
         }
-        if let Some(reason) = self.guards.lasting.as_ref().and_then(Lasting::reason) {
-            return self.cut(Fault::Ended(reason));
+        if let Some(fault) = self.stopped() {
+            return self.cut(fault);
         }
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
@@ -297,6 +307,9 @@ impl Streaming {
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
+                if let Some(fault) = self.echoed() {
+                    return self.cut(fault);
+                }
                 self.abandon();
                 return Poll::Ready(Some(Err(error.into())));
             }
@@ -306,7 +319,7 @@ impl Streaming {
                 {
                     return self.cut(Fault::Ended(reason));
                 }
-                self.tell_waiting(true);
+                self.wait(cx);
                 return match self.clock.late(cx, self.upload.as_deref()) {
                     Some(fault) => self.cut(fault),
                     None => Poll::Pending,
@@ -329,7 +342,9 @@ impl Streaming {
     /// Counts a frame that arrived.
     fn account(&mut self, frame: &Frame<Bytes>) -> Option<Fault> {
         self.clock.waiting_since = None;
-        self.tell_waiting(false);
+        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
+            upload.set_waiting(false);
+        }
         if let Some(upload) = &self.upload {
             upload.moved();
         }
@@ -352,40 +367,11 @@ impl Streaming {
         }
     }
 
-    fn tell_waiting(&self, waiting: bool) {
+    /// Nothing has come yet: tells who else should know.
+    fn wait(&self, cx: &Context<'_>) {
         if let (true, Some(upload)) = (self.is_upload, &self.upload) {
-            upload.set_waiting(waiting);
-        }
-    }
-
-    /// Ends the body early: a gRPC stream says why, anything else breaks off.
-    fn cut(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
-            upload.failed(fault);
-        }
-        self.abandon();
-        if self.grpc && !self.is_upload {
-            self.state = State::Ended;
-            return Poll::Ready(Some(Ok(Frame::trailers(grpc_end(fault)))));
-        }
-        Poll::Ready(Some(Err(fault.into())))
-    }
-
-    /// The exchange is over; says so where it lasted.
-    fn close(&mut self) {
-        if let Some(lasting) = self.guards.lasting.take() {
-            let bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes());
-            lasting.close(bytes_in, self.bytes);
-        }
-    }
-
-    /// Ends the body without its end: nothing can be used again.
-    fn abandon(&mut self) {
-        self.close();
-        self.state = State::Broken;
-        self.guards = Guards::default();
-        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
-            upload.abandoned();
+            upload.set_waiting(true);
+            upload.wake_when_cut(cx);
         }
     }
 
@@ -405,42 +391,5 @@ impl Streaming {
             count(removed);
         }
         Ok(Frame::trailers(trailers))
-    }
-
-    fn complete(&mut self) {
-        self.close();
-        if let (true, Some(upload)) = (self.is_upload, &self.upload) {
-            upload.sent();
-        }
-        if let Some(checkout) = self.guards.checkout.take() {
-            checkout.give_back();
-        }
-        self.guards = Guards::default();
-    }
-}
-
-/// What a gRPC stream that is cut short says at its end.
-fn grpc_end(fault: Fault) -> HeaderMap {
-    if let Fault::Ended(reason) = fault {
-        return Lasting::trailers(reason);
-    }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", u16::from(fault.grpc_status()).into());
-    if let Ok(message) = HeaderValue::try_from(fault.to_string()) {
-        trailers.insert("grpc-message", message);
-    }
-    trailers
-}
-
-impl Drop for Streaming {
-    fn drop(&mut self) {
-        // hyper does not poll a body whose `is_end_stream` is already true (no body at all): such
-        // a body is complete, and its connection can be used again.
-        self.close();
-        if self.state == State::Open && self.inner.is_end_stream() {
-            self.complete();
-        } else if let (true, Some(upload)) = (self.is_upload, &self.upload) {
-            upload.abandoned();
-        }
     }
 }

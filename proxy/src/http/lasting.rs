@@ -2,7 +2,8 @@
 //! second record when it was long.
 //!
 //! Invariant: an exchange that is told to end forwards nothing more in either direction, and its
-//! end never looks like the end of the message: an error, or trailers that say no.
+//! end never looks like the end of the message: an error, or trailers that say no. However it ends,
+//! its second record is written once.
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,6 +15,7 @@ use crate::http::body::ProxyBody;
 use crate::journal::Journal;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::registry::{EndReason, Registered};
+use crate::relay::Moved;
 
 /// An exchange shorter than this leaves one record, unless its rule asks for both.
 const LONG_MS: u64 = 1_000;
@@ -27,6 +29,8 @@ pub struct Lasting {
     account: Option<Box<Journal>>,
     /// It leaves a second record only if it had to end.
     quiet: bool,
+    /// Counts the bytes where it is a tunnel.
+    moved: Option<Rc<Moved>>,
     /// What the trailers of the app said.
     pub grpc_status: Option<u16>,
 }
@@ -34,8 +38,8 @@ pub struct Lasting {
 impl Lasting {
     /// An exchange that has just been registered.
     pub fn new(registered: Rc<Registered>, connection: Rc<Registered>, grpc: bool) -> Lasting {
-        let (account, grpc_status, quiet) = (None, None, false);
-        Lasting { registered, connection, grpc, account, quiet, grpc_status }
+        let (account, moved, grpc_status, quiet) = (None, None, None, false);
+        Lasting { registered, connection, grpc, account, quiet, moved, grpc_status }
     }
 
     /// One that nothing but its own place in the registry ends.
@@ -46,8 +50,9 @@ impl Lasting {
 
     /// Leaves a second record only if it has to end: whoever is called keeps the account.
     #[must_use]
-    pub fn quiet(self) -> Lasting {
-        Lasting { quiet: true, ..self }
+    pub fn quiet(mut self) -> Lasting {
+        self.quiet = true;
+        self
     }
 
     /// Its place in the registry, to wait for its end while something else holds the rest.
@@ -94,15 +99,33 @@ impl Lasting {
         trailers
     }
 
+    /// It is a tunnel from now on, and this counts its bytes: `a` is its caller.
+    pub fn counted_by(&mut self, moved: &Rc<Moved>) {
+        self.moved = Some(Rc::clone(moved));
+    }
+
     /// It is over: writes the second record where there is to be one.
-    pub fn close(self, bytes_in: u64, bytes_out: u64) {
+    pub fn close(mut self, bytes_in: u64, bytes_out: u64) {
+        self.record(bytes_in, bytes_out);
+    }
+
+    fn record(&mut self, bytes_in: u64, bytes_out: u64) {
+        let Some(account) = self.account.take() else { return };
         let reason = self.reason();
-        let Some(account) = self.account else { return };
         let long = Now::read().millis().saturating_sub(self.registered.since_ms()) >= LONG_MS;
         if reason.is_some() || (!self.quiet && (long || account.is_full())) {
             let decision = self.registered.decision();
             account.ended(reason, decision, self.grpc_status, (bytes_in, bytes_out));
         }
+    }
+}
+
+/// Whatever holds it may be dropped wherever it stands; that is an end like any other.
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        let (bytes_in, bytes_out) =
+            self.moved.as_ref().map_or((0, 0), |moved| (moved.to_b(), moved.to_a()));
+        self.record(bytes_in, bytes_out);
     }
 }
 

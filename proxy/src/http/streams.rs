@@ -65,6 +65,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::upstream::upload::{self, Patience, Upload};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -95,6 +96,22 @@ mod tests {
             // Far longer than its patience in all, never that long without being woken.
             assert!(until_forgotten(work, 150 * MS).await);
             assert_eq!(turns.get(), 10);
+        });
+    }
+
+    /// A gRPC call without a deadline may wait for its answer for as long as its server likes.
+    #[test]
+    fn a_wait_for_a_head_without_a_limit_is_not_forgotten() {
+        run(async {
+            let upload = Upload::begin();
+            upload.sent();
+            let patience = Patience { head: None, idle: 20 * MS, until: None };
+            let answer = async {
+                sleep(900 * MS).await;
+                Ok::<_, ()>(())
+            };
+            let waits = upload::head(answer, &upload, patience);
+            assert!(until_forgotten(waits, 600 * MS).await);
         });
     }
 }

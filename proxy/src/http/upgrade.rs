@@ -202,14 +202,17 @@ impl Tunnel {
 
     /// Carries bytes until both ends are done, or the tunnel's reason ends.
     pub async fn run(self, ending: &Ending) {
-        let Tunnel { both: Switched { client, server }, limits, guards, until } = self;
+        let Tunnel { both: Switched { client, server }, limits, mut guards, until } = self;
+        if let Some(lasting) = &mut guards.lasting {
+            lasting.counted_by(&limits.moved);
+        }
         let (client, server) = match tokio::try_join!(client, server) {
             Ok(both) => both,
             Err(error) => return tracing::debug!(%error, "a connection did not switch"),
         };
-        // What it came over has served its purpose; the request's context lives on.
+        // What it came over has served its purpose; the request's context and place live on.
         let Guards { checkout, context, in_flight, lasting } = guards;
-        drop((checkout, in_flight));
+        drop(checkout);
         let registered = lasting.as_ref().map(Lasting::registered);
         let stop = async {
             tokio::select! {
@@ -220,10 +223,7 @@ impl Tunnel {
             }
         };
         let end = relay::run(TokioIo::new(client), TokioIo::new(server), &limits, stop).await;
-        drop(context);
-        if let Some(lasting) = lasting {
-            lasting.close(end.to_b, end.to_a);
-        }
+        drop((context, lasting, in_flight));
         match end.why {
             Why::Closed => {
                 tracing::debug!(to_client = end.to_a, to_server = end.to_b, "tunnel ended")

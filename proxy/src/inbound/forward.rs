@@ -3,7 +3,6 @@
 //! Invariant: takes a [`Permit`] by value; the app is dialled at its configured address only. App
 //! responses are never rewritten, but nothing reserved that an app writes gets out.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use countersign_config::limits;
@@ -29,7 +28,7 @@ use crate::upstream::connect::ConnectError;
 use crate::upstream::opening::LeaseError;
 use crate::upstream::pool::{Checkout, Lease, Target};
 use crate::upstream::retry::{self, Kept};
-use crate::upstream::upload::{self, Patience, Upload};
+use crate::upstream::upload::{self, Awaited, Patience};
 use crate::worker::InFlight;
 
 /// A permitted request and everything that goes with it.
@@ -64,12 +63,13 @@ pub async fn to_app(
         declared_at_most(&body, max)?;
         body = body.at_most(max);
     }
-    let upload = body.begin_upload();
+    let upload = Awaited::new(body.begin_upload());
     let (mut request, speaks, mut guards) = enriched.into_request(body);
     if let Some(switch) = &switch {
         switch.restore(&mut request);
     }
     let deadline = journal.deadline(request.headers_mut(), Refusal::AppTimeout)?;
+    request.body_mut().end_at(deadline);
     let head = Duration::from_millis(limits.request_ms_max);
     let patience = Patience {
         head: Some(head).filter(|_| !hygiene::is_grpc(request.headers())),
@@ -160,7 +160,7 @@ async fn lease(conn: &Connection, target: &Target) -> Result<Lease, Refused> {
 
 /// What an answer belongs to.
 struct Answering {
-    upload: Rc<Upload>,
+    upload: Awaited,
     /// When its permit ends.
     end: Option<Instant>,
     switch: Option<Switch>,
@@ -196,7 +196,7 @@ fn respond(
         .until(end)
         .deadline(deadline)
         .grpc(hygiene::is_grpc(&parts.headers))
-        .answering(upload);
+        .answering(upload.answered());
     Ok(Response::from_parts(parts, body))
 }
 

@@ -37,7 +37,7 @@ use crate::upstream::breaker::Failure;
 use crate::upstream::endpoints::Visit;
 use crate::upstream::pool::Checkout;
 use crate::upstream::retry::{self, Kept};
-use crate::upstream::upload::{self, Fault, Late, Patience, Upload};
+use crate::upstream::upload::{self, Awaited, Fault, Late, Patience};
 use crate::worker::{InFlight, Worker};
 
 const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
@@ -92,12 +92,14 @@ pub async fn to_callee(
         idle: Duration::from_millis(limits.body_idle_ms_max),
         until: deadline,
     };
-    let mut body =
-        ProxyBody::stream(body).counting(count_trailers(worker, journal.direction)).within(limits);
+    let mut body = ProxyBody::stream(body)
+        .counting(count_trailers(worker, journal.direction))
+        .within(limits)
+        .deadline(deadline);
     if journal.direction == Direction::Gateway {
         body = body.at_most(limits.gateway_body_bytes_max());
     }
-    let upload = body.begin_upload();
+    let upload = Awaited::new(body.begin_upload());
     let mut request = Request::from_parts(parts, body);
     if let Some(switch) = &switch {
         switch.restore(&mut request);
@@ -248,7 +250,7 @@ fn same_callee(first: Option<&WorkloadId>, now: &WorkloadId) -> Result<(), Refus
 
 /// What an answer belongs to.
 struct Answering {
-    upload: Rc<Upload>,
+    upload: Awaited,
     client_h1: bool,
     switch: Option<Switch>,
     deadline: Option<Instant>,
@@ -311,7 +313,7 @@ fn respond(
         .within(&worker.shared.config.limits)
         .deadline(deadline)
         .grpc(grpc)
-        .answering(upload);
+        .answering(upload.answered());
     Ok(Response::from_parts(parts, body))
 }
 

@@ -1,16 +1,19 @@
 //! How far the request body of one exchange got, and how long its response head may take.
 //!
 //! Invariant: the clock of the response head starts when the request body has ended, so a slow
-//! upload is not mistaken for a slow answer; a body that stands still has a clock of its own.
+//! upload is not mistaken for a slow answer; a body that stands still has a clock of its own. Nothing
+//! of a request body is sent on once its exchange is over, answered or not.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::registry::EndReason;
+use crate::registry::{EndReason, Registered};
 
 /// Why a body was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,12 +36,16 @@ pub enum Fault {
     /// The deadline of its call has passed.
     #[error("the call's deadline has passed")]
     Deadline,
+    /// Nobody waits for its answer any longer.
+    #[error("nobody waits for the answer any longer")]
+    Forsaken,
 }
 
 impl Fault {
     /// The gRPC status a stream ends with that was cut for this reason.
     pub fn grpc_status(self) -> u8 {
         match self {
+            Fault::Forsaken => 1,
             Fault::Deadline | Fault::Stalled => 4,
             Fault::TooOld | Fault::Ended(_) => 7,
             Fault::TooLarge(_) | Fault::Trailers(_) => 8,
@@ -57,13 +64,16 @@ enum Phase {
 
 /// The state of a request body, shared by the body, the wait for the response head and the
 /// response body.
-#[derive(Debug)]
 pub struct Upload {
     phase: Cell<Phase>,
     waiting: Cell<bool>,
     bytes: Cell<u64>,
     last: Cell<Instant>,
     changed: Notify,
+    /// Whoever reads the body, to be told that it was cut from elsewhere.
+    reader: RefCell<Option<Waker>>,
+    /// The exchange, whose reason may go.
+    exchange: RefCell<Option<Rc<Registered>>>,
 }
 
 impl Upload {
@@ -75,6 +85,8 @@ impl Upload {
             bytes: Cell::new(0),
             last: Cell::new(Instant::now()),
             changed: Notify::new(),
+            reader: RefCell::default(),
+            exchange: RefCell::default(),
         })
     }
 
@@ -116,11 +128,36 @@ impl Upload {
     /// The body was cut.
     pub fn failed(&self, fault: Fault) {
         self.end(Phase::Failed(fault));
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// The task of `cx` is told when the body is cut from elsewhere.
+    pub fn wake_when_cut(&self, cx: &Context<'_>) {
+        match &mut *self.reader.borrow_mut() {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Nothing more is read once `exchange` must end, even if its response has ended before.
+    pub fn ends_with(&self, exchange: Rc<Registered>) {
+        if self.phase.get() == Phase::Sending {
+            self.exchange.replace(Some(exchange));
+        }
+    }
+
+    /// Why no more of the body may be read.
+    pub fn stopped(&self) -> Option<Fault> {
+        let over = || self.exchange.borrow().as_ref().and_then(|exchange| exchange.reason());
+        self.fault().or_else(|| over().map(Fault::Ended))
     }
 
     fn end(&self, phase: Phase) {
         if self.phase.get() == Phase::Sending {
             self.phase.set(phase);
+            self.exchange.take();
             self.moved();
             self.changed.notify_one();
         }
@@ -154,6 +191,39 @@ impl Upload {
             let _ = tokio::time::timeout_at(until, self.changed.notified()).await;
         }
         self.fault().map_or(Ok(()), |fault| Err(Late::Body(fault)))
+    }
+}
+
+/// A request body whose answer has not begun. Dropped before it has, the body ends with it: HTTP/2
+/// would send it on for as long as its client likes.
+pub struct Awaited(Option<Rc<Upload>>, Rc<Upload>);
+
+impl Awaited {
+    /// For a body whose request is about to be sent.
+    pub fn new(upload: Rc<Upload>) -> Awaited {
+        Awaited(Some(Rc::clone(&upload)), upload)
+    }
+
+    /// The answer has begun: from now on its body is what the request body ends with.
+    pub fn answered(mut self) -> Rc<Upload> {
+        self.0 = None;
+        Rc::clone(&self.1)
+    }
+}
+
+impl Deref for Awaited {
+    type Target = Upload;
+
+    fn deref(&self) -> &Upload {
+        &self.1
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if let Some(upload) = &self.0 {
+            upload.failed(Fault::Forsaken);
+        }
     }
 }
 
@@ -192,7 +262,13 @@ pub async fn head<T, E>(
         if let Err(late) = upload.ended(patience.idle).await {
             return late;
         }
-        let Some(limit) = patience.head else { return std::future::pending().await };
+        let Some(limit) = patience.head else {
+            // Without a limit nothing else may wake this task, and who runs it takes one that
+            // nobody wakes for forgotten.
+            loop {
+                tokio::time::sleep(patience.idle).await;
+            }
+        };
         tokio::time::sleep(limit).await;
         Late::Head(limit)
     };

@@ -1,12 +1,18 @@
 //! Outliving the reason (T17): streams and connections after expiry, revocation or a new deny.
 
-use countersign_integration::client::{self, Call, Conn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use countersign_integration::client::{self, Call, Conn, Reply};
 use countersign_integration::pki::Request;
 use countersign_integration::{App, BytesApp, Lab, Leaf, Proxy, RawApp, documents, tls, wait};
+use http::Response;
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::interception::live::{Chat, HOST, hex};
+use crate::interception::live::{Chat, HOST, hex, without};
 
 /// Everybody of the mesh but for `/chat`.
 fn no_chat() -> Value {
@@ -52,6 +58,119 @@ async fn attack_keeps_stream_after_revocation() {
     orders.metric_reaches("countersign_tls_handshakes_total", &["result=\"revoked\""], 1.0).await;
     // Another certificate of the same workload goes on as before.
     assert_eq!(good.send(Call::get(HOST, "/")).await.unwrap().status, 200);
+}
+
+/// What an app has read of its requests' bodies: bytes, and bodies that are over.
+#[derive(Default)]
+struct Read {
+    bytes: AtomicUsize,
+    bodies: AtomicUsize,
+}
+
+impl Read {
+    async fn reaches(&self, bytes: usize, bodies: usize) {
+        wait::until_true("the app to read", || {
+            let read = self.bodies.load(Ordering::Relaxed);
+            self.bytes.load(Ordering::Relaxed) >= bytes && read >= bodies
+        })
+        .await;
+    }
+}
+
+/// Reads whatever comes for as long as it comes; begins an answer to `Begin`, none to others.
+fn reader(read: &Arc<Read>) -> App {
+    let read = Arc::clone(read);
+    App::serving(move |request| {
+        let read = Arc::clone(&read);
+        Box::pin(async move {
+            let begins = request.uri().path().ends_with("/Begin");
+            let mut body = request.into_body();
+            tokio::spawn(async move {
+                while let Some(Ok(frame)) = body.frame().await {
+                    let length = frame.data_ref().map_or(0, bytes::Bytes::len);
+                    read.bytes.fetch_add(length, Ordering::Relaxed);
+                }
+                read.bodies.fetch_add(1, Ordering::Relaxed);
+            });
+            if !begins {
+                return std::future::pending().await;
+            }
+            let (sender, body) = client::stream();
+            tokio::spawn(async move { sender.closed().await });
+            Ok(Response::builder().header("content-type", "application/grpc").body(body)?)
+        })
+    })
+}
+
+type Pieces = tokio::sync::mpsc::Sender<anyhow::Result<Frame<bytes::Bytes>>>;
+
+/// A call that uploads five bytes and goes on; how it ends comes later.
+async fn upload(
+    conn: &Conn,
+    method: &str,
+    timeout: Option<&str>,
+) -> (Pieces, tokio::task::JoinHandle<Reply>) {
+    let (sender, body) = client::stream();
+    let mut call = Call::post(HOST, &format!("/shop.Orders/{method}"), "").grpc().body(body);
+    if let Some(timeout) = timeout {
+        call = call.header("grpc-timeout", timeout);
+    }
+    let mut conn = conn.share().unwrap();
+    let reply = tokio::spawn(async move { conn.send(call).await.unwrap() });
+    sender.send(Ok(Frame::data("hello".into()))).await.unwrap();
+    (sender, reply)
+}
+
+/// The status that ends a call closes our half only. Its client sends on as if it had not heard:
+/// not a byte reaches the app, whether its answer had begun or not.
+#[tokio::test]
+async fn attack_uploads_on_after_the_end_of_its_call() {
+    let lab = Lab::new();
+    let read = Arc::new(Read::default());
+    let app = reader(&read);
+    let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
+    let web = lab.peer(&orders, &lab.ca.leaf("shop", "web")).await;
+    let (begun, begun_ends) = upload(&web, "Begin", None).await;
+    let (silent, silent_ends) = upload(&web, "Silent", None).await;
+    read.reaches(10, 0).await;
+    lab.write("access.yaml", &documents::access("shop", without("web")));
+    let reply = begun_ends.await.unwrap();
+    assert_eq!(reply.trailers["grpc-status"], "7", "{reply:?}");
+    let reply = silent_ends.await.unwrap();
+    assert_eq!(reply.header("grpc-status"), Some("7"), "{reply:?}");
+    sends_on(begun).await;
+    sends_on(silent).await;
+    read.reaches(10, 2).await;
+    assert_eq!(read.bytes.load(Ordering::Relaxed), 10);
+}
+
+/// The same when it was the call's own deadline.
+#[tokio::test]
+async fn attack_uploads_on_after_its_deadline() {
+    let lab = Lab::new();
+    let read = Arc::new(Read::default());
+    let app = reader(&read);
+    let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
+    let web = lab.peer(&orders, &lab.ca.leaf("shop", "web")).await;
+    let calls = [upload(&web, "Begin", Some("2S")).await, upload(&web, "Silent", Some("2S")).await];
+    read.reaches(10, 0).await;
+    for (sender, ends) in calls {
+        let reply = ends.await.unwrap();
+        let status = reply.trailers.get("grpc-status").or(reply.headers.get("grpc-status"));
+        assert_eq!(status.unwrap(), "4", "{reply:?}");
+        sends_on(sender).await;
+    }
+    read.reaches(10, 2).await;
+    assert_eq!(read.bytes.load(Ordering::Relaxed), 10);
+}
+
+/// Sends pieces until the other end has had enough of them, or a hundred.
+async fn sends_on(sender: Pieces) {
+    for _ in 0..100 {
+        if sender.send(Ok(Frame::data("more".into()))).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Whether a certificate opens nothing. A TLS 1.3 client learns of a refusal after its own half.

@@ -9,7 +9,7 @@ use countersign_integration::client::{self, Call, Conn};
 use countersign_integration::lab::user_claims;
 use countersign_integration::outcome::refused;
 use countersign_integration::proxy::Spec;
-use countersign_integration::{App, Lab, Mesh, Proxy, Tokens, tls, wait};
+use countersign_integration::{App, Lab, Mesh, Proxy, RawApp, Tokens, documents, tls, wait};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -190,6 +190,50 @@ async fn attack_floods_requests_through_a_trusted_proxy() {
     .await;
 }
 
+/// A tunnel is a request that has not ended: behind a trusted proxy it holds its client's place.
+#[tokio::test]
+async fn tunnels_hold_the_places_of_their_clients() {
+    let lab = Lab::new();
+    let users = Tokens::of(&lab.ca, "idp", "keys");
+    let app = RawApp::echo_after_upgrade().await;
+    let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
+    let id = lab.id("shop", "orders");
+    let mesh = lab.gateway_mesh(&users).destination("shop/orders", HOST, orders.inbound(), &[&id]);
+    let mesh = mesh.with_gateway(|spec| {
+        spec["clientAddress"] = json!({"trustedHops": 1, "trustedProxies": ["127.0.0.0/8"],
+            "from": "x-forwarded-for"});
+    });
+    let gateway = lab.gateway_to(&mesh, "shop/orders", |spec| per_source(spec, 2)).await;
+    let alice = users.user(&user_claims("alice"));
+    let chat = async |client: &str| {
+        let mut stream = TcpStream::connect(gateway.gateway()).await.unwrap();
+        let request = format!(
+            "GET {PATH} HTTP/1.1\r\nHost: {API}\r\nAuthorization: Bearer {alice}\r\n\
+             X-Forwarded-For: {client}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = wait::ends("the answer", super::http::head(&mut stream)).await;
+        (answer[..12].to_owned(), stream)
+    };
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let (status, mut stream) = chat("203.0.113.7").await;
+        assert_eq!(status, "HTTP/1.1 101");
+        // It runs.
+        super::http::ping(&mut stream, b"\x81\x01!").await;
+        open.push(stream);
+    }
+    assert_eq!(chat("203.0.113.7").await.0, "HTTP/1.1 429");
+    assert_eq!(chat("203.0.113.8").await.0, "HTTP/1.1 101");
+    drop(open);
+    wait::until("a place for the client", async || {
+        let (status, stream) = chat("203.0.113.7").await;
+        (status == "HTTP/1.1 101").then_some(stream)
+    })
+    .await;
+}
+
 /// A refused upload that never ends: its sender gets the answer, and not much of it is read.
 #[tokio::test]
 async fn attack_never_finishes_a_refused_upload() {
@@ -224,8 +268,7 @@ async fn attack_takes_all_inbound_connections() {
     let web = lab.id("shop", "web");
     let mesh = lab.mesh().destination("shop/web", "web.shop", elsewhere.address, &[&web]);
     let limited = |spec: Spec| spec.outbound().limit("CONNS_MAX", 40);
-    let orders =
-        lab.orders_with(&app, &mesh, countersign_integration::documents::anybody(), limited);
+    let orders = lab.orders_with(&app, &mesh, documents::anybody(), limited);
     let orders = orders.await;
     let mut flood = Vec::new();
     for _ in 0..100 {

@@ -74,7 +74,7 @@ impl Chat {
 }
 
 /// The rule that lets in everybody, and one that keeps `account` out.
-fn without(account: &str) -> Value {
+pub(crate) fn without(account: &str) -> Value {
     let mut rules = documents::anybody();
     let deny = json!({"name": "not-them", "effect": "deny", "match":
         {"caller": {"anyOf": [{"namespace": "shop", "serviceAccount": account}]}}});
