@@ -230,10 +230,14 @@ where
         .preserve_header_case(exchange.keeps_header_case())
         .half_close(true);
     let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
-    let connection = std::pin::pin!(connection);
     let graceful =
         |connection: Pin<&mut http1::UpgradeableConnection<_, _>>| connection.graceful_shutdown();
-    drive(connection, graceful, ending, &first, None).await;
+    {
+        // Gone before the tunnel begins: of one that broke off hyper would keep the half of the
+        // upgrade, and the tunnel would wait for it for ever.
+        let connection = std::pin::pin!(connection);
+        drive(connection, graceful, ending, &first, None).await;
+    }
     if let Some(error) = monitor.violation() {
         exchange.head_refused(error, id);
     }

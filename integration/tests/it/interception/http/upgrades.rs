@@ -1,8 +1,10 @@
 //! Switching protocols: WebSocket, other upgrades, CONNECT, and answers that switch unasked.
 
+use std::time::Duration;
+
 use countersign_integration::outcome::refused;
 use countersign_integration::raw_app::field;
-use countersign_integration::{RawApp, client, wait};
+use countersign_integration::{RawApp, client, documents, tls, wait};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -48,6 +50,42 @@ async fn websocket_echo() {
     let record = pair.orders.decisions().pop().unwrap();
     assert_eq!(record["res"]["status"], 101, "{record}");
     assert_eq!(record["decision"], "allow", "{record}");
+}
+
+/// A client that is gone when the app agrees: there never is a tunnel, and under `audit: full` its
+/// end is recorded all the same, once.
+#[tokio::test]
+async fn a_tunnel_that_never_began_has_its_record() {
+    let (gone, waiting) = tokio::sync::watch::channel(false);
+    let app = RawApp::serving(move |mut caller| {
+        let mut waiting = waiting.clone();
+        async move {
+            caller.head().await;
+            let _ = waiting.wait_for(|gone| *gone).await;
+            let agreed = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                          upgrade: websocket\r\n\r\n";
+            caller.write(agreed).await;
+            caller.echo().await;
+        }
+    })
+    .await;
+    let mut rules = documents::anybody();
+    rules[0]["obligations"] = json!({"audit": "full"});
+    let pair = Pair::with(app.address, Setting { rules, ..Setting::default() }).await;
+    let config = tls::client(Some(pair.lab.gateway.leaf()), &[tls::MESH_HTTP1]);
+    let mut stream = client::tls_stream(pair.orders.inbound(), config).await.unwrap();
+    stream.write_all(upgrade("websocket", "").as_bytes()).await.unwrap();
+    wait::until_true("the request at the app", || !app.heads().is_empty()).await;
+    socket2::SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    gone.send(true).unwrap();
+    let ended = || {
+        let all = pair.orders.audit().into_iter();
+        all.filter(|record| record["kind"] == "ended").collect::<Vec<_>>()
+    };
+    wait::until_true("the record of the end", || !ended().is_empty()).await;
+    pair.orders.process.terminate();
+    assert_eq!(ended().len(), 1, "{:?}", ended());
 }
 
 /// An answer that does not switch is an answer like any other, and the connection goes on.
