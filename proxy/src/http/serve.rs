@@ -289,7 +289,9 @@ where
             let (exchange, ending) = (Rc::clone(&exchange), ending.clone());
             async move {
                 let head = request.method() == Method::HEAD;
-                let mut response = exchange.handle(request).await;
+                // Boxed: the stream is moved about before it runs, and all of this with it.
+                let handled = Box::pin(exchange.handle(request));
+                let mut response = handled.await;
                 if head {
                     response.body_mut().omit();
                 }
