@@ -14,6 +14,11 @@ pub fn cli() -> PathBuf {
     find("countersign")
 }
 
+/// Whether they were built to be fast; cargo's dev profile is a fifth of that.
+pub fn are_optimised() -> bool {
+    proxy().parent().is_none_or(|folder| !folder.ends_with("debug"))
+}
+
 /// In `$COUNTERSIGN_BIN_DIR`, else in `e2e` beside the folder of this test's own profile.
 fn find(name: &str) -> PathBuf {
     let folder = env::COUNTERSIGN_BIN_DIR.get().map(PathBuf::from).or_else(beside_the_tests);

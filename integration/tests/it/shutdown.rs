@@ -73,7 +73,10 @@ async fn drain_ends_although_a_request_does_not() {
     wait::until_true("the request at the app", || !app.seen().is_empty()).await;
     orders.process.terminate();
     assert_eq!(orders.process.ended().await.code(), Some(0));
-    assert!(open.await.unwrap().is_err());
+    // The refusal may or may not get out before the connection ends.
+    if let Ok(reply) = open.await.unwrap() {
+        assert_eq!(reply.status, 503, "{}", reply.text());
+    }
 }
 
 /// Under load from clients that reconnect, nobody meets an error but a closed door.

@@ -190,10 +190,10 @@ fn refusal(reason: EndReason) -> Refusal {
         EndReason::Revoked("user" | "issuer_key" | "device" | "transaction") => {
             Refusal::TokenRevoked
         }
-        EndReason::Age
-        | EndReason::Drain
-        | EndReason::Expiry
-        | EndReason::Policy(_)
-        | EndReason::Revoked(_) => Refusal::PolicyDenied,
+        // Nothing is wrong with the request: it may be sent again, to somebody else.
+        EndReason::Drain => Refusal::Overloaded,
+        EndReason::Age | EndReason::Expiry | EndReason::Policy(_) | EndReason::Revoked(_) => {
+            Refusal::PolicyDenied
+        }
     }
 }

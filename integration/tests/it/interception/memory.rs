@@ -21,7 +21,7 @@ const HTTP1_BYTES_MAX: u64 = 24 * 1024;
 const MESH_BYTES_MAX: u64 = 56 * 1024;
 const RELAY_BYTES_MAX: u64 = 8 * 1024;
 const MESH_RELAY_BYTES_MAX: u64 = 20 * 1024;
-const HALF_OPEN_BYTES_MAX: u64 = 16 * 1024;
+const HALF_OPEN_BYTES_MAX: u64 = 20 * 1024;
 
 /// Anonymous memory of a process that is resident: what it allocated and touched.
 fn resident(proxy: &Proxy) -> u64 {
