@@ -15,6 +15,7 @@ use countersign_ctxtoken::{RequestContext, Verified};
 use countersign_policy::doc::AuditLevel;
 use countersign_policy::path::CanonicalPath;
 use countersign_policy::{Decision, Input};
+use countersign_workload_id::WorkloadId;
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -527,17 +528,7 @@ impl Journal {
 
     /// Puts the exchange into the ring: refusals always, permitted requests as sampled.
     fn remember(&mut self, verdict: Verdict, status: Option<u16>, refused: Option<&Refused>) {
-        let explain: Arc<dyn Explain> = match (self.decided.take(), refused) {
-            (Some(decided), _) => decided,
-            (None, Some(refused)) => Arc::new(StageRefusal {
-                direction: self.direction,
-                stage: refused.stage.name(),
-                reason: refused.refusal.row().reason,
-                means: refused.refusal.row().when,
-                seen: Some(refused.detail.clone()),
-            }),
-            (None, None) => return,
-        };
+        let Some(explain) = explain(self.decided.take(), refused, self.direction) else { return };
         self.worker.shared.why.push(WhyEntry {
             id: self.id,
             at: self.started,
@@ -546,11 +537,7 @@ impl Journal {
             status,
             reason: refused.map(reason),
             rule: self.decision.as_ref().and_then(|d| d.rule.as_ref()).map(ToString::to_string),
-            caller: match &self.peer {
-                Some(Peer::Mesh(peer)) => Ok(peer.id().clone()),
-                Some(Peer::None(why)) => Err(why.reason()),
-                None => Err("app"),
-            },
+            caller: caller(self.peer.as_ref()),
             method: Some(self.method.clone()),
             host: self.host.as_deref().unwrap_or_default().to_owned(),
             route: self.decision.as_ref().and_then(|decision| decision.route.clone()),
@@ -568,6 +555,35 @@ fn end_record(record: &mut Record, reason: Option<EndReason>, decision: Option<&
     record.reason = Some(Reason { code: reason.text(), detail: reason.detail() });
     if let Some(decision) = decision {
         record.rule.clone_from(&decision.rule);
+    }
+}
+
+/// What `why` can tell: what policy decided on, else the refusal; nothing of what was let through
+/// and not sampled.
+fn explain(
+    decided: Option<Arc<DecidedInput>>,
+    refused: Option<&Refused>,
+    direction: Direction,
+) -> Option<Arc<dyn Explain>> {
+    if let Some(decided) = decided {
+        return Some(decided);
+    }
+    let refused = refused?;
+    Some(Arc::new(StageRefusal {
+        direction,
+        stage: refused.stage.name(),
+        reason: refused.refusal.row().reason,
+        means: refused.refusal.row().when,
+        seen: Some(refused.detail.clone()),
+    }))
+}
+
+/// Who called, as `why` names them: an identity, or why there is none.
+fn caller(peer: Option<&Peer>) -> Result<WorkloadId, &'static str> {
+    match peer {
+        Some(Peer::Mesh(peer)) => Ok(peer.id().clone()),
+        Some(Peer::None(why)) => Err(why.reason()),
+        None => Err("app"),
     }
 }
 

@@ -12,8 +12,8 @@ use countersign_config::limits;
 use countersign_policy::doc::AuditLevel;
 use countersign_policy::{Compiled, Decision, Input};
 
-use super::{audit_peer, reason};
-use crate::admin::{Explain, StageRefusal, WhyEntry};
+use super::{audit_peer, caller, explain, reason};
+use crate::admin::WhyEntry;
 use crate::audit::{
     Callee, DecidedInput, DecisionId, Reason, Record, RecordKind, RequestFacts, ResponseFacts,
     Text, Timing,
@@ -275,17 +275,7 @@ impl OpaqueJournal {
 
     /// Puts the connection into the ring: refusals always, permitted ones as sampled.
     fn remember(&mut self, verdict: Verdict, refused: Option<&Refused>) {
-        let explain: Arc<dyn Explain> = match (self.decided.take(), refused) {
-            (Some(decided), _) => decided,
-            (None, Some(refused)) => Arc::new(StageRefusal {
-                direction: self.direction,
-                stage: refused.stage.name(),
-                reason: refused.refusal.row().reason,
-                means: refused.refusal.row().when,
-                seen: Some(refused.detail.clone()),
-            }),
-            (None, None) => return,
-        };
+        let Some(explain) = explain(self.decided.take(), refused, self.direction) else { return };
         self.worker.shared.why.push(WhyEntry {
             id: self.id,
             at: self.started,
@@ -294,11 +284,7 @@ impl OpaqueJournal {
             status: None,
             reason: refused.map(reason),
             rule: self.decision.as_ref().and_then(|d| d.rule.as_ref()).map(ToString::to_string),
-            caller: match &self.peer {
-                Some(Peer::Mesh(peer)) => Ok(peer.id().clone()),
-                Some(Peer::None(why)) => Err(why.reason()),
-                None => Err("app"),
-            },
+            caller: caller(self.peer.as_ref()),
             method: None,
             host: self.host.clone(),
             route: None,
