@@ -28,7 +28,7 @@ mod tests;
 pub use bundle::{Bundle, BundleError, TrustBundles};
 pub use gate::{Delivered, GateError};
 pub use identity::{Certs, Identity};
-pub use key::{KeyError, KeyType, SigningKey};
+pub use key::{ExternalKey, KeyError, KeyFailure, KeyMaker, KeyType, SigningKey};
 pub use source::{CertSource, CertsHandle, Clock};
 pub use status::{Failure, NextTry, State, Status};
 pub use svid::{Svid, SvidError, Usage};

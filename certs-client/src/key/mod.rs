@@ -2,7 +2,12 @@
 //!
 //! Invariants: it cannot be printed, cloned or serialised; the bytes it was read from are wiped,
 //! and the copy the cryptographic library keeps is wiped when the last user is gone. Callers hold
-//! signatures, never key bytes, so that a key in a PKCS#11 token or TPM can take its place.
+//! signatures, never key bytes: a key in a PKCS#11 token or TPM ([`ExternalKey`]) takes the same
+//! place, for TLS and for tokens alike.
+
+mod external;
+mod maker;
+mod pkcs8;
 
 use std::{fmt, sync::Arc};
 
@@ -12,14 +17,19 @@ use aws_lc_rs::{
 };
 use countersign_ctxtoken::{Algorithm, SignError, TokenSigner};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::{
-    der_parser::ber::BerObjectContent,
-    der_parser::{self, Oid, oid},
-};
+
+pub use external::{ExternalKey, KeyFailure};
+pub use maker::KeyMaker;
 
 /// Why a private key was refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyError {
+    /// A key outside of this process cannot be used.
+    #[error(transparent)]
+    External(#[from] KeyFailure),
+    /// The cryptographic library made no key.
+    #[error("a new key could not be made: the cryptographic library failed")]
+    Generate,
     /// Not PKCS#8 DER, or not a valid key.
     #[error("the private key is not a valid PKCS#8 key")]
     Malformed,
@@ -70,6 +80,7 @@ pub struct SigningKey {
 
 enum JoseKey {
     Ed25519(Ed25519KeyPair),
+    External(Arc<dyn ExternalKey>),
     P256(EcdsaKeyPair),
 }
 
@@ -79,7 +90,7 @@ impl SigningKey {
     /// # Errors
     /// When it is not PKCS#8, or not a P-256 or Ed25519 key; the text names the fix.
     pub fn from_pkcs8(der: &[u8]) -> Result<SigningKey, KeyError> {
-        let jose = match key_type(der)? {
+        let jose = match pkcs8::key_type(der)? {
             KeyType::Ed25519 => {
                 Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map(JoseKey::Ed25519)
             }
@@ -94,11 +105,27 @@ impl SigningKey {
         Ok(SigningKey { jose, tls })
     }
 
+    /// A key that stays where it is: only messages and signatures pass.
+    pub fn external(key: Arc<dyn ExternalKey>) -> SigningKey {
+        let tls = external::to_rustls(Arc::clone(&key));
+        SigningKey { jose: JoseKey::External(key), tls }
+    }
+
     /// Which kind of key this is.
     pub fn key_type(&self) -> KeyType {
-        match self.jose {
+        match &self.jose {
             JoseKey::Ed25519(_) => KeyType::Ed25519,
+            JoseKey::External(key) => key.key_type(),
             JoseKey::P256(_) => KeyType::P256,
+        }
+    }
+
+    /// Whether it can still sign. A key in a token can be gone for good; the identity then needs
+    /// a new one before its time.
+    pub fn is_usable(&self) -> bool {
+        match &self.jose {
+            JoseKey::Ed25519(_) | JoseKey::P256(_) => true,
+            JoseKey::External(key) => key.is_usable(),
         }
     }
 
@@ -106,6 +133,7 @@ impl SigningKey {
     pub fn public_key(&self) -> &[u8] {
         match &self.jose {
             JoseKey::Ed25519(pair) => pair.public_key().as_ref(),
+            JoseKey::External(key) => key.public_key(),
             JoseKey::P256(pair) => pair.public_key().as_ref(),
         }
     }
@@ -118,15 +146,16 @@ impl SigningKey {
 
 impl TokenSigner for SigningKey {
     fn algorithm(&self) -> Algorithm {
-        match self.jose {
-            JoseKey::Ed25519(_) => Algorithm::Ed25519,
-            JoseKey::P256(_) => Algorithm::Es256,
+        match self.key_type() {
+            KeyType::Ed25519 => Algorithm::Ed25519,
+            KeyType::P256 => Algorithm::Es256,
         }
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let signature = match &self.jose {
             JoseKey::Ed25519(pair) => pair.try_sign(message),
+            JoseKey::External(key) => return external::sign(&**key, message),
             JoseKey::P256(pair) => pair.sign(&SystemRandom::new(), message),
         };
         signature.map(|signature| signature.as_ref().to_vec()).map_err(|_| SignError)
@@ -137,36 +166,4 @@ impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SigningKey(..)")
     }
-}
-
-const ED25519: Oid<'static> = oid!(1.3.101.112);
-const ED448: Oid<'static> = oid!(1.3.101.113);
-const EC: Oid<'static> = oid!(1.2.840.10045.2.1);
-const P256: Oid<'static> = oid!(1.2.840.10045.3.1.7);
-const P384: Oid<'static> = oid!(1.3.132.0.34);
-const P521: Oid<'static> = oid!(1.3.132.0.35);
-const RSA: Oid<'static> = oid!(1.2.840.113549.1.1.1);
-
-/// Reads the `AlgorithmIdentifier` of a PKCS#8 key, to choose and to name what cannot be used.
-fn key_type(der: &[u8]) -> Result<KeyType, KeyError> {
-    let (algorithm, curve) = pkcs8_algorithm(der).ok_or(KeyError::Malformed)?;
-    let unsupported = |found| Err(KeyError::Unsupported { found });
-    match (algorithm, curve) {
-        (algorithm, _) if algorithm == ED25519 => Ok(KeyType::Ed25519),
-        (algorithm, Some(curve)) if algorithm == EC && curve == P256 => Ok(KeyType::P256),
-        (algorithm, Some(curve)) if algorithm == EC && curve == P384 => unsupported("ECDSA P-384"),
-        (algorithm, Some(curve)) if algorithm == EC && curve == P521 => unsupported("ECDSA P-521"),
-        (algorithm, _) if algorithm == RSA => unsupported("RSA"),
-        (algorithm, _) if algorithm == ED448 => unsupported("Ed448"),
-        _ => unsupported("of another type"),
-    }
-}
-
-fn pkcs8_algorithm(der: &[u8]) -> Option<(Oid<'_>, Option<Oid<'_>>)> {
-    let (rest, key) = der_parser::parse_der(der).ok()?;
-    let BerObjectContent::Sequence(key) = key.content else { return None };
-    let BerObjectContent::Sequence(identifier) = key.get(1)?.content.clone() else { return None };
-    let algorithm = identifier.first()?.as_oid().ok()?.to_owned();
-    let curve = identifier.get(1).and_then(|parameter| parameter.as_oid().ok()).cloned();
-    rest.is_empty().then_some((algorithm, curve))
 }
