@@ -63,14 +63,15 @@ pub fn of_testbed(test: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
-/// The conformance tests of HTTP/2; missing, it is treated as by [`python`].
+/// A program built from a Go module of the test-bed, such as `kube` and `kube-apiserver`; missing,
+/// it is treated as by [`python`].
 ///
 /// # Panics
 /// When the test-bed is required and it is missing.
-pub fn h2spec(test: &str) -> Option<PathBuf> {
-    let program = cache().map(|cache| cache.join("h2spec/h2spec")).filter(|path| path.exists());
+pub fn go_tool(test: &str, module: &str, name: &str) -> Option<PathBuf> {
+    let program = cache().map(|cache| cache.join(module).join(name)).filter(|path| path.exists());
     if program.is_none() {
-        missing(test, "h2spec");
+        missing(test, name);
     }
     program
 }

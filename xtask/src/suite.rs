@@ -16,37 +16,58 @@ const PROGRAMS: &[&str] = &["countersign-proxy", "countersign-cli"];
 /// Crates whose tests need programs or the test-bed, so they are no unit tests.
 const NOT_UNIT: &[&str] = &["countersign-integration", "countersign-benches"];
 
+/// Crates whose unit tests belong to the identity suite.
+const IDENTITY: &[&str] = &["countersign-workload-id", "countersign-certs-client"];
+
 /// Runs one suite, or all of them.
 pub(crate) fn run(name: &str) -> Result<()> {
     match name {
         "unit" => unit(),
-        "foundation" => end_to_end(&["--skip", "interception::"]),
+        "foundation" => end_to_end(&["--skip", "interception::", "--skip", "identity::"]),
         "interception" => {
             end_to_end(&without_alone(&["interception::", "attacks::", "shutdown::", "netns::"]))?;
-            alone()
+            alone(&["interception::"])
+        }
+        "identity" => {
+            let mut unit = repo::cargo();
+            unit.args(["test", "--locked"]);
+            for package in IDENTITY {
+                unit.args(["--package", package]);
+            }
+            repo::call(&mut unit)?;
+            end_to_end(&without_alone(&["identity::", "rotation::", "attacks::", "components::"]))?;
+            alone(&["identity::"])
         }
         "soak" => end_to_end(&["--ignored", "soak_"]),
         "all" => {
             unit()?;
             end_to_end(&without_alone(&[]))?;
-            alone()
+            alone(&[""])
         }
-        _ => bail!("no suite `{name}`; there are: unit, foundation, interception, soak, all"),
+        _ => bail!(
+            "no suite `{name}`; there are: unit, foundation, interception, identity, soak, all"
+        ),
     }
 }
 
 /// Tests that hold a rate, or thousands of connections: others beside them would decide whether
 /// this machine keeps up, not what is tested.
-const ALONE: &[&str] = &["interception::memory::", "interception::rollout::rolling_restart"];
+const ALONE: &[&str] = &[
+    "identity::revocation::five_thousand",
+    "interception::memory::",
+    "interception::rollout::rolling_restart",
+];
 
 fn without_alone<'a>(filter: &[&'a str]) -> Vec<&'a str> {
     let skips = ALONE.iter().flat_map(|name| ["--skip", name]);
     filter.iter().copied().chain(skips).collect()
 }
 
-fn alone() -> Result<()> {
+/// Runs those of them whose names start with one of `prefixes`.
+fn alone(prefixes: &[&str]) -> Result<()> {
     let mut filter = vec!["--test-threads", "1"];
-    filter.extend(ALONE);
+    let wanted = |name: &&&str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    filter.extend(ALONE.iter().filter(wanted));
     end_to_end(&filter)
 }
 

@@ -3,7 +3,7 @@
 //! nothing. Debian packages are installed only by root with apt; otherwise the exact command to
 //! type is printed. `COUNTERSIGN_TESTBED=require` turns whatever is missing into a failure.
 
-mod h2spec;
+mod go_tools;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(crate) fn install(group: &str) -> Result<()> {
     let mut missing = Vec::new();
     missing.extend(debian_packages()?);
     missing.extend(python_packages()?);
-    missing.extend(h2spec::install()?);
+    missing.extend(go_tools::install()?);
     if missing.is_empty() {
         println!("testbed: base is complete in {}", cache()?.display());
         return Ok(());

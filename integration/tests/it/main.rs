@@ -8,6 +8,7 @@ mod demo;
 mod foundation;
 mod gateway;
 mod grpc;
+mod identity;
 mod inbound;
 mod interception;
 mod interop;

@@ -71,7 +71,10 @@ async fn as_peer(lab: &Lab, to: SocketAddr) -> SocketAddr {
 
 #[tokio::test]
 async fn h2spec_of_the_inbound_listener() {
-    let Some(program) = programs::h2spec("h2spec_of_the_inbound_listener") else { return };
+    let Some(program) = programs::go_tool("h2spec_of_the_inbound_listener", "h2spec", "h2spec")
+    else {
+        return;
+    };
     let lab = Lab::new();
     let app = App::mirror();
     let rules = json!([
@@ -90,7 +93,10 @@ async fn h2spec_of_the_inbound_listener() {
 
 #[tokio::test]
 async fn h2spec_of_the_gateway_listeners() {
-    let Some(program) = programs::h2spec("h2spec_of_the_gateway_listeners") else { return };
+    let Some(program) = programs::go_tool("h2spec_of_the_gateway_listeners", "h2spec", "h2spec")
+    else {
+        return;
+    };
     let lab = Lab::new();
     let app = App::mirror();
     let orders = lab.orders(&app, |spec| spec).await;
@@ -129,7 +135,10 @@ async fn h2spec_of_the_gateway_listeners() {
 
 #[tokio::test]
 async fn h2spec_of_the_outbound_listener() {
-    let Some(program) = programs::h2spec("h2spec_of_the_outbound_listener") else { return };
+    let Some(program) = programs::go_tool("h2spec_of_the_outbound_listener", "h2spec", "h2spec")
+    else {
+        return;
+    };
     let app = App::mirror();
     let pair = Pair::start_called(app.address, "127.0.0.1").await;
     let (folder, address) = (pair.lab.folder().to_owned(), pair.web.outbound());

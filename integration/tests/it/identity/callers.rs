@@ -1,0 +1,1 @@
+//! Callers outside the mesh: service account tokens and JWT-SVIDs at the gateway.

@@ -1,0 +1,1 @@
+//! `countersign cert`: what it says of files, sockets and live peers.

@@ -1,0 +1,1 @@
+//! Federated trust domains: bundle endpoints, and listeners that accept foreign peers.

@@ -1,0 +1,1 @@
+//! Identities from files, in every layout that is in use.

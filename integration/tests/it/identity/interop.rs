@@ -1,0 +1,1 @@
+//! Other implementations of SPIFFE against ours, both ways.

@@ -1,0 +1,1 @@
+//! Private keys that cannot leave their token.

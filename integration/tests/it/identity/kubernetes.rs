@@ -1,0 +1,1 @@
+//! The Kubernetes CSR API and our signer.

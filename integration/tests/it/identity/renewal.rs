@@ -1,0 +1,1 @@
+//! Renewal under load, and what happens when the authority is away.

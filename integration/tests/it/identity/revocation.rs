@@ -1,0 +1,1 @@
+//! Revocation ends what is live.

@@ -1,0 +1,1 @@
+//! Roots are rotated while requests run.

@@ -1,0 +1,1 @@
+//! A real SPIRE server and agent.
