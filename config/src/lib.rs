@@ -10,6 +10,7 @@ mod check;
 mod codes;
 pub mod env;
 mod fields;
+mod identity;
 pub mod limits;
 mod load;
 mod planned;
@@ -17,13 +18,13 @@ mod proxy;
 mod read;
 pub mod reference;
 
+pub use identity::IdentitySource;
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};
 pub use proxy::{
     AppPort, AppTls, Audit, AuditSink, CorsPreflight, DestinationRef, EgressOther, GatewayListener,
-    IdentitySource, InboundListener, Interception, ListenMode, OutboundListener, PROXY_UID,
-    PersonalData, Propagation, ProxyConfig, Route, ServerCertificate, TcpSettings, TlsGroup,
-    WELL_KNOWN_TCP,
+    InboundListener, Interception, ListenMode, OutboundListener, PROXY_UID, PersonalData,
+    Propagation, ProxyConfig, Route, ServerCertificate, TcpSettings, TlsGroup, WELL_KNOWN_TCP,
 };
 
 #[cfg(test)]

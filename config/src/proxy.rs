@@ -10,6 +10,7 @@ use countersign_policy::doc::PortProtocol;
 use countersign_workload_id::WorkloadId;
 use ipnet::IpNet;
 
+use crate::identity::IdentitySource;
 use crate::limits::Limits;
 
 /// Ports that are not HTTP unless somebody declares it: FTP, SSH, SMTP, POP3, IMAP, submission,
@@ -65,25 +66,6 @@ pub struct ProxyConfig {
     pub limits: Limits,
     /// Files and folders with documents, as written, made relative to the process.
     pub documents: Vec<PathBuf>,
-}
-
-/// Where the process gets its certificate, key and trust bundles.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IdentitySource {
-    /// The SPIFFE Workload API on a Unix socket.
-    WorkloadApi {
-        /// The socket's path.
-        socket: PathBuf,
-    },
-    /// Watched PEM files.
-    Files {
-        /// Leaf first, then intermediates.
-        certificate: PathBuf,
-        /// PKCS#8 private key.
-        key: PathBuf,
-        /// The trust anchors of the own trust domain.
-        bundle: PathBuf,
-    },
 }
 
 /// How a listener learns where a connection was meant to go.

@@ -10,6 +10,7 @@ use countersign_policy::yaml::{self, Findings, Node, Value};
 use countersign_policy::{Problems, Source};
 use expect_test::{Expect, expect};
 
+use crate::identity::IdentitySource;
 use crate::proxy::*;
 use crate::reference::MESH;
 use crate::{check_files, document_files, fields, load_documents, read, reference};

@@ -11,11 +11,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use countersign_certs_client::source::{self, workload_api};
-use countersign_certs_client::{CertSource, Certs, CertsHandle};
+use countersign_certs_client::{Certs, CertsHandle};
 use countersign_config::{
-    AuditSink as AuditTo, IdentitySource, ListenMode, PersonalData, Propagation as Configured,
-    ProxyConfig, env,
+    AuditSink as AuditTo, ListenMode, PersonalData, Propagation as Configured, ProxyConfig, env,
 };
 use countersign_policy::Documents;
 use countersign_policy::doc::OnAuditFull;
@@ -36,6 +34,7 @@ use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
 use crate::gateway::sources::Sources;
 use crate::http::serve::Drain;
+use crate::identity;
 use crate::inbound;
 use crate::intercept;
 use crate::intercept::{listen, ready, self_test};
@@ -131,7 +130,7 @@ async fn control(
     };
     serve_admin(&config, pages).await?;
     let until_served = serve_readiness(&config, &readiness)?;
-    let certs = certs_source(&config)?;
+    let certs = identity::start(&config);
     let Some(first) = first_identity(&certs, &readiness, &mut ends).await? else { return Ok(()) };
     let started = Started { config, documents, metrics, readiness, why, personal, certs };
     let mut running = started.bring_up(first).await?;
@@ -432,21 +431,6 @@ fn serve_readiness(
     let socket =
         listen::bind(address, "readiness").map_err(|error| Failed::Invalid(error.to_string()))?;
     Ok(Some(AbortOnDrop(tokio::spawn(ready::serve(socket, readiness.clone())))))
-}
-
-fn certs_source(config: &ProxyConfig) -> Result<CertsHandle, Failed> {
-    let source = match &config.identity {
-        IdentitySource::WorkloadApi { socket } => {
-            CertSource::WorkloadApi { endpoint: workload_api::Endpoint::Unix(socket.clone()) }
-        }
-        IdentitySource::Files { certificate, key, bundle } => CertSource::Files {
-            certificate: certificate.clone(),
-            key: Some(key.clone()),
-            bundle: bundle.clone(),
-        },
-    };
-    let clock = Arc::new(|| Now::read().millis());
-    Ok(source::spawn(source, config.expected_id.clone(), clock))
 }
 
 /// Waits for the first good identity; `None` if a signal came first. Until then `/ready` says what

@@ -15,6 +15,7 @@ pub mod control;
 pub mod failures;
 pub mod gateway;
 pub mod http;
+mod identity;
 pub mod inbound;
 pub mod intercept;
 pub mod journal;

@@ -4,6 +4,7 @@
 //! Every field is asked for by name, so a field nobody asked for is reported; reading goes on after
 //! a problem, so that one run reports all of them. Nothing here opens a file.
 
+mod identity;
 mod listeners;
 mod pod;
 mod process;

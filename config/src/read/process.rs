@@ -6,13 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use countersign_policy::yaml::{Fields, Node, Value, read};
-use countersign_workload_id::WorkloadId;
 
 use super::{Reader, entries, nearest};
 use crate::limits::{BOUNDS, Change, Limits};
-use crate::proxy::{
-    Audit, AuditSink, IdentitySource, PersonalData, Propagation, ProxyConfig, TlsGroup,
-};
+use crate::proxy::{Audit, AuditSink, PersonalData, Propagation, ProxyConfig, TlsGroup};
 
 /// Where status is served when nothing is written.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
@@ -82,93 +79,6 @@ impl Reader<'_, '_> {
             limits,
             documents,
         })
-    }
-
-    fn identity(&mut self, node: Option<&Node>) -> (Option<IdentitySource>, Option<WorkloadId>) {
-        let Some(mut fields) = self.fields(node, "`identity`") else { return (None, None) };
-        let source = fields.required("source", self.findings);
-        let source = source.and_then(|node| self.identity_source(node));
-        let expected = fields.optional("expectedId").and_then(|node| {
-            self.places.expected_id = Some(node.span);
-            let text = read::short_string(node, 2048, self.findings)?;
-            match WorkloadId::parse(&text) {
-                Ok(id) => Some(id),
-                Err(error) => {
-                    let message = format!("`{text}` is not a SPIFFE ID: {error}");
-                    self.error(
-                        node.span,
-                        message,
-                        "as in `spiffe://prod.example.com/ns/shop/sa/orders`",
-                    );
-                    None
-                }
-            }
-        });
-        self.finish(fields);
-        (source, expected)
-    }
-
-    fn identity_source(&mut self, node: &Node) -> Option<IdentitySource> {
-        let mut fields = Fields::of(node, "`identity.source`", self.findings)?;
-        let workload_api = fields.optional("workloadApi");
-        let files = fields.optional("files");
-        fields.not_yet("kubernetesCsr", self.findings);
-        fields.not_yet("vault", self.findings);
-        let (span, empty) = (fields.span(), fields.is_empty());
-        self.finish(fields);
-        match (workload_api, files) {
-            (Some(node), None) => self.workload_api(node),
-            (None, Some(node)) => {
-                let mut inner = Fields::of(node, "`files`", self.findings)?;
-                let certificate = self.required_path(&mut inner, "certificate");
-                let key = self.required_path(&mut inner, "key");
-                let bundle = self.required_path(&mut inner, "bundle");
-                self.finish(inner);
-                Some(IdentitySource::Files { certificate, key, bundle })
-            }
-            (Some(_), Some(_)) => {
-                self.error(
-                    span,
-                    "an identity has one source, here are two",
-                    "keep `workloadApi` or `files`",
-                );
-                None
-            }
-            (None, None) if !empty => None, // what is written instead was reported above
-            (None, None) => {
-                let hint = "write `{workloadApi: {socket: PATH}}` or `{files: {certificate: PATH, key: PATH, bundle: PATH}}`";
-                self.error(span, "no identity source is named", hint);
-                None
-            }
-        }
-    }
-
-    fn workload_api(&mut self, node: &Node) -> Option<IdentitySource> {
-        let mut fields = Fields::of(node, "`workloadApi`", self.findings)?;
-        let socket = fields.optional("socket");
-        self.finish(fields);
-        let (text, from_environment) = match socket {
-            Some(node) => (read::short_string(node, 4096, self.findings)?, false),
-            None => match self.default_socket {
-                Some(text) => (text.to_owned(), true),
-                None => {
-                    let message = "no socket is named and SPIFFE_ENDPOINT_SOCKET is not set";
-                    self.error(node.span, message, "write `socket: PATH` or set the variable");
-                    return None;
-                }
-            },
-        };
-        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:"));
-        let path = path.unwrap_or(&text);
-        if path.is_empty() || path.contains("://") {
-            let message = format!(
-                "`{text}` is not a Unix socket; the Workload API is not read over the network"
-            );
-            self.error(node.span, message, "write a path or `unix:///run/spire/agent.sock`");
-            return None;
-        }
-        let socket = if from_environment { PathBuf::from(path) } else { self.base.join(path) };
-        Some(IdentitySource::WorkloadApi { socket })
     }
 
     fn namespace(&mut self, node: &Node) -> Option<String> {

@@ -1,0 +1,22 @@
+//! Where a process gets its identity: one source, chosen in its `ProxyConfig`.
+
+use std::path::PathBuf;
+
+/// Where the process gets its certificate, key and trust bundles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// The SPIFFE Workload API on a Unix socket.
+    WorkloadApi {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// Watched PEM files.
+    Files {
+        /// Leaf first, then intermediates.
+        certificate: PathBuf,
+        /// PKCS#8 private key.
+        key: PathBuf,
+        /// The trust anchors of the own trust domain.
+        bundle: PathBuf,
+    },
+}
