@@ -9,6 +9,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     bundle::{BundleError, TrustBundles},
+    crl::Crl,
     identity::Identity,
     key::{KeyError, SigningKey},
     svid::{self, SvidError, Usage},
@@ -21,6 +22,8 @@ pub struct Delivered {
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key of the leaf.
     pub key: SigningKey,
+    /// Revocation lists that came along.
+    pub crls: Vec<Crl>,
 }
 
 /// Why a delivery was discarded.
@@ -83,7 +86,7 @@ pub fn admit(
     expected_id: Option<&WorkloadId>,
     now: u64,
 ) -> Result<Identity, GateError> {
-    let Delivered { chain, key } = delivered;
+    let Delivered { chain, key, crls: _ } = delivered;
     let svid = svid::validate(&chain, bundles, Usage::TlsClient, svid::unix_time(now))?;
     if svid.public_key != key.public_key() {
         return Err(GateError::KeyMismatch);

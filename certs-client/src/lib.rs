@@ -12,6 +12,8 @@
 
 pub mod bundle;
 mod bundle_map;
+pub mod crl;
+pub mod csr;
 pub mod gate;
 pub mod identity;
 pub mod key;
@@ -26,6 +28,7 @@ pub mod svid;
 mod tests;
 
 pub use bundle::{Bundle, BundleError, TrustBundles};
+pub use crl::Crl;
 pub use gate::{Delivered, GateError};
 pub use identity::{Certs, Identity};
 pub use key::{ExternalKey, KeyError, KeyFailure, KeyMaker, KeyType, SigningKey};

@@ -2,7 +2,7 @@
 //!
 //! Each failure names who was asked, what, what came back, and when the next try is.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// Where this process stands with its identity.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -65,7 +65,7 @@ pub struct Failure {
     /// What came back.
     pub answer: String,
     /// What to do about it, if we know.
-    pub hint: Option<&'static str>,
+    pub hint: Option<Cow<'static, str>>,
     /// When it happened, seconds since the Unix epoch.
     pub at: u64,
     /// When it is tried again.
@@ -75,7 +75,7 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}: {}", self.call, self.authority, self.answer)?;
-        if let Some(hint) = self.hint {
+        if let Some(hint) = &self.hint {
             write!(f, "; {hint}")?;
         }
         match self.next_try {

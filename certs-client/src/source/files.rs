@@ -6,6 +6,7 @@
 //! replace both at once. A failing read keeps what we have.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -99,7 +100,12 @@ impl Failing {
         }
         self.reported = Some(said);
         let authority = path.display().to_string();
-        let failed = Failed { authority: &authority, call: "read", answer, hint: hint(error) };
+        let failed = Failed {
+            authority: &authority,
+            call: "read",
+            answer,
+            hint: hint(error).map(Cow::Borrowed),
+        };
         publisher.failed(failed, NextTry::OnChange);
     }
 }
@@ -148,7 +154,7 @@ impl Contents {
         let own = svid::claimed_id(leaf)?.trust_domain().clone();
         let key = signing_key(self.key.as_ref().unwrap_or(&self.certificate))?;
         let bundles = trust(&self.bundle, own)?;
-        Ok((Delivered { chain, key }, bundles))
+        Ok((Delivered { chain, key, crls: Vec::new() }, bundles))
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod files;
 mod publish;
+pub mod renewing;
 pub mod workload_api;
 
 use std::{fmt, path::PathBuf, sync::Arc};

@@ -4,6 +4,7 @@
 //! bundles changed; an identity is out of the snapshot one second after its end.
 
 use std::{
+    borrow::Cow,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -49,7 +50,7 @@ pub(crate) struct Failed<'a> {
     pub(crate) authority: &'a str,
     pub(crate) call: &'static str,
     pub(crate) answer: String,
-    pub(crate) hint: Option<&'static str>,
+    pub(crate) hint: Option<Cow<'static, str>>,
 }
 
 impl Publisher {
@@ -115,6 +116,12 @@ impl Publisher {
         });
     }
 
+    /// Takes the identity away at once; the bundles stay.
+    pub(crate) fn withdraw_identity(&self) {
+        let bundles = Arc::clone(&self.certs.borrow().bundles);
+        self.withdraw(TrustBundles::clone(&bundles));
+    }
+
     /// Records a failure; what is published stays.
     pub(crate) fn failed(&self, failed: Failed<'_>, next_try: NextTry) {
         let Failed { authority, call, answer, hint } = failed;
@@ -158,8 +165,22 @@ impl Publisher {
         // Without randomness the wait is the longest one, which is safe.
         let _ = SystemRandom::new().fill(&mut random);
         let wait = renewal::backoff(attempt, u32::from_ne_bytes(random), ms_max);
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(ms_max);
-        (wait, NextTry::At((self.clock)().saturating_add(wait_ms)))
+        (wait, self.next_try(wait))
+    }
+
+    /// The moment after `wait`.
+    pub(crate) fn next_try(&self, wait: Duration) -> NextTry {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        NextTry::At((self.clock)().saturating_add(wait_ms))
+    }
+
+    /// Whether the identity is to be renewed now.
+    pub(crate) fn is_due(&self) -> bool {
+        let held = Arc::clone(&self.certs.borrow());
+        let Some(identity) = &held.identity else { return true };
+        let from = identity.not_before.max(self.life().received_at);
+        let life = identity.not_after.saturating_sub(from);
+        self.now_s().saturating_sub(from).saturating_mul(100) >= life.saturating_mul(55)
     }
 
     /// Ends identities that are over and raises alarms; never returns.

@@ -100,6 +100,7 @@ impl Leaf {
         Delivered {
             chain: vec![self.certificate.clone()],
             key: SigningKey::from_pkcs8(self.key.serialized_der()).unwrap(),
+            crls: Vec::new(),
         }
     }
 

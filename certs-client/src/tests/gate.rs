@@ -30,6 +30,7 @@ fn the_key_must_fit_and_the_identity_must_be_the_expected_one() {
     let mixed = Delivered {
         chain: vec![one.certificate],
         key: SigningKey::from_pkcs8(two.key.serialized_der()).unwrap(),
+        crls: Vec::new(),
     };
     assert_eq!(reason(mixed, &ca, None), "key_mismatch");
     let other = Some("spiffe://demo.test/ns/shop/sa/payments");

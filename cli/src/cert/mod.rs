@@ -213,7 +213,7 @@ async fn fetch(endpoint: Endpoint) -> anyhow::Result<Arc<Certs>> {
                     let failure = status.borrow_and_update().last_failure.clone();
                     if let Some(failure) = failure {
                         bail!("{} of {}: {}{}", failure.call, failure.authority, failure.answer,
-                            failure.hint.map(|hint| format!("; {hint}")).unwrap_or_default());
+                            failure.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default());
                     }
                 }
             }

@@ -10,6 +10,7 @@ mod read;
 pub mod wire;
 
 use std::{
+    borrow::Cow,
     io,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -217,7 +218,12 @@ impl Follow<'_> {
             Ended::Discarded(error) => format!("discarded what it sent: {error}"),
             Ended::TimedOut(what) => format!("{what} within {} s", ANSWER_MAX.as_secs()),
         };
-        let failed = Failed { authority: self.authority, call, answer, hint: hint(ended) };
+        let failed = Failed {
+            authority: self.authority,
+            call,
+            answer,
+            hint: hint(ended).map(Cow::Borrowed),
+        };
         self.publisher.failed(failed, next_try);
     }
 }

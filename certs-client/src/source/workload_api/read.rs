@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::wire::{X509BundlesResponse, X509Svid, X509SvidResponse};
 use crate::{
     bundle::{Bundle, TrustBundles, split_der},
+    crl::Crl,
     gate::{Delivered, GateError},
     key::SigningKey,
 };
@@ -21,7 +22,7 @@ pub(crate) fn identity(
     message: X509SvidResponse,
     expected: Option<&WorkloadId>,
 ) -> Result<(Delivered, TrustBundles), GateError> {
-    let X509SvidResponse { svids, crl: _, federated_bundles } = message;
+    let X509SvidResponse { svids, crl, federated_bundles } = message;
     let svids = svids.into_iter().map(Complete::check).collect::<Result<Vec<_>, _>>()?;
     let presented = svids.first().ok_or(GateError::EmptyField("svids"))?.id.clone();
     let chosen = match expected {
@@ -43,7 +44,9 @@ pub(crate) fn identity(
     if crate::svid::claimed_id(leaf)? != chosen.id {
         return Err(GateError::Unreadable("spiffe_id is not the ID in the certificate".to_owned()));
     }
-    Ok((Delivered { chain, key: SigningKey::from_pkcs8(&chosen.key)? }, bundles))
+    let key = SigningKey::from_pkcs8(&chosen.key)?;
+    let crls = crl.into_iter().map(Crl::from_der).collect();
+    Ok((Delivered { chain, key, crls }, bundles))
 }
 
 /// The bundles of a message that carries nothing else.

@@ -1,0 +1,213 @@
+//! Sources where this process makes the key and asks an authority for a certificate.
+//!
+//! An [`Authority`] knows one protocol: it turns a request for a certificate into a certificate.
+//! When to ask, with which key, how long to wait and what to do with the answer is the same for
+//! all of them and decided here. Invariants: every attempt has a key pair of its own; what comes
+//! back passes the gate like any delivery; a failure keeps the last good identity.
+
+use std::{borrow::Cow, fmt, future::Future, time::Duration};
+
+use countersign_workload_id::WorkloadId;
+use rustls_pki_types::CertificateDer;
+
+use super::publish::{Failed, Publisher};
+use crate::{
+    bundle::TrustBundles,
+    crl::Crl,
+    csr::{self, CsrError},
+    gate::{Delivered, GateError},
+    key::{KeyError, KeyMaker, SigningKey},
+    status::NextTry,
+};
+
+/// Longest wait an authority may ask for with `Retry-After`.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// How often the wall clock is compared with the time of the next renewal.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Who turns requests into certificates.
+pub trait Authority: Send {
+    /// Who it is, for people: `https://vault.example.com:8200`.
+    fn name(&self) -> String;
+
+    /// The life to ask for, in seconds.
+    fn life_s(&self) -> u64;
+
+    /// Asks once. Credentials are read again for every call; nothing is tried twice in here.
+    ///
+    /// # Errors
+    /// [`IssueError`], which names the call and the answer.
+    fn issue(
+        &mut self,
+        wanted: &Wanted<'_>,
+    ) -> impl Future<Output = Result<Issued, IssueError>> + Send;
+}
+
+/// What a certificate is asked for with.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The request, PEM (PKCS#10).
+    pub csr_pem: &'a str,
+    /// The request, DER.
+    pub csr_der: &'a [u8],
+    /// The identity that is expected, if the configuration names it; the request holds it too.
+    pub expected: Option<&'a WorkloadId>,
+    /// The life to ask for, in seconds.
+    pub life_s: u64,
+}
+
+/// What an authority answered.
+#[derive(Debug)]
+pub struct Issued {
+    /// Certificates, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whom to trust, as far as the authority says.
+    pub bundles: TrustBundles,
+    /// Revocation lists that came along.
+    pub crls: Vec<Crl>,
+}
+
+/// Why no certificate came.
+#[derive(Clone, Debug)]
+pub struct IssueError {
+    /// What was asked: `POST /v1/pki/sign/orders`, `create CertificateSigningRequest`.
+    pub call: &'static str,
+    /// What came back, for people.
+    pub answer: String,
+    /// What somebody can do about it.
+    pub hint: Option<Cow<'static, str>>,
+    /// When the authority wants to be asked again.
+    pub retry_after: Option<Duration>,
+    /// What it means.
+    pub verdict: IssueVerdict,
+}
+
+/// What a failed request means for what we hold and what comes next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IssueVerdict {
+    /// Ask again after a wait; what we hold stays.
+    Retry,
+    /// The authority says that this identity is no longer ours: stop using it, and ask again
+    /// after a wait.
+    Withdrawn,
+    /// The answer will not change until somebody changes something here: do not ask again.
+    Never,
+}
+
+impl IssueError {
+    /// A failure that is worth another try.
+    pub fn retry(call: &'static str, answer: impl Into<String>) -> IssueError {
+        IssueError {
+            call,
+            answer: answer.into(),
+            hint: None,
+            retry_after: None,
+            verdict: IssueVerdict::Retry,
+        }
+    }
+
+    /// The same with what somebody can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> IssueError {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same with the wait the authority asked for.
+    #[must_use]
+    pub fn after(mut self, wait: Option<Duration>) -> IssueError {
+        self.retry_after = wait;
+        self
+    }
+
+    /// The same with another meaning.
+    #[must_use]
+    pub fn verdict(mut self, verdict: IssueVerdict) -> IssueError {
+        self.verdict = verdict;
+        self
+    }
+}
+
+impl fmt::Display for IssueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, self.answer)
+    }
+}
+
+impl From<KeyError> for IssueError {
+    fn from(error: KeyError) -> IssueError {
+        IssueError::retry("make a key pair", error.to_string())
+    }
+}
+
+impl From<CsrError> for IssueError {
+    fn from(error: CsrError) -> IssueError {
+        IssueError::retry("sign the request", error.to_string())
+    }
+}
+
+/// Keeps an identity of `authority` published for as long as the process lives; returns only when
+/// asking again is pointless.
+#[expect(dead_code, reason = "the first source that uses it removes this")]
+pub(crate) async fn run<A: Authority>(publisher: &Publisher, mut authority: A, keys: &KeyMaker) {
+    let name = authority.name();
+    let mut attempt = 0;
+    loop {
+        let Err(error) = once(publisher, &mut authority, keys).await else {
+            attempt = 0;
+            until_due(publisher).await;
+            continue;
+        };
+        if error.verdict == IssueVerdict::Withdrawn {
+            publisher.withdraw_identity();
+        }
+        let (wait, next_try) = match error.verdict {
+            IssueVerdict::Never => (None, NextTry::Never),
+            IssueVerdict::Retry | IssueVerdict::Withdrawn => {
+                let (wait, next_try) = publisher.backoff(attempt);
+                let asked = error.retry_after.map(|asked| asked.min(RETRY_AFTER_MAX));
+                match asked.filter(|asked| *asked > wait) {
+                    Some(asked) => (Some(asked), publisher.next_try(asked)),
+                    None => (Some(wait), next_try),
+                }
+            }
+        };
+        let IssueError { call, answer, hint, .. } = error;
+        publisher.failed(Failed { authority: &name, call, answer, hint }, next_try);
+        let Some(wait) = wait else { return };
+        tokio::time::sleep(wait).await;
+        attempt = attempt.saturating_add(1);
+    }
+}
+
+/// One attempt: a new key pair, a request for it, and the answer through the gate.
+async fn once<A: Authority>(
+    publisher: &Publisher,
+    authority: &mut A,
+    keys: &KeyMaker,
+) -> Result<(), IssueError> {
+    let key = keys.make()?;
+    let csr = csr::request(&key, publisher.expected_id())?;
+    let wanted = Wanted {
+        csr_pem: &csr.pem,
+        csr_der: &csr.der,
+        expected: publisher.expected_id(),
+        life_s: authority.life_s(),
+    };
+    let issued = authority.issue(&wanted).await?;
+    deliver(publisher, key, issued)
+        .map_err(|error| IssueError::retry("check the certificate", error.to_string()))
+}
+
+fn deliver(publisher: &Publisher, key: SigningKey, issued: Issued) -> Result<(), GateError> {
+    let Issued { chain, bundles, crls } = issued;
+    publisher.deliver(Delivered { chain, key, crls }, bundles)
+}
+
+/// Waits until the certificate is to be renewed, looking at the wall clock once a second, so that
+/// a machine that slept wakes up to it.
+async fn until_due(publisher: &Publisher) {
+    while !publisher.is_due() {
+        tokio::time::sleep(TICK).await;
+    }
+}
