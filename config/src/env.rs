@@ -33,7 +33,7 @@ pub const SPIFFE_ENDPOINT_SOCKET: Variable = Variable {
     name: "SPIFFE_ENDPOINT_SOCKET",
     read_by: "countersign-proxy",
     default: "none: `identity.source.workloadApi.socket` must be written",
-    summary: "Socket of the SPIFFE Workload API (`unix:///run/spire/agent.sock`, or a plain path), \
+    summary: "Address of the SPIFFE Workload API (`unix:///absolute/path` or `tcp://<IP>:<port>`), \
               used when a `ProxyConfig` says `workloadApi: {}` without a socket.",
 };
 

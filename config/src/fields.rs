@@ -23,7 +23,7 @@ macro_rules! fields {
 }
 
 fields! {
-    "identity.source.workloadApi.socket", "path or `unix://` URL", "`$SPIFFE_ENDPOINT_SOCKET`", "Socket of the SPIFFE Workload API.";
+    "identity.source.workloadApi.socket", "path, `unix:///absolute/path` or `tcp://<IP>:<port>`", "`$SPIFFE_ENDPOINT_SOCKET`", "Where the SPIFFE Workload API listens.";
     "identity.source.files.certificate", "PEM file", "required", "Leaf first, then intermediates. Watched, as are the next two.";
     "identity.source.files.key", "PEM file", "required", "Private key, PKCS#8.";
     "identity.source.files.bundle", "PEM file", "required", "Trust anchors of the own trust domain.";

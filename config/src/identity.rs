@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use crate::endpoint::WorkloadApiEndpoint;
+
 /// Where the process gets its certificate, key and trust bundles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
-    /// The SPIFFE Workload API on a Unix socket.
+    /// The SPIFFE Workload API.
     WorkloadApi {
-        /// The socket's path.
-        socket: PathBuf,
+        /// Where it listens.
+        endpoint: WorkloadApiEndpoint,
     },
     /// Watched PEM files.
     Files {

@@ -8,6 +8,7 @@
 
 mod check;
 mod codes;
+mod endpoint;
 pub mod env;
 mod fields;
 mod identity;
@@ -18,6 +19,7 @@ mod proxy;
 mod read;
 pub mod reference;
 
+pub use endpoint::{WorkloadApiEndpoint, WorkloadApiEndpointError};
 pub use identity::IdentitySource;
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};

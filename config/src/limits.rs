@@ -89,6 +89,10 @@ bounds! {
     CRL_BYTES_MAX: usize = MIB;
     /// Trust domains with a bundle (process).
     TRUST_DOMAINS_MAX: usize = 64;
+    /// One JWT bundle, a JWK set (Workload API, federation).
+    JWT_BUNDLE_BYTES_MAX: usize = 256 * KIB;
+    /// Keys in one JWT bundle.
+    JWT_BUNDLE_KEYS_MAX: usize = 64;
     /// An HTTP/1 request head: request line and all fields.
     H1_HEAD_BYTES_MAX: usize = 64 * KIB;
     /// Fields in an HTTP/1 head; also hyper's own default.

@@ -10,6 +10,7 @@ use countersign_policy::yaml::{self, Findings, Node, Value};
 use countersign_policy::{Problems, Source};
 use expect_test::{Expect, expect};
 
+use crate::endpoint::WorkloadApiEndpoint;
 use crate::identity::IdentitySource;
 use crate::proxy::*;
 use crate::reference::MESH;
@@ -85,7 +86,9 @@ fn the_sidecar_of_the_reference_loads() {
     assert_eq!(config.namespace, "shop");
     assert_eq!(
         config.identity,
-        IdentitySource::WorkloadApi { socket: PathBuf::from("/run/spire/agent.sock") }
+        IdentitySource::WorkloadApi {
+            endpoint: WorkloadApiEndpoint::Unix(PathBuf::from("/run/spire/agent.sock"))
+        }
     );
     assert_eq!(config.app_address(8080), Some("127.0.0.1:3000".parse().unwrap()));
     assert_eq!(config.limits.conns_max, Some(2000));
@@ -93,6 +96,35 @@ fn the_sidecar_of_the_reference_loads() {
     assert_eq!(config.limits.inflight_max, 4096);
     assert_eq!(config.outbound[2].destination.as_ref().unwrap().to_string(), "billing/api");
     assert!(documents.destination("billing", "api").is_some());
+}
+
+/// W-2, in a file: a path of this machine, or one of two forms of URL.
+#[test]
+fn w2_a_workload_api_is_a_path_or_one_of_two_urls() {
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    let load = |socket: &str| {
+        let named = format!("socket: \"{socket}\"");
+        let file = folder.put("proxy.yaml", &spec(&SIDECAR.replace("socket: agent.sock", &named)));
+        ProxyConfig::load(&file).map(|(config, _)| config.identity)
+    };
+    for (written, shown) in [
+        ("/run/agent.sock", "unix:///run/agent.sock"),
+        ("unix:///run/agent.sock", "unix:///run/agent.sock"),
+        ("tcp://127.0.0.1:8081", "tcp://127.0.0.1:8081"),
+        ("tcp://[::1]:8081", "tcp://[::1]:8081"),
+    ] {
+        match load(written) {
+            Ok(IdentitySource::WorkloadApi { endpoint }) => assert_eq!(endpoint.to_string(), shown),
+            other => panic!("{written}: {other:?}"),
+        }
+    }
+    for bad in
+        ["unix:/run/a", "unix://run/a", "tcp://localhost:1", "http://127.0.0.1:1", "unix:///a?b"]
+    {
+        let problems = load(bad).unwrap_err().to_string();
+        assert!(problems.contains("unix:///absolute/path or tcp://<IP>:<port>"), "{problems}");
+    }
 }
 
 #[test]

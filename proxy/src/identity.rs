@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_certs_client::source::workload_api;
+use countersign_certs_client::source::workload_api::JwtKeys;
 use countersign_certs_client::{CertSource, CertsHandle, source};
 use countersign_config::{IdentitySource, ProxyConfig};
 
@@ -11,14 +11,19 @@ use crate::clock::Now;
 /// Starts the configured source on the current runtime.
 pub(crate) fn start(config: &ProxyConfig) -> CertsHandle {
     let clock = Arc::new(|| Now::read().millis());
-    source::spawn(certs_source(&config.identity), config.expected_id.clone(), clock)
+    source::spawn(certs_source(config), config.expected_id.clone(), clock)
 }
 
-fn certs_source(configured: &IdentitySource) -> CertSource {
-    match configured {
-        IdentitySource::WorkloadApi { socket } => {
-            CertSource::WorkloadApi { endpoint: workload_api::Endpoint::Unix(socket.clone()) }
-        }
+fn certs_source(config: &ProxyConfig) -> CertSource {
+    match &config.identity {
+        IdentitySource::WorkloadApi { endpoint } => CertSource::WorkloadApi {
+            endpoint: endpoint.clone(),
+            // Only a gateway checks the JWT-SVIDs of callers.
+            jwt_keys: match config.gateway.is_empty() {
+                true => JwtKeys::Ignore,
+                false => JwtKeys::Follow,
+            },
+        },
         IdentitySource::Files { certificate, key, bundle } => CertSource::Files {
             certificate: certificate.clone(),
             key: Some(key.clone()),

@@ -36,6 +36,8 @@ pub enum CertSource {
     WorkloadApi {
         /// Where it listens.
         endpoint: workload_api::Endpoint,
+        /// Whether the keys of JWT-SVIDs are wanted.
+        jwt_keys: workload_api::JwtKeys,
     },
 }
 
@@ -43,7 +45,7 @@ impl fmt::Display for CertSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CertSource::Files { certificate, .. } => write!(f, "files {}", certificate.display()),
-            CertSource::WorkloadApi { endpoint } => write!(f, "Workload API {endpoint}"),
+            CertSource::WorkloadApi { endpoint, .. } => write!(f, "Workload API {endpoint}"),
         }
     }
 }
@@ -88,8 +90,8 @@ pub fn spawn(source: CertSource, expected_id: Option<WorkloadId>, clock: Clock) 
                 CertSource::Files { certificate, key, bundle } => {
                     files::run(&publisher, &files::Paths { certificate, key, bundle }).await;
                 }
-                CertSource::WorkloadApi { endpoint } => {
-                    workload_api::run(&publisher, &endpoint).await;
+                CertSource::WorkloadApi { endpoint, jwt_keys } => {
+                    workload_api::run(&publisher, &endpoint, jwt_keys).await;
                 }
             }
         });

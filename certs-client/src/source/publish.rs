@@ -19,6 +19,7 @@ use crate::{
     bundle::TrustBundles,
     gate::{self, Delivered, GateError},
     identity::{Certs, Identity},
+    jwt_bundle::JwtBundles,
     renewal,
     status::{Failure, NextTry, State, Status},
 };
@@ -99,6 +100,23 @@ impl Publisher {
     pub(crate) fn deliver_bundles(&self, bundles: TrustBundles) {
         let identity = self.certs.borrow().identity.clone();
         self.publish(identity, Arc::new(bundles));
+    }
+
+    /// Publishes the keys of JWT-SVIDs; identity and X.509 bundles stay.
+    pub(crate) fn deliver_jwt_bundles(&self, jwt_bundles: JwtBundles) {
+        let changed = self.certs.send_if_modified(|held| {
+            if *held.jwt_bundles == jwt_bundles {
+                return false;
+            }
+            let jwt_bundles = Arc::new(jwt_bundles);
+            let generation = held.generation.saturating_add(1);
+            *held = Arc::new(Certs { jwt_bundles, generation, ..Certs::clone(held) });
+            true
+        });
+        if changed {
+            let generation = self.certs.borrow().generation;
+            self.update_status(|status| status.generation = generation);
+        }
     }
 
     /// Takes the identity away at once.
@@ -234,7 +252,8 @@ impl Publisher {
                 return false;
             }
             let generation = held.generation.saturating_add(1);
-            *held = Arc::new(Certs { identity, bundles, generation });
+            let jwt_bundles = Arc::clone(&held.jwt_bundles);
+            *held = Arc::new(Certs { identity, bundles, jwt_bundles, generation });
             true
         });
         if changed {

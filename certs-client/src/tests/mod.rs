@@ -5,6 +5,7 @@ mod authority;
 mod bundle;
 mod files;
 mod gate;
+mod jwt_bundle;
 mod key;
 mod renewal;
 mod svid;

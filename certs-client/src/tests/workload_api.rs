@@ -25,7 +25,7 @@ use super::authority::{Leaf, NOW, ORDERS, TestCa, clock, domain, id, life, until
 use crate::{
     CertSource, Certs, CertsHandle, NextTry, State, source,
     source::workload_api::{
-        Endpoint,
+        Endpoint, JwtKeys,
         wire::{
             FETCH_X509_BUNDLES, FETCH_X509_SVID, X509BundlesRequest, X509BundlesResponse, X509Svid,
             X509SvidRequest, X509SvidResponse,
@@ -93,7 +93,11 @@ impl Running {
 
     fn start(&self, expected: Option<&str>) -> CertsHandle {
         let endpoint = Endpoint::Unix(self.socket());
-        source::spawn(CertSource::WorkloadApi { endpoint }, expected.map(id), clock().0)
+        source::spawn(
+            CertSource::WorkloadApi { endpoint, jwt_keys: JwtKeys::Ignore },
+            expected.map(id),
+            clock().0,
+        )
     }
 
     fn calls_of(&self, path: &str) -> usize {
@@ -273,7 +277,11 @@ async fn w7_a_stream_that_ends_is_opened_again() {
 async fn w7_an_agent_that_comes_later_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let endpoint = Endpoint::Unix(folder.path().join("nobody.sock"));
-    let handle = source::spawn(CertSource::WorkloadApi { endpoint }, None, clock().0);
+    let handle = source::spawn(
+        CertSource::WorkloadApi { endpoint, jwt_keys: JwtKeys::Ignore },
+        None,
+        clock().0,
+    );
     let status = until(&mut handle.status(), |status| status.last_failure.is_some()).await;
     let failure = status.last_failure.clone().unwrap();
     assert!(matches!(failure.next_try, NextTry::At(ms) if ms >= NOW * 1000), "{failure}");

@@ -20,7 +20,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use countersign_certs_client::{
     Bundle, CertSource, Certs, SigningKey, SvidError, TrustBundles, Usage,
-    source::{self, workload_api::Endpoint},
+    source::{
+        self,
+        workload_api::{Endpoint, JwtKeys},
+    },
     svid,
 };
 use countersign_cli::output::{Output, print_json};
@@ -198,7 +201,11 @@ fn inspect_socket(endpoint: Endpoint, now: u64) -> anyhow::Result<Report> {
 
 /// Asks the socket as the proxy does; what the proxy would discard is an error here.
 async fn fetch(endpoint: Endpoint) -> anyhow::Result<Arc<Certs>> {
-    let handle = source::spawn(CertSource::WorkloadApi { endpoint }, None, Arc::new(unix_now_ms));
+    let handle = source::spawn(
+        CertSource::WorkloadApi { endpoint, jwt_keys: JwtKeys::Ignore },
+        None,
+        Arc::new(unix_now_ms),
+    );
     let (mut certs, mut status) = (handle.certs(), handle.status());
     let received = async {
         loop {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use countersign_certs_client::source::workload_api::Endpoint;
+use countersign_certs_client::source::workload_api::{Endpoint, JwtKeys};
 use countersign_certs_client::{CertSource, CertsHandle, Identity, source};
 use http::{Request, Response, Version};
 use http_body_util::{Empty, Full};
@@ -40,7 +40,11 @@ impl Workload {
     /// Fetches the identity from its socket.
     pub(super) async fn start(socket: &Path) -> anyhow::Result<Workload> {
         let endpoint = Endpoint::Unix(socket.to_path_buf());
-        let certs = source::spawn(CertSource::WorkloadApi { endpoint }, None, Arc::new(now_ms));
+        let certs = source::spawn(
+            CertSource::WorkloadApi { endpoint, jwt_keys: JwtKeys::Ignore },
+            None,
+            Arc::new(now_ms),
+        );
         let mut updates = certs.certs();
         let first = updates.wait_for(|certs| certs.identity.is_some());
         let first = tokio::time::timeout(IDENTITY_MAX, first).await;

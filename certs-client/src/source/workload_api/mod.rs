@@ -1,11 +1,10 @@
-//! The SPIFFE Workload API as a source: two streams, each message the complete state.
+//! The SPIFFE Workload API as a source: streams of which each message is the complete state.
 //!
 //! A message replaces what the same stream said before. Bundles come on both streams; the newest
 //! message counts, whichever stream it came on, so bundles of two messages are never merged.
 //! A stream that ends is opened again at once, then with back-off; what a status code means for
 //! the identity is decided in one place, [`Verdict::of`].
 
-mod endpoint;
 mod read;
 pub mod wire;
 
@@ -22,11 +21,16 @@ use tonic::{Code, metadata::MetadataValue, transport::Channel};
 use tonic_prost::ProstCodec;
 use tracing::{info, warn};
 
-use self::wire::{X509BundlesRequest, X509BundlesResponse, X509SvidRequest, X509SvidResponse};
+use self::wire::{
+    JwtBundlesRequest, JwtBundlesResponse, X509BundlesRequest, X509BundlesResponse,
+    X509SvidRequest, X509SvidResponse,
+};
 use super::publish::{Failed, Publisher};
-use crate::{bundle::TrustBundles, gate::GateError, status::NextTry};
+use crate::{bundle::TrustBundles, gate::GateError, jwt_bundle::JwtBundles, status::NextTry};
 
-pub use endpoint::{Endpoint, EndpointError};
+pub use countersign_config::{
+    WorkloadApiEndpoint as Endpoint, WorkloadApiEndpointError as EndpointError,
+};
 
 /// Time to connect, to get an answer, and to get the first message.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -35,8 +39,17 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// A stream that delivered and lived this long is opened again without a wait.
 const STREAM_LIFE_MIN: Duration = Duration::from_secs(1);
 
-/// Follows both streams for as long as the process lives.
-pub(super) async fn run(publisher: &Publisher, endpoint: &Endpoint) {
+/// Whether the keys of JWT-SVIDs are asked for too.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum JwtKeys {
+    /// Something here checks JWT-SVIDs.
+    Follow,
+    /// Nothing here needs them.
+    Ignore,
+}
+
+/// Follows the streams for as long as the process lives.
+pub(super) async fn run(publisher: &Publisher, endpoint: &Endpoint, jwt_keys: JwtKeys) {
     let state = Received::new(publisher);
     let authority = endpoint.to_string();
     let follow = Follow { publisher, endpoint, authority: &authority };
@@ -44,6 +57,7 @@ pub(super) async fn run(publisher: &Publisher, endpoint: &Endpoint) {
         name: "FetchX509SVID",
         path: wire::FETCH_X509_SVID,
         request: X509SvidRequest {},
+        part: Part::Identity,
         receive: |message: X509SvidResponse| state.identity(message),
         withdraw: || state.withdraw_identity(),
     };
@@ -51,10 +65,37 @@ pub(super) async fn run(publisher: &Publisher, endpoint: &Endpoint) {
         name: "FetchX509Bundles",
         path: wire::FETCH_X509_BUNDLES,
         request: X509BundlesRequest {},
+        part: Part::More,
         receive: |message: X509BundlesResponse| state.bundles(message),
         withdraw: || state.withdraw_bundles(),
     };
-    tokio::join!(follow.stream(identities), follow.stream(bundles));
+    let jwt_bundles = Call {
+        name: "FetchJWTBundles",
+        path: wire::FETCH_JWT_BUNDLES,
+        request: JwtBundlesRequest {},
+        part: Part::More,
+        receive: |message: JwtBundlesResponse| {
+            publisher.deliver_jwt_bundles(read::jwt_bundles(message)?);
+            Ok(())
+        },
+        withdraw: || publisher.deliver_jwt_bundles(JwtBundles::default()),
+    };
+    let jwt = async {
+        match jwt_keys {
+            JwtKeys::Follow => follow.stream(jwt_bundles).await,
+            JwtKeys::Ignore => {}
+        }
+    };
+    tokio::join!(follow.stream(identities), follow.stream(bundles), jwt);
+}
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    /// Without it there is no identity.
+    Identity,
+    /// It may be missing: authorities need not offer it.
+    More,
 }
 
 /// One streaming call and what happens to its messages.
@@ -62,6 +103,7 @@ struct Call<Q, Receive, Withdraw> {
     name: &'static str,
     path: &'static str,
     request: Q,
+    part: Part,
     receive: Receive,
     withdraw: Withdraw,
 }
@@ -78,6 +120,10 @@ enum Ended {
 }
 
 impl Ended {
+    fn is_unimplemented(&self) -> bool {
+        matches!(self, Ended::Answer(status) if status.code() == Code::Unimplemented)
+    }
+
     /// Whether this looks like an authority that went away and comes back.
     fn is_a_restart(&self) -> bool {
         match self {
@@ -153,7 +199,11 @@ impl Follow<'_> {
                 info!(call = call.name, authority = self.authority, "stream ended, opened again");
                 continue;
             }
-            self.report(call.name, &ended, next_try);
+            if call.part == Part::More && ended.is_unimplemented() {
+                info!(call = call.name, authority = self.authority, "not offered here");
+            } else {
+                self.report(call.name, &ended, next_try);
+            }
             let Some(wait) = wait else { return };
             tokio::time::sleep(wait).await;
             attempt = attempt.saturating_add(1);

@@ -7,11 +7,12 @@ use countersign_config::limits::TRUST_DOMAINS_MAX;
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use zeroize::Zeroizing;
 
-use super::wire::{X509BundlesResponse, X509Svid, X509SvidResponse};
+use super::wire::{JwtBundlesResponse, X509BundlesResponse, X509Svid, X509SvidResponse};
 use crate::{
     bundle::{Bundle, TrustBundles, split_der},
     crl::Crl,
     gate::{Delivered, GateError},
+    jwt_bundle::{JwksForm, JwtBundle, JwtBundles},
     key::SigningKey,
 };
 
@@ -88,17 +89,36 @@ fn bundles_by_domain(
     raw: std::collections::HashMap<String, Vec<u8>>,
     field: &'static str,
 ) -> Result<TrustBundles, GateError> {
+    by_domain(raw, field, |der| Ok(Bundle::from_concatenated_der(der)?))
+}
+
+/// The keys of JWT-SVIDs, by trust domain.
+pub(crate) fn jwt_bundles(message: JwtBundlesResponse) -> Result<JwtBundles, GateError> {
+    if message.bundles.is_empty() {
+        return Err(GateError::EmptyField("bundles"));
+    }
+    by_domain(message.bundles, "bundles", |jwks| {
+        JwtBundle::parse(jwks, JwksForm::WorkloadApi)
+            .map_err(|error| GateError::Unreadable(format!("bundles: {error}")))
+    })
+}
+
+fn by_domain<T, All: FromIterator<(TrustDomain, T)>>(
+    raw: std::collections::HashMap<String, Vec<u8>>,
+    field: &'static str,
+    read: impl Fn(&[u8]) -> Result<T, GateError>,
+) -> Result<All, GateError> {
     if raw.len() >= TRUST_DOMAINS_MAX {
         return Err(GateError::Unreadable(format!("{field}: {} trust domains", raw.len())));
     }
     raw.into_iter()
-        .map(|(name, der)| {
-            if der.is_empty() {
+        .map(|(name, bytes)| {
+            if bytes.is_empty() {
                 return Err(GateError::EmptyField(field));
             }
             let domain = TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or(&name))
                 .map_err(|error| GateError::Unreadable(format!("{field}: {error}")))?;
-            Ok((domain, Bundle::from_concatenated_der(&der)?))
+            Ok((domain, read(&bytes)?))
         })
         .collect()
 }

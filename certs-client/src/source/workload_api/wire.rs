@@ -1,7 +1,8 @@
 //! The messages and calls of the SPIFFE Workload API, written by hand from its specification.
 //!
-//! The proto has no package, so a path is `/SpiffeWorkloadAPI/<call>`. Only the two X.509 streams
-//! are used; `Debug` of a message never prints a private key.
+//! The proto has no package, so a path is `/SpiffeWorkloadAPI/<call>`. The proxy uses the streams;
+//! the two unary calls are here for whoever serves this API. `Debug` of a message never prints a
+//! private key or a token.
 
 use std::{collections::HashMap, fmt};
 
@@ -11,6 +12,12 @@ pub const SECURITY_HEADER: &str = "workload.spiffe.io";
 pub const FETCH_X509_SVID: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
 /// Path of the stream of bundles.
 pub const FETCH_X509_BUNDLES: &str = "/SpiffeWorkloadAPI/FetchX509Bundles";
+/// Path of the stream of the keys of JWT-SVIDs.
+pub const FETCH_JWT_BUNDLES: &str = "/SpiffeWorkloadAPI/FetchJWTBundles";
+/// Path of the call for a JWT-SVID.
+pub const FETCH_JWT_SVID: &str = "/SpiffeWorkloadAPI/FetchJWTSVID";
+/// Path of the call that checks a JWT-SVID.
+pub const VALIDATE_JWT_SVID: &str = "/SpiffeWorkloadAPI/ValidateJWTSVID";
 
 /// Asks for identities.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -73,4 +80,79 @@ pub struct X509BundlesResponse {
     /// Concatenated DER authorities by trust domain.
     #[prost(map = "string, bytes", tag = "2")]
     pub bundles: HashMap<String, Vec<u8>>,
+}
+
+/// Asks for the keys of JWT-SVIDs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JwtBundlesRequest {}
+
+/// The keys of all trust domains the caller may use: the complete state.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JwtBundlesResponse {
+    /// JWK sets by trust domain.
+    #[prost(map = "string, bytes", tag = "1")]
+    pub bundles: HashMap<String, Vec<u8>>,
+}
+
+/// Asks for JWT-SVIDs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JwtSvidRequest {
+    /// Whom they are for.
+    #[prost(string, repeated, tag = "1")]
+    pub audience: Vec<String>,
+    /// Of which identity; empty: of all.
+    #[prost(string, tag = "2")]
+    pub spiffe_id: String,
+}
+
+/// The JWT-SVIDs asked for.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JwtSvidResponse {
+    /// At least one.
+    #[prost(message, repeated, tag = "1")]
+    pub svids: Vec<JwtSvid>,
+}
+
+/// One JWT-SVID.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub struct JwtSvid {
+    /// Its SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub spiffe_id: String,
+    /// The token, compact form.
+    #[prost(string, tag = "2")]
+    pub svid: String,
+    /// What the operator says this identity is for.
+    #[prost(string, tag = "3")]
+    pub hint: String,
+}
+
+impl fmt::Debug for JwtSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSvid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("hint", &self.hint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asks whether a JWT-SVID holds.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub struct ValidateJwtSvidRequest {
+    /// Whom it must be for.
+    #[prost(string, tag = "1")]
+    pub audience: String,
+    /// The token, compact form.
+    #[prost(string, tag = "2")]
+    pub svid: String,
+}
+
+impl fmt::Debug for ValidateJwtSvidRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValidateJwtSvidRequest")
+            .field("audience", &self.audience)
+            .finish_non_exhaustive()
+    }
 }

@@ -7,7 +7,7 @@ use countersign_certs_client::{
     source::{
         self,
         workload_api::{
-            Endpoint,
+            Endpoint, JwtKeys,
             wire::{FETCH_X509_SVID, X509SvidRequest, X509SvidResponse},
         },
     },
@@ -51,7 +51,8 @@ impl World {
     fn fetch(&self, id: &WorkloadId) -> CertsHandle {
         let endpoint = Endpoint::Unix(self.socket(id));
         let clock = Arc::new(|| unix_now() * 1000);
-        source::spawn(CertSource::WorkloadApi { endpoint }, Some(id.clone()), clock)
+        let source = CertSource::WorkloadApi { endpoint, jwt_keys: JwtKeys::Follow };
+        source::spawn(source, Some(id.clone()), clock)
     }
 }
 

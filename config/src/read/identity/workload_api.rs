@@ -1,9 +1,8 @@
 //! `identity.source.workloadApi`.
 
-use std::path::PathBuf;
-
 use countersign_policy::yaml::{Fields, Node, read};
 
+use crate::endpoint::WorkloadApiEndpoint;
 use crate::identity::IdentitySource;
 use crate::read::Reader;
 
@@ -23,16 +22,20 @@ impl Reader<'_, '_> {
                 }
             },
         };
-        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:"));
-        let path = path.unwrap_or(&text);
-        if path.is_empty() || path.contains("://") {
-            let message = format!(
-                "`{text}` is not a Unix socket; the Workload API is not read over the network"
-            );
-            self.error(node.span, message, "write a path or `unix:///run/spire/agent.sock`");
-            return None;
+        // A plain path is as good as a URL, relative to the file that says it.
+        let is_url = from_environment || text.contains("://") || text.starts_with("unix:");
+        if !is_url && !text.is_empty() {
+            let endpoint = WorkloadApiEndpoint::Unix(self.base.join(text));
+            return Some(IdentitySource::WorkloadApi { endpoint });
         }
-        let socket = if from_environment { PathBuf::from(path) } else { self.base.join(path) };
-        Some(IdentitySource::WorkloadApi { socket })
+        match text.parse() {
+            Ok(endpoint) => Some(IdentitySource::WorkloadApi { endpoint }),
+            Err(error) => {
+                let from = if from_environment { "SPIFFE_ENDPOINT_SOCKET: " } else { "" };
+                let hint = "as in `unix:///run/spire/agent.sock` or `tcp://127.0.0.1:8081`";
+                self.error(node.span, format!("{from}{error}"), hint);
+                None
+            }
+        }
     }
 }
