@@ -15,6 +15,7 @@ mod bundle_map;
 pub mod crl;
 pub mod csr;
 pub mod gate;
+pub mod https;
 pub mod identity;
 pub mod jwt_bundle;
 pub mod key;

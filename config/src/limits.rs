@@ -75,6 +75,10 @@ bounds! {
     DETECT_BYTES_MIN: usize = 4 * KIB;
     /// Bytes read at most to tell the protocol.
     DETECT_BYTES_MAX: usize = 16 * KIB;
+    /// One call to an authority or API server, from name resolution to the last byte.
+    CONTROL_CALL_MS_MAX: u64 = 10_000;
+    /// Bytes of one answer of an authority or API server, and of a file with authorities.
+    CONTROL_ANSWER_BYTES_MAX: usize = 256 * KIB;
     /// Time for a TLS handshake, from accept to finished.
     HANDSHAKE_MS_MAX: u64 = 5_000;
     /// TLS handshakes a worker computes in one turn of its loop; waiting for a client takes no slot.
