@@ -24,9 +24,9 @@ macro_rules! fields {
 
 fields! {
     "identity.source.workloadApi.socket", "path, `unix:///absolute/path` or `tcp://<IP>:<port>`", "`$SPIFFE_ENDPOINT_SOCKET`", "Where the SPIFFE Workload API listens.";
-    "identity.source.files.certificate", "PEM file", "required", "Leaf first, then intermediates. Watched, as are the next two.";
-    "identity.source.files.key", "PEM file", "required", "Private key, PKCS#8.";
-    "identity.source.files.bundle", "PEM file", "required", "Trust anchors of the own trust domain.";
+    "identity.source.files.certificate", "PEM file", "required", "Leaf first, then intermediates; the private key may be in it, before or after. Watched, as are the next two.";
+    "identity.source.files.key", "PEM file", "the one in `certificate`", "Private key, PKCS#8 or SEC 1.";
+    "identity.source.files.bundle", "PEM or JSON file", "required", "Trust anchors of the own trust domain (PEM, in any order), or a SPIFFE bundle map.";
     "identity.expectedId", "SPIFFE ID", "any of the mesh's trust domain", "The identity the source must hand out; any other is refused.";
     "namespace", "name", "required", "What selectors of policies compare.";
     "labels", "names and values", "none", "What selectors of policies compare.";

@@ -16,8 +16,8 @@ pub enum IdentitySource {
     Files {
         /// Leaf first, then intermediates.
         certificate: PathBuf,
-        /// PKCS#8 private key.
-        key: PathBuf,
+        /// Private key, PKCS#8 or SEC 1; without it `certificate` holds it too.
+        key: Option<PathBuf>,
         /// The trust anchors of the own trust domain.
         bundle: PathBuf,
     },

@@ -127,6 +127,26 @@ fn w2_a_workload_api_is_a_path_or_one_of_two_urls() {
     }
 }
 
+/// One file may hold key and certificates; the trust anchors are named always.
+#[test]
+fn the_key_of_an_identity_in_files_may_be_in_the_certificate_file() {
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    let load = |files: &str| {
+        let source = SIDECAR.replace("workloadApi: {socket: agent.sock}", files);
+        let file = folder.put("proxy.yaml", &spec(&source));
+        ProxyConfig::load(&file).map(|(config, _)| config.identity)
+    };
+    let path = |name: &str| folder.0.path().join(name);
+    for (written, key) in [("", None), (", key: tls.key", Some(path("tls.key")))] {
+        let found = load(&format!("files: {{certificate: id.pem, bundle: trust.pem{written}}}"));
+        let (certificate, bundle) = (path("id.pem"), path("trust.pem"));
+        assert_eq!(found.unwrap(), IdentitySource::Files { certificate, key, bundle });
+    }
+    let problems = load("files: {certificate: id.pem}").unwrap_err().to_string();
+    assert!(problems.contains("bundle"), "{problems}");
+}
+
 #[test]
 fn the_gateway_of_the_reference_loads() {
     let folder = Folder::new();

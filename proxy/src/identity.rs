@@ -26,7 +26,7 @@ fn certs_source(config: &ProxyConfig) -> CertSource {
         },
         IdentitySource::Files { certificate, key, bundle } => CertSource::Files {
             certificate: certificate.clone(),
-            key: Some(key.clone()),
+            key: key.clone(),
             bundle: bundle.clone(),
         },
     }

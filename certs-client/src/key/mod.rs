@@ -8,6 +8,7 @@
 mod external;
 mod maker;
 mod pkcs8;
+mod sec1;
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +17,7 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _},
 };
 use countersign_ctxtoken::{Algorithm, SignError, TokenSigner};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 
 pub use external::{ExternalKey, KeyFailure};
 pub use maker::KeyMaker;
@@ -30,10 +31,10 @@ pub enum KeyError {
     /// The cryptographic library made no key.
     #[error("a new key could not be made: the cryptographic library failed")]
     Generate,
-    /// Not PKCS#8 DER, or not a valid key.
-    #[error("the private key is not a valid PKCS#8 key")]
+    /// Not DER of the form it claims to have, or not a valid key.
+    #[error("the private key is not a valid PKCS#8 or SEC 1 key")]
     Malformed,
-    /// PEM of another form than PKCS#8.
+    /// PEM of another form than PKCS#8 and SEC 1.
     #[error(
         "the private key is \"BEGIN {found}\", PKCS#8 (\"BEGIN PRIVATE KEY\") is needed; \
          convert it with: openssl pkcs8 -topk8 -nocrypt -in old.pem -out new.pem"
@@ -46,6 +47,7 @@ pub enum KeyError {
     #[error(
         "the private key is {found}; countersign needs ECDSA P-256 or Ed25519 \
          (SPIRE agent: workload_x509_svid_key_type = \"ec-p256\"; \
+         cert-manager: privateKey: {{algorithm: ECDSA, size: 256}}; \
          openssl: -newkey ec -pkeyopt ec_paramgen_curve:P-256)"
     )]
     Unsupported {
@@ -103,6 +105,21 @@ impl SigningKey {
         let tls = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der)
             .map_err(|_| KeyError::Malformed)?;
         Ok(SigningKey { jose, tls })
+    }
+
+    /// Reads a SEC 1 (RFC 5915) key, the form of `BEGIN EC PRIVATE KEY`. The caller wipes its copy
+    /// of the bytes.
+    ///
+    /// # Errors
+    /// When it is not of that form, or not a P-256 key.
+    pub fn from_sec1(der: &[u8]) -> Result<SigningKey, KeyError> {
+        sec1::check(der)?;
+        let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, der)
+            .map_err(|_| KeyError::Malformed)?;
+        let der = PrivateKeyDer::Sec1(PrivateSec1KeyDer::from(der));
+        let tls = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der)
+            .map_err(|_| KeyError::Malformed)?;
+        Ok(SigningKey { jose: JoseKey::P256(pair), tls })
     }
 
     /// A key that stays where it is: only messages and signatures pass.

@@ -10,7 +10,7 @@ use super::{KeyError, KeyType};
 const ED25519: Oid<'static> = oid!(1.3.101.112);
 const ED448: Oid<'static> = oid!(1.3.101.113);
 const EC: Oid<'static> = oid!(1.2.840.10045.2.1);
-const P256: Oid<'static> = oid!(1.2.840.10045.3.1.7);
+pub(super) const P256: Oid<'static> = oid!(1.2.840.10045.3.1.7);
 const P384: Oid<'static> = oid!(1.3.132.0.34);
 const P521: Oid<'static> = oid!(1.3.132.0.35);
 const RSA: Oid<'static> = oid!(1.2.840.113549.1.1.1);
@@ -22,8 +22,7 @@ pub(super) fn key_type(der: &[u8]) -> Result<KeyType, KeyError> {
     match (algorithm, curve) {
         (algorithm, _) if algorithm == ED25519 => Ok(KeyType::Ed25519),
         (algorithm, Some(curve)) if algorithm == EC && curve == P256 => Ok(KeyType::P256),
-        (algorithm, Some(curve)) if algorithm == EC && curve == P384 => unsupported("ECDSA P-384"),
-        (algorithm, Some(curve)) if algorithm == EC && curve == P521 => unsupported("ECDSA P-521"),
+        (algorithm, Some(curve)) if algorithm == EC => unsupported(curve_name(&curve)),
         (algorithm, _) if algorithm == RSA => unsupported("RSA"),
         (algorithm, _) if algorithm == ED448 => unsupported("Ed448"),
         _ => unsupported("of another type"),
@@ -37,4 +36,13 @@ fn pkcs8_algorithm(der: &[u8]) -> Option<(Oid<'_>, Option<Oid<'_>>)> {
     let algorithm = identifier.first()?.as_oid().ok()?.to_owned();
     let curve = identifier.get(1).and_then(|parameter| parameter.as_oid().ok()).cloned();
     rest.is_empty().then_some((algorithm, curve))
+}
+
+/// A curve that cannot be used, as people write it.
+pub(super) fn curve_name(curve: &Oid<'_>) -> &'static str {
+    match curve {
+        curve if *curve == P384 => "ECDSA P-384",
+        curve if *curve == P521 => "ECDSA P-521",
+        _ => "of another type",
+    }
 }

@@ -1,41 +1,37 @@
-//! PEM files that somebody else writes and renews (projected volumes, spiffe-helper, cert-manager).
+//! PEM files that somebody else writes and renews: projected volumes, cert-manager, spiffe-helper.
 //!
 //! The contents are read once a second, so every way of replacing a file is seen: writing over it,
-//! renaming, swapping the symlink of a projected volume. Key and certificate that do not fit are
-//! read again for two seconds before they count as an error, because a writer of two files cannot
-//! replace both at once. A failing read keeps what we have.
+//! renaming, swapping the symlink of a projected volume. What changed is taken when two readings in
+//! a row find it the same, because a file that is being written over can look whole and be cut off
+//! between two of its sections. Key and certificate that do not fit are read again for two seconds
+//! before they count as an error, because a writer of two files cannot replace both at once.
+//! Invariant: a failing read, and files nobody can use, leave what we have as it is.
 
-use std::{
-    borrow::Cow,
-    fs::File,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod contents;
 
-use countersign_workload_id::TrustDomain;
+use std::{borrow::Cow, io, path::PathBuf, time::Duration};
+
 use tokio::time::{Instant, sleep};
-use zeroize::Zeroizing;
 
+use self::contents::Contents;
+pub(crate) use self::contents::FileError;
 use super::publish::{Failed, Publisher};
 use crate::{
-    bundle::{Bundle, TrustBundles, sha256},
-    bundle_map,
-    gate::{Delivered, GateError},
-    key::{KeyError, SigningKey},
-    pem::{self, KeySection},
-    status::NextTry,
-    svid,
+    bundle::BundleError,
+    gate::GateError,
+    status::{NextTry, State},
+    svid::SvidError,
 };
 
 /// Time between two looks at the files.
 const POLL: Duration = Duration::from_secs(1);
-/// Time between two looks while a rotation seems to be under way.
+/// Time between two looks while a change or a rotation is under way.
 const POLL_TORN: Duration = Duration::from_millis(200);
 /// How long files that do not fit together are taken for a rotation under way.
 const TORN_MAX: Duration = Duration::from_secs(2);
-/// Bytes of one file.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// What to do about files that nobody renews.
+const WRITER_STOPPED: &str =
+    "its writer (kubelet, cert-manager, spiffe-helper) has stopped: see its log";
 
 /// Which files.
 pub(crate) struct Paths {
@@ -44,29 +40,85 @@ pub(crate) struct Paths {
     pub(crate) bundle: PathBuf,
 }
 
-/// Why the files cannot be used.
-#[derive(Debug)]
-enum FileError {
-    Gate(GateError),
-    Read { path: PathBuf, error: io::Error },
-}
-
 /// Watches the files for as long as the process lives.
 pub(super) async fn run(publisher: &Publisher, paths: &Paths) {
-    let mut accepted: Option<[u8; 32]> = None;
-    let mut failing: Option<Failing> = None;
+    let mut watch = Watch::default();
     loop {
-        match take(publisher, paths, accepted) {
-            Ok(digest) => {
-                accepted = Some(digest);
-                failing = None;
+        watch.look(publisher, paths);
+        sleep(watch.pause()).await;
+    }
+}
+
+/// What is remembered between two looks.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// Digest of what was taken last.
+    accepted: Option<[u8; 32]>,
+    /// Digest of a change that was seen once.
+    settling: Option<[u8; 32]>,
+    failing: Option<Failing>,
+    /// The lateness that was reported last.
+    alarmed: State,
+}
+
+impl Watch {
+    fn look(&mut self, publisher: &Publisher, paths: &Paths) {
+        match self.take(publisher, paths) {
+            Ok(()) => {
+                self.failing = None;
+                self.report_lateness(publisher, paths);
             }
             Err(error) => {
-                let failing = failing.get_or_insert_with(Failing::start);
+                let failing = self.failing.get_or_insert_with(Failing::start);
                 failing.report_once(publisher, paths, &error);
             }
         }
-        sleep(failing.as_ref().map_or(POLL, Failing::poll)).await;
+    }
+
+    fn pause(&self) -> Duration {
+        match &self.failing {
+            Some(failing) => failing.poll(),
+            None if self.settling.is_some() => POLL_TORN,
+            None => POLL,
+        }
+    }
+
+    /// Reads the files and hands them over, unless they are the ones that were taken last.
+    pub(crate) fn take(&mut self, publisher: &Publisher, paths: &Paths) -> Result<(), FileError> {
+        let contents = Contents::read(paths)?;
+        let digest = contents.digest();
+        if self.accepted == Some(digest) && publisher.has_identity() {
+            self.settling = None;
+            return Ok(());
+        }
+        // Who has nothing has nothing to lose, and waits for no second look.
+        if publisher.has_identity() && self.settling.replace(digest) != Some(digest) {
+            return Ok(());
+        }
+        let (delivered, bundles) = contents.parse().map_err(FileError::Gate)?;
+        publisher.deliver(delivered, bundles).map_err(FileError::Gate)?;
+        *self = Watch { accepted: Some(digest), ..Watch::default() };
+        Ok(())
+    }
+
+    /// Files can be read and are good, but nobody renews them: their writer has stopped.
+    fn report_lateness(&mut self, publisher: &Publisher, paths: &Paths) {
+        let state = publisher.state();
+        if !matches!(state, State::Late | State::Critical) || self.alarmed == state {
+            return;
+        }
+        self.alarmed = state;
+        let answer = match state {
+            State::Critical => "the same certificate still, more than 90 % of its life is over",
+            _ => "the same certificate still, more than 75 % of its life is over",
+        };
+        let failed = Failed {
+            authority: &paths.certificate.display().to_string(),
+            call: "read",
+            answer: answer.to_owned(),
+            hint: Some(Cow::Borrowed(WRITER_STOPPED)),
+        };
+        publisher.failed(failed, NextTry::OnChange);
     }
 }
 
@@ -90,10 +142,13 @@ impl Failing {
     }
 
     fn report_once(&mut self, publisher: &Publisher, paths: &Paths, error: &FileError) {
-        let (path, answer) = match error {
-            FileError::Gate(error) => (&paths.certificate, error.to_string()),
-            FileError::Read { path, error } => (path, error.to_string()),
+        let path = match error {
+            FileError::Gate(GateError::Bundle(_)) => &paths.bundle,
+            FileError::Gate(GateError::Key(_)) => paths.key.as_ref().unwrap_or(&paths.certificate),
+            FileError::Gate(_) => &paths.certificate,
+            FileError::Read { path, .. } => path,
         };
+        let answer = error.to_string();
         let said = format!("{}: {answer}", path.display());
         if self.is_torn() || self.reported.as_ref() == Some(&said) {
             return;
@@ -110,95 +165,45 @@ impl Failing {
     }
 }
 
-/// Reads the files and hands them over, unless they are the ones that were accepted last.
-fn take(
-    publisher: &Publisher,
-    paths: &Paths,
-    accepted: Option<[u8; 32]>,
-) -> Result<[u8; 32], FileError> {
-    let contents = Contents::read(paths)?;
-    let digest = contents.digest();
-    if accepted == Some(digest) {
-        return Ok(digest);
-    }
-    let (delivered, bundles) = contents.parse().map_err(FileError::Gate)?;
-    publisher.deliver(delivered, bundles).map_err(FileError::Gate)?;
-    Ok(digest)
-}
-
-/// The bytes of all files at one moment.
-struct Contents {
-    certificate: Zeroizing<Vec<u8>>,
-    key: Option<Zeroizing<Vec<u8>>>,
-    bundle: Zeroizing<Vec<u8>>,
-}
-
-impl Contents {
-    fn read(paths: &Paths) -> Result<Contents, FileError> {
-        Ok(Contents {
-            certificate: read(&paths.certificate)?,
-            key: paths.key.as_deref().map(read).transpose()?,
-            bundle: read(&paths.bundle)?,
-        })
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        let key = self.key.as_ref().map(|key| sha256(key)).unwrap_or_default();
-        sha256(&[sha256(&self.certificate), key, sha256(&self.bundle)].concat())
-    }
-
-    fn parse(&self) -> Result<(Delivered, TrustBundles), GateError> {
-        let chain = pem::certificates(&self.certificate)
-            .map_err(|error| GateError::Unreadable(format!("certificate file: {error}")))?;
-        let leaf = chain.first().ok_or(GateError::EmptyField("the certificate file"))?;
-        let own = svid::claimed_id(leaf)?.trust_domain().clone();
-        let key = signing_key(self.key.as_ref().unwrap_or(&self.certificate))?;
-        let bundles = trust(&self.bundle, own)?;
-        Ok((Delivered { chain, key, crls: Vec::new() }, bundles))
-    }
-}
-
-fn signing_key(text: &[u8]) -> Result<SigningKey, GateError> {
-    let section = pem::private_key(text)
-        .map_err(|error| GateError::Unreadable(format!("key file: {error}")))?;
-    match section {
-        Some(KeySection::Pkcs8(der)) => Ok(SigningKey::from_pkcs8(&der)?),
-        Some(KeySection::Other(found)) => Err(KeyError::NotPkcs8 { found }.into()),
-        None => Err(GateError::EmptyField("the private key")),
-    }
-}
-
-/// A trust file is a SPIFFE bundle map (JSON) or PEM authorities of our own trust domain.
-fn trust(text: &[u8], own: TrustDomain) -> Result<TrustBundles, GateError> {
-    let is_json = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    if is_json {
-        return Ok(bundle_map::parse(text)?);
-    }
-    Ok(TrustBundles::from_iter([(own, Bundle::from_pem(text)?)]))
-}
-
-fn read(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let path = path.as_ref();
-    let failed = |error| FileError::Read { path: path.to_owned(), error };
-    let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
-    let file = File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(failed(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes"))));
-    }
-    Ok(bytes)
-}
-
 fn hint(error: &FileError) -> Option<&'static str> {
     match error {
         FileError::Read { error, .. } => match error.kind() {
             io::ErrorKind::NotFound => Some("is the volume mounted, and has its writer run?"),
-            io::ErrorKind::PermissionDenied => Some("check owner and mode of the file"),
+            io::ErrorKind::PermissionDenied => {
+                Some("check owner and mode of the file (in a pod: fsGroup, defaultMode)")
+            }
             _ => None,
         },
-        FileError::Gate(GateError::KeyMismatch) => {
-            Some("do both files come from the same issuance?")
+        FileError::Gate(error) => gate_hint(error),
+    }
+}
+
+fn gate_hint(error: &GateError) -> Option<&'static str> {
+    match error {
+        GateError::KeyMismatch => Some("do both files come from the same issuance?"),
+        GateError::EmptyField("the private key") => Some("name the file that holds it: files.key"),
+        GateError::Bundle(BundleError::Empty) => Some(
+            "cert-manager leaves ca.crt empty where the issuer does not know its authority; \
+             name a trust file of your own: files.bundle",
+        ),
+        GateError::Svid(error) => svid_hint(error),
+        _ => None,
+    }
+}
+
+fn svid_hint(error: &SvidError) -> Option<&'static str> {
+    match error {
+        SvidError::BadSan(_) => Some("cert-manager: `uris: [spiffe://…]`, exactly one"),
+        SvidError::BadEku | SvidError::BadKeyUsage(_) => {
+            Some("cert-manager: `usages: [digital signature, server auth, client auth]`")
         }
-        FileError::Gate(_) => None,
+        SvidError::ChainOutOfOrder | SvidError::NotALeaf => {
+            Some("the file must hold the leaf first, then each issuer in order")
+        }
+        SvidError::Expired { .. } => Some(WRITER_STOPPED),
+        SvidError::UntrustedChain(_) => {
+            Some("does the trust file hold the authority that signed this certificate?")
+        }
+        _ => None,
     }
 }

@@ -162,6 +162,11 @@ impl Publisher {
         });
     }
 
+    /// Where this process stands with its identity.
+    pub(crate) fn state(&self) -> State {
+        self.status.borrow().state
+    }
+
     /// Whether an identity is in the snapshot.
     pub(crate) fn has_identity(&self) -> bool {
         self.certs.borrow().identity.is_some()

@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::authority::{Leaf, NOW, ORDERS, TestCa, clock, life, pem, until};
-use crate::{CertSource, Certs, CertsHandle, NextTry, State, source};
+use crate::{CertSource, Certs, CertsHandle, NextTry, State, Status, source};
 
 struct Files {
     folder: TempDir,
@@ -163,8 +163,8 @@ async fn keys_in_other_forms_are_refused_with_the_fix() {
     let (files, ca) = (Files::new(), TestCa::new("demo.test"));
     let leaf = ca.leaf(ORDERS, |_| {});
     files.write("trust.pem", pem(&ca.certificate));
-    let sec1 = leaf.pem().replace("PRIVATE KEY", "EC PRIVATE KEY");
-    files.write("identity.pem", sec1);
+    let pkcs1 = leaf.pem().replace("PRIVATE KEY", "RSA PRIVATE KEY");
+    files.write("identity.pem", pkcs1);
     let handle = start(files.one_file());
     let status = until(&mut handle.status(), |status| status.last_failure.is_some()).await;
     let text = status.to_string();
@@ -182,9 +182,13 @@ async fn an_identity_that_is_not_renewed_is_late_then_expires() {
     let (clock, hands) = clock();
     let handle = source::spawn(files.one_file(), None, clock);
     holds(&handle, &leaf).await;
-    for (after, state) in [(80, State::Late), (95, State::Critical)] {
+    for (after, state, share) in [(80, State::Late, "75 %"), (95, State::Critical, "90 %")] {
         hands.store(NOW + after, Ordering::Relaxed);
-        until(&mut handle.status(), |status| status.state == state).await;
+        let says = |status: &Arc<Status>| {
+            let text = status.to_string();
+            status.state == state && text.contains(share) && text.contains("has stopped")
+        };
+        until(&mut handle.status(), says).await;
         assert!(handle.certs().borrow().identity.is_some(), "still serving");
     }
     hands.store(NOW + 101, Ordering::Relaxed);
@@ -192,6 +196,11 @@ async fn an_identity_that_is_not_renewed_is_late_then_expires() {
     let certs = Arc::clone(&handle.certs().borrow());
     assert!(certs.identity.is_none(), "fails closed");
     assert!(!certs.bundles.is_empty());
+
+    hands.store(NOW + 50, Ordering::Relaxed); // the clock was wrong: the files are as they were
+    holds(&handle, &leaf).await;
+    hands.store(NOW + 101, Ordering::Relaxed);
+    until(&mut handle.status(), |status| status.state == State::Expired).await;
 
     let next = ca.leaf(ORDERS, |params| life(params, NOW, NOW + 500));
     files.write("identity.pem", next.pem());

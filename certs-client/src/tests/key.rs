@@ -1,6 +1,12 @@
 //! Keys: which are taken, what is said about the others, and that none can be printed.
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey};
+use aws_lc_rs::{
+    encoding::AsDer as _,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+        ED25519, EcdsaKeyPair, UnparsedPublicKey,
+    },
+};
 use countersign_ctxtoken::{Algorithm, TokenSigner};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 
@@ -45,6 +51,28 @@ fn other_keys_are_refused_with_the_fix() {
     for length in 0..good.len() {
         assert!(SigningKey::from_pkcs8(&good[..length]).is_err(), "cut at {length}");
     }
+}
+
+#[test]
+fn a_sec1_key_is_the_same_key() {
+    let pkcs8 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap().serialize_der();
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).unwrap();
+    let sec1 = pair.private_key().as_der().unwrap();
+    let key = SigningKey::from_sec1(sec1.as_ref()).unwrap();
+    assert_eq!(key.public_key(), SigningKey::from_pkcs8(&pkcs8).unwrap().public_key());
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key())
+        .verify(b"message", &key.sign(b"message").unwrap())
+        .unwrap();
+    for length in 0..sec1.as_ref().len() {
+        assert!(SigningKey::from_sec1(&sec1.as_ref()[..length]).is_err(), "cut at {length}");
+    }
+    assert_eq!(SigningKey::from_sec1(&pkcs8).unwrap_err(), KeyError::Malformed, "not what it says");
+
+    let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, p384.serialized_der());
+    let p384 = pair.unwrap().private_key().as_der().unwrap();
+    let error = SigningKey::from_sec1(p384.as_ref()).unwrap_err();
+    assert_eq!(error, KeyError::Unsupported { found: "ECDSA P-384" });
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod attacks;
 mod authority;
 mod bundle;
 mod files;
+mod files_watch;
 mod gate;
 mod jwt_bundle;
 mod key;

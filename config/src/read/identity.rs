@@ -58,7 +58,7 @@ impl Reader<'_, '_> {
             }
             (None, None) if !empty => None, // what is written instead was reported above
             (None, None) => {
-                let hint = "write `{workloadApi: {socket: PATH}}` or `{files: {certificate: PATH, key: PATH, bundle: PATH}}`";
+                let hint = "write `{workloadApi: {socket: PATH}}` or `{files: {certificate: PATH, bundle: PATH}}`";
                 self.error(span, "no identity source is named", hint);
                 None
             }
