@@ -21,4 +21,77 @@ pub enum IdentitySource {
         /// The trust anchors of the own trust domain.
         bundle: PathBuf,
     },
+    /// A role of a `pki` engine of OpenBao or Vault.
+    Vault(VaultSource),
+}
+
+/// A role of a `pki` engine of OpenBao or Vault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultSource {
+    /// `https://host[:port]`, without a `/` at the end.
+    pub address: String,
+    /// The authorities of the server's own certificate, PEM; those of the system without it.
+    pub ca: Option<PathBuf>,
+    /// Goes into `X-Vault-Namespace`.
+    pub namespace: Option<String>,
+    /// Where the engine is mounted.
+    pub mount: String,
+    /// The role that signs.
+    pub role: String,
+    /// Life to ask for, seconds.
+    pub life_s: u64,
+    /// The only authorities to trust, PEM; those of the mount without it.
+    pub bundle: Option<PathBuf>,
+    /// Seconds between two looks at authorities and revocation lists.
+    pub trust_refresh_s: u64,
+    /// How to get a token of the server.
+    pub login: VaultLogin,
+}
+
+/// How a process proves itself to OpenBao or Vault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VaultLogin {
+    /// A role id and a secret id.
+    AppRole {
+        /// Where the method is enabled, below `auth/`.
+        mount: String,
+        /// Which role.
+        role_id: VaultRoleId,
+        /// Read again at every login.
+        secret_id_file: PathBuf,
+    },
+    /// A token that the server verifies by itself.
+    Jwt(VaultTokenLogin),
+    /// A service account token that the server has reviewed by the cluster.
+    Kubernetes(VaultTokenLogin),
+}
+
+impl VaultLogin {
+    /// Where the method is enabled, below `auth/`.
+    pub fn mount(&self) -> &str {
+        match self {
+            VaultLogin::AppRole { mount, .. } => mount,
+            VaultLogin::Jwt(login) | VaultLogin::Kubernetes(login) => &login.mount,
+        }
+    }
+}
+
+/// A login with a token from a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultTokenLogin {
+    /// Where the method is enabled, below `auth/`.
+    pub mount: String,
+    /// The role of the method.
+    pub role: String,
+    /// Read again at every login.
+    pub token_file: PathBuf,
+}
+
+/// The role id of an `appRole` login, which is no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VaultRoleId {
+    /// In a file, read again at every login.
+    File(PathBuf),
+    /// In the configuration.
+    Written(String),
 }

@@ -11,7 +11,7 @@ mod codes;
 mod endpoint;
 pub mod env;
 mod fields;
-mod identity;
+pub mod identity;
 pub mod limits;
 mod load;
 mod planned;

@@ -91,6 +91,14 @@ bounds! {
     PEER_CHAIN_BYTES_MAX: usize = 32 * KIB;
     /// One certificate revocation list.
     CRL_BYTES_MAX: usize = MIB;
+    /// Longest life that a certificate of ours is asked for.
+    IDENTITY_LIFE_S_MAX: u64 = 86_400;
+    /// Shortest life that a certificate is asked for at Vault.
+    VAULT_LIFE_S_MIN: u64 = 10;
+    /// Shortest time between two looks at the authorities of a Vault mount: every workload asks.
+    VAULT_TRUST_REFRESH_S_MIN: u64 = 5;
+    /// Issuers of a Vault mount; a mount that holds more is refused.
+    VAULT_ISSUERS_MAX: usize = 16;
     /// Trust domains with a bundle (process).
     TRUST_DOMAINS_MAX: usize = 64;
     /// One JWT bundle, a JWK set (Workload API, federation).

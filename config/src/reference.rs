@@ -20,6 +20,7 @@ pub fn config() -> String {
          ## A sidecar\n\n",
     );
     let _ = write!(page, "```yaml\n{SIDECAR}```\n\n## A gateway\n\n```yaml\n{GATEWAY}```\n\n");
+    let _ = write!(page, "## Other sources of identity\n\n```yaml\n{IDENTITIES}```\n\n");
     page.push_str(
         "## Fields of `spec`\n\n| field | value | default | meaning |\n|---|---|---|---|\n",
     );
@@ -104,3 +105,6 @@ pub(crate) const ORDERS: &str = include_str!("../examples/orders.yaml");
 
 /// A complete gateway; a test loads it.
 pub(crate) const GATEWAY: &str = include_str!("../examples/gateway.yaml");
+
+/// `identity` with each of the other sources, one document each; a test loads them.
+pub(crate) const IDENTITIES: &str = include_str!("../examples/identities.yaml");

@@ -166,6 +166,68 @@ fn the_gateway_of_the_reference_loads() {
     assert!(config.route("other.example.com", "/v1/users").is_none());
 }
 
+/// One with another identity; `identity` starts at the margin.
+fn with_identity(identity: &str) -> String {
+    let indented: Vec<String> = identity.lines().map(|line| format!("  {line}")).collect();
+    spec(&SIDECAR.replace(SIDECAR.lines().next().unwrap(), &indented.join("\n")))
+}
+
+#[test]
+fn the_other_sources_of_the_reference_load() {
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    for (number, text) in reference::IDENTITIES.split("---\n").enumerate() {
+        let file = folder.put(&format!("{number}.yaml"), &with_identity(text));
+        let (config, _) = ProxyConfig::load(&file).unwrap_or_else(|p| panic!("{text}\n{p}"));
+        assert!(config.expected_id.is_some(), "{text}");
+    }
+}
+
+#[test]
+fn a_vault_source_that_cannot_work_is_refused() {
+    let refused = |more: &str, expected: Expect| {
+        let folder = Folder::new();
+        folder.put("mesh.yaml", MESH);
+        let text = with_identity(&format!("identity:\n  source:\n    vault:\n{more}"));
+        let file = folder.put("proxy.yaml", &text);
+        let problems = ProxyConfig::load(&file).expect_err("refused");
+        expected.assert_eq(&folder.shown(&problems));
+    };
+    refused(
+        "      address: http://vault.example.com:8200/v1\n      mount: v1/../sys\n      role: a/b\n      \
+             ttl: 2d\n      trustRefresh: 1s\n      login:\n        kubernetes: {role: orders}\n        \
+             appRole: {roleId: a, secretIdFile: b}\n",
+        expect![[r#"
+            proxy.yaml:7:18 E013: `http://vault.example.com:8200/v1` is not the address of a server (as in `https://vault.example.com:8200`, without a path)
+            proxy.yaml:8:16 E013: `v1/../sys` is not a path of the server (as in `pki` or `teams/shop/pki`, without `v1/`)
+            proxy.yaml:9:15 E013: `a/b` is not the name of a role (the name alone, as in `orders`)
+            proxy.yaml:10:14 E013: 172800 s is no life for a certificate (from 10 s to 86400 s; `1h` is usual)
+            proxy.yaml:11:23 E013: the authorities would be asked for too often (at least 5s: every workload asks)
+            proxy.yaml:13:11 E013: a vault source logs in one way (write `{kubernetes: {role: NAME, tokenFile: PATH}}`, `{jwt: …}` or `{appRole: {roleId: ID, secretIdFile: PATH}}`)
+        "#]],
+    );
+    refused(
+        "      address: http://10.0.0.1:8200\n      role: orders\n      login:\n        appRole: {}\n",
+        expect![[r#"
+            proxy.yaml:7:18 E013: `http://10.0.0.1:8200`: credentials would travel unprotected (`https`; plain `http` only to an agent on loopback)
+            proxy.yaml:10:20 E013: `vault.login.appRole` needs `secretIdFile`
+            proxy.yaml:10:20 E013: an `appRole` login has one role id (`roleId: ID` or `roleIdFile: PATH`)
+        "#]],
+    );
+    refused(
+        "      address: http://127.0.0.1:8200\n      role: orders\n      login:\n        jwt: {role: orders, tokenFile: t}\n    files: {certificate: a, key: b, bundle: c}\n",
+        expect![[r#"
+            proxy.yaml:6:7 E013: an identity has one source, here are several (keep `files` or `vault`)
+        "#]],
+    );
+    refused(
+        "      address: http://127.0.0.1:8200\n      role: orders\n      login:\n        jwt: {role: orders, tokenFile: t}\n",
+        expect![[r#"
+            proxy.yaml:5:5 E013: `vault` does not know who this process is (write `expectedId: spiffe://…`: the role signs the name that is asked for)
+        "#]],
+    );
+}
+
 /// Whole documents in a page written by hand.
 fn blocks(page: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page);
@@ -590,10 +652,11 @@ fn check_takes_files_of_any_kind() {
 #[test]
 fn the_reference_lists_exactly_the_fields_of_its_examples() {
     let mut written = BTreeSet::new();
-    for text in [reference::SIDECAR, reference::GATEWAY] {
+    for text in [reference::SIDECAR, reference::GATEWAY, reference::IDENTITIES] {
         let sources = [Source { name: "example", text }];
-        let nodes = yaml::documents(&mut Findings::new(&sources), 0);
-        paths(nodes[0].get("spec").unwrap(), "", &mut written);
+        for node in yaml::documents(&mut Findings::new(&sources), 0) {
+            paths(node.get("spec").unwrap_or(&node), "", &mut written);
+        }
     }
     let listed: BTreeSet<String> = fields::FIELDS.iter().map(|f| f.path.to_owned()).collect();
     assert_eq!(listed, written);

@@ -29,5 +29,6 @@ fn certs_source(config: &ProxyConfig) -> CertSource {
             key: key.clone(),
             bundle: bundle.clone(),
         },
+        IdentitySource::Vault(role) => CertSource::Vault(role.clone()),
     }
 }

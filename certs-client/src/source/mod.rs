@@ -7,14 +7,16 @@
 pub mod files;
 pub(crate) mod publish;
 pub mod renewing;
+mod vault;
 pub mod workload_api;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
+use countersign_config::identity::VaultSource;
 use countersign_workload_id::WorkloadId;
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
-use crate::{identity::Certs, status::Status};
+use crate::{identity::Certs, key::KeyMaker, status::Status};
 use publish::Publisher;
 
 /// The wall clock, in milliseconds since the Unix epoch.
@@ -32,6 +34,8 @@ pub enum CertSource {
         /// Authorities: PEM for our own trust domain, or a SPIFFE bundle map.
         bundle: PathBuf,
     },
+    /// A role of a `pki` engine of OpenBao or Vault.
+    Vault(VaultSource),
     /// The SPIFFE Workload API.
     WorkloadApi {
         /// Where it listens.
@@ -45,6 +49,9 @@ impl fmt::Display for CertSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CertSource::Files { certificate, .. } => write!(f, "files {}", certificate.display()),
+            CertSource::Vault(role) => {
+                write!(f, "Vault {} {}/roles/{}", role.address, role.mount, role.role)
+            }
             CertSource::WorkloadApi { endpoint, .. } => write!(f, "Workload API {endpoint}"),
         }
     }
@@ -89,6 +96,9 @@ pub fn spawn(source: CertSource, expected_id: Option<WorkloadId>, clock: Clock) 
             match source {
                 CertSource::Files { certificate, key, bundle } => {
                     files::run(&publisher, &files::Paths { certificate, key, bundle }).await;
+                }
+                CertSource::Vault(role) => {
+                    vault::run(&publisher, &role, &KeyMaker::Software).await;
                 }
                 CertSource::WorkloadApi { endpoint, jwt_keys } => {
                     workload_api::run(&publisher, &endpoint, jwt_keys).await;

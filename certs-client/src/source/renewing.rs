@@ -148,7 +148,6 @@ impl From<CsrError> for IssueError {
 
 /// Keeps an identity of `authority` published for as long as the process lives; returns only when
 /// asking again is pointless.
-#[expect(dead_code, reason = "the first source that uses it removes this")]
 pub(crate) async fn run<A: Authority>(publisher: &Publisher, mut authority: A, keys: &KeyMaker) {
     let name = authority.name();
     let mut attempt = 0;

@@ -1,6 +1,7 @@
 //! `spec.identity`: who this process is, and which source says so. One file per source.
 
 mod files;
+mod vault;
 mod workload_api;
 
 use countersign_policy::yaml::{Fields, Node, read};
@@ -33,31 +34,34 @@ impl Reader<'_, '_> {
                 }
             }
         });
+        if matches!(source, Some(IdentitySource::Vault(_))) && self.places.expected_id.is_none() {
+            let hint = "write `expectedId: spiffe://…`: the role signs the name that is asked for";
+            self.error(fields.span(), "`vault` does not know who this process is", hint);
+        }
         self.finish(fields);
         (source, expected)
     }
 
     fn identity_source(&mut self, node: &Node) -> Option<IdentitySource> {
         let mut fields = Fields::of(node, "`identity.source`", self.findings)?;
-        let workload_api = fields.optional("workloadApi");
-        let files = fields.optional("files");
+        let sources = ["workloadApi", "files", "vault"].map(|name| (name, fields.optional(name)));
         fields.not_yet("kubernetesCsr", self.findings);
-        fields.not_yet("vault", self.findings);
         let (span, empty) = (fields.span(), fields.is_empty());
         self.finish(fields);
-        match (workload_api, files) {
-            (Some(node), None) => self.workload_api(node),
-            (None, Some(node)) => self.files(node),
-            (Some(_), Some(_)) => {
-                self.error(
-                    span,
-                    "an identity has one source, here are two",
-                    "keep `workloadApi` or `files`",
-                );
+        let written: Vec<_> =
+            sources.into_iter().filter_map(|(name, node)| Some((name, node?))).collect();
+        match written.as_slice() {
+            [("workloadApi", node)] => self.workload_api(node),
+            [("files", node)] => self.files(node),
+            [("vault", node)] => self.vault(node),
+            [_, _, ..] => {
+                let names: Vec<_> = written.iter().map(|(name, _)| format!("`{name}`")).collect();
+                let hint = format!("keep {}", names.join(" or "));
+                self.error(span, "an identity has one source, here are several", hint);
                 None
             }
-            (None, None) if !empty => None, // what is written instead was reported above
-            (None, None) => {
+            _ if !empty => None, // what is written instead was reported above
+            _ => {
                 let hint = "write `{workloadApi: {socket: PATH}}` or `{files: {certificate: PATH, bundle: PATH}}`";
                 self.error(span, "no identity source is named", hint);
                 None
