@@ -138,9 +138,18 @@ pub const QUICK: Variable = Variable {
 /// Whether we run in a cluster.
 pub const KUBERNETES_SERVICE_HOST: Variable = Variable {
     name: "KUBERNETES_SERVICE_HOST",
-    read_by: "countersign dev authority, countersign dev issuer",
+    read_by: "countersign-proxy, countersign signer, countersign dev authority, countersign dev issuer",
     default: "not in a cluster",
-    summary: "Set by Kubernetes in every pod; the development authority and issuer refuse to run there.",
+    summary: "Set by Kubernetes in every pod: host of the API server, used where a configuration names \
+              no `server`; the development authority and issuer refuse to run there.",
+};
+
+/// The port of the API server.
+pub const KUBERNETES_SERVICE_PORT: Variable = Variable {
+    name: "KUBERNETES_SERVICE_PORT",
+    read_by: "countersign-proxy, countersign signer",
+    default: "443",
+    summary: "Set by Kubernetes in every pod: port of the API server at `KUBERNETES_SERVICE_HOST`.",
 };
 
 /// Switches colour off.
@@ -160,6 +169,7 @@ pub const ALL: &[Variable] = &[
     COUNTERSIGN_POD_IPS,
     NO_COLOR,
     KUBERNETES_SERVICE_HOST,
+    KUBERNETES_SERVICE_PORT,
     COUNTERSIGN_BIN_DIR,
     QUICK,
     COUNTERSIGN_ENVOY,

@@ -45,6 +45,12 @@ fields! {
     "identity.source.vault.login.appRole.roleId", "text", "required, or `roleIdFile`", "The role id.";
     "identity.source.vault.login.appRole.roleIdFile", "file", "required, or `roleId`", "The role id, read again at every login.";
     "identity.source.vault.login.appRole.secretIdFile", "file", "required", "The secret id, read again at every login.";
+    "identity.source.kubernetesCsr.server", "`https://` URL", "`$KUBERNETES_SERVICE_HOST` and port", "The API server. See [identity/kubernetes.md](identity/kubernetes.md).";
+    "identity.source.kubernetesCsr.ca", "PEM file", "that of the pod's service account", "Authorities of the API server's certificate.";
+    "identity.source.kubernetesCsr.tokenFile", "file", "that of the pod's service account", "Service account token for the API server, bound to the pod; read again for each call.";
+    "identity.source.kubernetesCsr.signerName", "`DOMAIN/NAME`", "`countersign.dev/workload`", "Who is asked to sign.";
+    "identity.source.kubernetesCsr.expirationSeconds", "600 to 86400", "`3600`", "The life to ask for; the signer may issue less.";
+    "identity.source.kubernetesCsr.trust", "`{clusterTrustBundle: NAME}` or `{file: PATH}`", "required", "Where the trust anchors of the own trust domain are: an object of the API server, or a PEM file. Watched.";
     "identity.expectedId", "SPIFFE ID", "any of the mesh's trust domain", "The identity the source must hand out; any other is refused.";
     "namespace", "name", "required", "What selectors of policies compare.";
     "labels", "names and values", "none", "What selectors of policies compare.";

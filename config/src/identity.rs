@@ -23,6 +23,9 @@ pub enum IdentitySource {
     },
     /// A role of a `pki` engine of OpenBao or Vault.
     Vault(VaultSource),
+    /// The certificate requests of the Kubernetes API (`certificates.k8s.io/v1`), approved and
+    /// signed by `countersign signer`. This process makes the key.
+    KubernetesCsr(KubernetesCsr),
 }
 
 /// A role of a `pki` engine of OpenBao or Vault.
@@ -94,4 +97,37 @@ pub enum VaultRoleId {
     File(PathBuf),
     /// In the configuration.
     Written(String),
+}
+
+/// How a certificate is asked for in Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesCsr {
+    /// Where the API server is, and who this process is there.
+    pub api: KubernetesApi,
+    /// Who is to sign.
+    pub signer_name: String,
+    /// The life to ask for, in seconds.
+    pub expiration_s: u64,
+    /// Where the trust anchors of the own trust domain come from.
+    pub trust: KubernetesTrust,
+}
+
+/// A Kubernetes API server, and how to prove to it who we are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesApi {
+    /// `https://10.0.0.1:443`, without a slash at the end.
+    pub server: String,
+    /// PEM of the authorities that may vouch for the server.
+    pub ca: PathBuf,
+    /// A service account token for the API server, read again for each call.
+    pub token_file: PathBuf,
+}
+
+/// Where trust anchors come from in Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubernetesTrust {
+    /// A `ClusterTrustBundle` of this name.
+    ClusterTrustBundle(String),
+    /// A PEM file, such as a projected volume, read again at each renewal.
+    File(PathBuf),
 }

@@ -18,9 +18,10 @@ mod planned;
 mod proxy;
 mod read;
 pub mod reference;
+mod signer;
 
 pub use endpoint::{WorkloadApiEndpoint, WorkloadApiEndpointError};
-pub use identity::IdentitySource;
+pub use identity::{IdentitySource, KubernetesApi, KubernetesCsr, KubernetesTrust};
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};
 pub use proxy::{
@@ -28,6 +29,7 @@ pub use proxy::{
     InboundListener, Interception, ListenMode, OutboundListener, PROXY_UID, PersonalData,
     Propagation, ProxyConfig, Route, ServerCertificate, TcpSettings, TlsGroup, WELL_KNOWN_TCP,
 };
+pub use signer::SignerConfig;
 
 #[cfg(test)]
 mod tests;

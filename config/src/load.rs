@@ -10,6 +10,7 @@ use countersign_policy::{Diagnostic, Documents, Problems, Severity, Source};
 use crate::limits::POLICY_BYTES_MAX;
 use crate::proxy::ProxyConfig;
 use crate::read::{self, Written};
+use crate::signer::SignerConfig;
 use crate::{check, env};
 
 /// Folders below a documents folder that are still read.
@@ -66,11 +67,39 @@ impl ProxyConfig {
     }
 }
 
+impl SignerConfig {
+    /// Reads a `SignerConfig` and the documents it names; all problems of all files at once.
+    pub fn load(path: &Path) -> Result<(SignerConfig, Option<Documents>), Problems> {
+        let file = read_file(path)?;
+        let sources = [Source { name: &file.name, text: &file.text }];
+        let mut findings = Findings::new(&sources);
+        let nodes = yaml::documents(&mut findings, 0);
+        let written = read::signer_config(path, &nodes, &environment(), &mut findings);
+        findings.finish()?;
+        let config = written.ok_or_else(|| unreadable(path, "nothing was read".to_owned()))?;
+        let documents = match config.documents.as_slice() {
+            [] => None,
+            paths => Some(load_documents(paths)?),
+        };
+        Ok((config, documents))
+    }
+}
+
 fn environment() -> read::Environment {
     read::Environment {
         spiffe_socket: env::SPIFFE_ENDPOINT_SOCKET.get(),
         pod_ips: env::COUNTERSIGN_POD_IPS.get(),
+        kubernetes: kubernetes(),
     }
+}
+
+/// The API server as every pod is told it.
+fn kubernetes() -> Option<String> {
+    let host = env::KUBERNETES_SERVICE_HOST.get()?;
+    let port = env::KUBERNETES_SERVICE_PORT.get().unwrap_or_else(|| "443".to_owned());
+    // An IPv6 address stands in brackets before a port.
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    Some(format!("https://{host}:{port}"))
 }
 
 /// Reads policy documents from files and folders; all problems of all files at once.
@@ -91,18 +120,27 @@ pub fn document_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Problems> {
     if problems.is_empty() { Ok(files) } else { Err(Problems(problems)) }
 }
 
-/// Checks files of any kind, as `countersign check` does: each `ProxyConfig` with the documents it
-/// names, all other files together as one set. Gives the warnings.
+/// Checks files of any kind, as `countersign check` does: each `ProxyConfig` and `SignerConfig` with the
+/// documents it names, all other files together as one set. Gives the warnings.
 pub fn check_files(paths: &[PathBuf]) -> Result<Vec<Diagnostic>, Problems> {
     let (mut texts, mut problems) = read_all(paths);
-    let (mut warnings, mut processes) = (Vec::new(), Vec::new());
+    let (mut warnings, mut processes, mut signers) = (Vec::new(), Vec::new(), Vec::new());
     texts.retain(|text| {
-        let is_process = says_proxy_config(text);
+        let is_process = says(text, read::is_proxy_config);
+        let is_signer = says(text, read::is_signer_config);
         if is_process {
             processes.push(PathBuf::from(&text.name));
+        } else if is_signer {
+            signers.push(PathBuf::from(&text.name));
         }
-        !is_process
+        !is_process && !is_signer
     });
+    for signer in &signers {
+        match SignerConfig::load(signer) {
+            Ok((_, documents)) => warnings.extend(documents.into_iter().flat_map(|d| d.warnings)),
+            Err(Problems(found)) => problems.extend(found),
+        }
+    }
     for process in &processes {
         match ProxyConfig::load(process) {
             Ok((_, documents)) => warnings.extend(documents.warnings),
@@ -244,10 +282,10 @@ fn unreadable(path: &Path, message: String) -> Problems {
     }])
 }
 
-fn says_proxy_config(text: &Text) -> bool {
+fn says(text: &Text, is: fn(&yaml::Node) -> bool) -> bool {
     let sources = [Source { name: &text.name, text: &text.text }];
     let mut findings = Findings::new(&sources);
-    yaml::documents(&mut findings, 0).iter().any(read::is_proxy_config)
+    yaml::documents(&mut findings, 0).iter().any(is)
 }
 
 /// What was found in the `ProxyConfig`, with what was found in its documents.

@@ -14,6 +14,7 @@ use crate::endpoint::WorkloadApiEndpoint;
 use crate::identity::IdentitySource;
 use crate::proxy::*;
 use crate::reference::MESH;
+use crate::signer::SignerConfig;
 use crate::{check_files, document_files, fields, load_documents, read, reference};
 
 proptest::proptest! {
@@ -649,6 +650,90 @@ fn check_takes_files_of_any_kind() {
     .assert_eq(&folder.shown(&problems));
 }
 
+const KUBERNETES: &str = "  identity: {source: {kubernetesCsr: {server: \"https://10.0.0.1:443\", trust: {file: roots.pem}}}}
+  namespace: shop
+  listeners: {outbound: [{address: \"127.0.0.1:15001\"}]}
+  documents: {files: [mesh.yaml]}
+";
+
+#[test]
+fn kubernetes_names_its_api_server_and_one_place_of_trust() {
+    let folder = Folder::new();
+    let (config, _) = ProxyConfig::load(&folder.put("proxy.yaml", &spec(KUBERNETES))).unwrap();
+    let IdentitySource::KubernetesCsr(csr) = config.identity else { panic!("{config:?}") };
+    assert_eq!(csr.api.server, "https://10.0.0.1:443");
+    assert_eq!((csr.signer_name.as_str(), csr.expiration_s), ("countersign.dev/workload", 3600));
+    assert!(csr.api.token_file.ends_with("serviceaccount/token"), "{:?}", csr.api);
+
+    let refused = |from: &str, to: &str| {
+        let text = spec(&KUBERNETES.replace(from, to));
+        folder.shown(&ProxyConfig::load(&folder.put("proxy.yaml", &text)).expect_err("refused"))
+    };
+    expect![[r#"
+        proxy.yaml:4:47 E013: `http://10.0.0.1` is not the address of an API server (as in `https://10.0.0.1:443`)
+    "#]]
+    .assert_eq(&refused("https://10.0.0.1:443", "http://10.0.0.1"));
+    expect![[r#"
+        proxy.yaml:4:78 E013: trust comes from exactly one place (write `{file: PATH}` or `{clusterTrustBundle: NAME}`)
+    "#]]
+    .assert_eq(&refused("file: roots.pem", "file: roots.pem, clusterTrustBundle: trust"));
+    expect![[r#"
+        proxy.yaml:4:99 E013: `../secrets` is not the name of an object in Kubernetes (as in `countersign.dev:workload:trust`)
+    "#]]
+    .assert_eq(&refused("file: roots.pem", "clusterTrustBundle: ../secrets"));
+    expect![[r#"
+        proxy.yaml:4:90 E013: a whole number from 600 to 86400 was expected, not `599`
+    "#]]
+    .assert_eq(&refused("trust:", "expirationSeconds: 599, trust:"));
+    expect![[r#"
+        proxy.yaml:4:22 E013: an identity has one source, here are several (keep `files` or `kubernetesCsr`)
+    "#]]
+    .assert_eq(&refused("kubernetesCsr", "files: {}, kubernetesCsr"));
+}
+
+const SIGNER: &str = "apiVersion: countersign.dev/v1alpha1
+kind: SignerConfig
+spec:
+  trustDomain: prod.example.com
+  kubernetes: {server: \"https://10.0.0.1\", ca: ca.crt, tokenFile: token}
+  authority: {certificate: ca.pem, key: ca.key}
+  lifetime: {min: 20s, max: 1h}
+  clusterTrustBundle: \"countersign.dev:workload:trust\"
+";
+
+#[test]
+fn a_signer_is_told_whom_it_signs_for_and_how_long() {
+    let folder = Folder::new();
+    let (config, none) = SignerConfig::load(&folder.put("signer.yaml", SIGNER)).unwrap();
+    assert_eq!(config.trust_domain.as_str(), "prod.example.com");
+    assert_eq!((config.life_s, config.per_minute), ((20, 3600), 600));
+    assert!(none.is_none());
+    assert!(check_files(&[folder.put("signer.yaml", SIGNER)]).is_ok());
+
+    let refused = |from: &str, to: &str| {
+        let text = SIGNER.replace(from, to);
+        let problems = check_files(&[folder.put("signer.yaml", &text)]).expect_err("refused");
+        folder.shown(&problems)
+    };
+    expect![[r#"
+        signer.yaml:7:13 E013: `min` is longer than `max` (write the shorter one as `min`)
+    "#]]
+    .assert_eq(&refused("20s", "2h"));
+    expect![[r#"
+        signer.yaml:7:29 E013: no life of a certificate (from `10s` to `24h`)
+    "#]]
+    .assert_eq(&refused("1h", "48h"));
+    expect![[r#"
+        signer.yaml:8:23 E013: `trust` is not a bundle of the signer `countersign.dev/workload` (begin it with `countersign.dev:workload:`)
+    "#]]
+    .assert_eq(&refused("countersign.dev:workload:trust", "trust"));
+    expect![[r#"
+        signer.yaml:4:3 E013: `spec` needs `authority`
+        signer.yaml:6:3 E013: unknown field `autority` in `spec` (did you mean `authority`?)
+    "#]]
+    .assert_eq(&refused("authority", "autority"));
+}
+
 #[test]
 fn the_reference_lists_exactly_the_fields_of_its_examples() {
     let mut written = BTreeSet::new();
@@ -664,7 +749,8 @@ fn the_reference_lists_exactly_the_fields_of_its_examples() {
 
 /// The paths of all leaves; what has free keys or several forms counts as one leaf.
 fn paths(node: &Node, at: &str, found: &mut BTreeSet<String>) {
-    const LEAVES: &[&str] = &["labels", "limits", "audit.sink"];
+    const LEAVES: &[&str] =
+        &["labels", "limits", "audit.sink", "identity.source.kubernetesCsr.trust"];
     match &node.value {
         Value::Map(entries) if !LEAVES.contains(&at) => {
             for (key, value) in entries {

@@ -24,6 +24,7 @@ fn certs_source(config: &ProxyConfig) -> CertSource {
                 false => JwtKeys::Follow,
             },
         },
+        IdentitySource::KubernetesCsr(csr) => CertSource::KubernetesCsr(csr.clone()),
         IdentitySource::Files { certificate, key, bundle } => CertSource::Files {
             certificate: certificate.clone(),
             key: key.clone(),

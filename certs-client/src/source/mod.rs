@@ -5,6 +5,7 @@
 //! delivers passes the gate and is published as a snapshot; what fails shows in the status.
 
 pub mod files;
+mod kubernetes;
 pub(crate) mod publish;
 pub mod renewing;
 mod vault;
@@ -12,7 +13,7 @@ pub mod workload_api;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use countersign_config::identity::VaultSource;
+use countersign_config::{KubernetesCsr, identity::VaultSource};
 use countersign_workload_id::WorkloadId;
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
@@ -34,6 +35,8 @@ pub enum CertSource {
         /// Authorities: PEM for our own trust domain, or a SPIFFE bundle map.
         bundle: PathBuf,
     },
+    /// Certificate requests of the Kubernetes API, on keys made here.
+    KubernetesCsr(KubernetesCsr),
     /// A role of a `pki` engine of OpenBao or Vault.
     Vault(VaultSource),
     /// The SPIFFE Workload API.
@@ -49,6 +52,9 @@ impl fmt::Display for CertSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CertSource::Files { certificate, .. } => write!(f, "files {}", certificate.display()),
+            CertSource::KubernetesCsr(config) => {
+                write!(f, "Kubernetes signer {} at {}", config.signer_name, config.api.server)
+            }
             CertSource::Vault(role) => {
                 write!(f, "Vault {} {}/roles/{}", role.address, role.mount, role.role)
             }
@@ -96,6 +102,9 @@ pub fn spawn(source: CertSource, expected_id: Option<WorkloadId>, clock: Clock) 
             match source {
                 CertSource::Files { certificate, key, bundle } => {
                     files::run(&publisher, &files::Paths { certificate, key, bundle }).await;
+                }
+                CertSource::KubernetesCsr(config) => {
+                    kubernetes::run(&publisher, config, &KeyMaker::Software).await;
                 }
                 CertSource::Vault(role) => {
                     vault::run(&publisher, &role, &KeyMaker::Software).await;

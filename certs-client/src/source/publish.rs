@@ -167,6 +167,11 @@ impl Publisher {
         self.status.borrow().state
     }
 
+    /// What is published now.
+    pub(crate) fn published(&self) -> Arc<Certs> {
+        Arc::clone(&self.certs.borrow())
+    }
+
     /// Whether an identity is in the snapshot.
     pub(crate) fn has_identity(&self) -> bool {
         self.certs.borrow().identity.is_some()
@@ -271,7 +276,7 @@ impl Publisher {
         self.status.send_modify(|status| change(Arc::make_mut(status)));
     }
 
-    fn now_s(&self) -> u64 {
+    pub(crate) fn now_s(&self) -> u64 {
         (self.clock)() / 1000
     }
 

@@ -1,6 +1,7 @@
 //! `spec.identity`: who this process is, and which source says so. One file per source.
 
 mod files;
+pub(super) mod kubernetes_csr;
 mod vault;
 mod workload_api;
 
@@ -44,8 +45,8 @@ impl Reader<'_, '_> {
 
     fn identity_source(&mut self, node: &Node) -> Option<IdentitySource> {
         let mut fields = Fields::of(node, "`identity.source`", self.findings)?;
-        let sources = ["workloadApi", "files", "vault"].map(|name| (name, fields.optional(name)));
-        fields.not_yet("kubernetesCsr", self.findings);
+        let sources = ["workloadApi", "files", "kubernetesCsr", "vault"];
+        let sources = sources.map(|name| (name, fields.optional(name)));
         let (span, empty) = (fields.span(), fields.is_empty());
         self.finish(fields);
         let written: Vec<_> =
@@ -53,6 +54,7 @@ impl Reader<'_, '_> {
         match written.as_slice() {
             [("workloadApi", node)] => self.workload_api(node),
             [("files", node)] => self.files(node),
+            [("kubernetesCsr", node)] => self.kubernetes_csr(node),
             [("vault", node)] => self.vault(node),
             [_, _, ..] => {
                 let names: Vec<_> = written.iter().map(|(name, _)| format!("`{name}`")).collect();

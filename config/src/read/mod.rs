@@ -8,6 +8,7 @@ mod identity;
 mod listeners;
 mod pod;
 mod process;
+mod signer;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::proxy::{DestinationRef, ProxyConfig};
 
 /// The one version of the format.
 const API_VERSION: &str = "countersign.dev/v1alpha1";
+
+pub(crate) use signer::signer_config;
 
 /// What was read, with the places later checks point to.
 #[derive(Debug, Default)]
@@ -60,6 +63,8 @@ pub(crate) struct Environment {
     pub(crate) spiffe_socket: Option<String>,
     /// `$COUNTERSIGN_POD_IPS`.
     pub(crate) pod_ips: Option<String>,
+    /// The API server, if we run in Kubernetes: `https://HOST:PORT`.
+    pub(crate) kubernetes: Option<String>,
 }
 
 /// What every reading function needs.
@@ -71,12 +76,19 @@ pub(crate) struct Reader<'f, 's> {
     default_socket: Option<&'f str>,
     /// `$COUNTERSIGN_POD_IPS`.
     pod_ips: Option<&'f str>,
+    /// `$KUBERNETES_SERVICE_HOST` and its port, as a URL.
+    kubernetes: Option<&'f str>,
     places: Places,
 }
 
 /// Whether a document says it is a `ProxyConfig`.
 pub(crate) fn is_proxy_config(node: &Node) -> bool {
     node.get("kind").and_then(Node::text) == Some("ProxyConfig")
+}
+
+/// Whether a document says it is a `SignerConfig`.
+pub(crate) fn is_signer_config(node: &Node) -> bool {
+    node.get("kind").and_then(Node::text) == Some("SignerConfig")
 }
 
 /// Reads the one document of a file. Problems leave defaults behind and are in `findings`.
@@ -86,31 +98,36 @@ pub(crate) fn proxy_config(
     environment: &Environment,
     findings: &mut Findings<'_>,
 ) -> Written {
-    let Some(spec) = envelope(nodes, findings) else { return Written::default() };
+    let Some(spec) = envelope(nodes, "a ProxyConfig", findings) else { return Written::default() };
     let base = file.parent().unwrap_or(Path::new(""));
     let default_socket = environment.spiffe_socket.as_deref();
     let pod_ips = environment.pod_ips.as_deref();
+    let kubernetes = environment.kubernetes.as_deref();
     let places = Places::default();
-    let mut reader = Reader { findings, base, default_socket, pod_ips, places };
+    let mut reader = Reader { findings, base, default_socket, pod_ips, kubernetes, places };
     let config = reader.spec(file, spec);
     Written { config, places: reader.places }
 }
 
 /// The `spec` of the one document, after a look at what is around it.
-fn envelope<'n>(nodes: &'n [Node], findings: &mut Findings<'_>) -> Option<&'n Node> {
+fn envelope<'n>(
+    nodes: &'n [Node],
+    what: &'static str,
+    findings: &mut Findings<'_>,
+) -> Option<&'n Node> {
     let [node] = nodes else {
         let start = Span { source: 0, start: 0, end: 0, line: 1, column: 1 };
         let span = nodes.get(1).map_or(start, |second| second.span);
-        let message = format!("a ProxyConfig is one document, this file has {}", nodes.len());
+        let message = format!("{what} is one document, this file has {}", nodes.len());
         findings.error("E013", span, message);
         return None;
     };
-    let mut fields = Fields::of(node, "a ProxyConfig", findings)?;
+    let mut fields = Fields::of(node, what, findings)?;
     if let Some(version) = fields.required("apiVersion", findings) {
         let _ = read::one_of(version, &[(API_VERSION, ())], findings);
     }
-    if let Some(kind) = fields.required("kind", findings) {
-        let _ = read::one_of(kind, &[("ProxyConfig", ())], findings);
+    if let Some(written) = fields.required("kind", findings) {
+        let _ = read::one_of(written, &[(what.trim_start_matches("a "), ())], findings);
     }
     if let Some(metadata) = fields.optional("metadata")
         && let Some(mut inner) = Fields::of(metadata, "`metadata`", findings)

@@ -1,0 +1,137 @@
+//! Calls of the API server: who we are there, and what its answers mean to a person.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use countersign_config::KubernetesApi;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::{
+    publish::{Failed, Publisher},
+    renewing::IssueError,
+};
+use crate::{
+    https::{Answer, Client, Request, Trust, Url},
+    status::NextTry,
+};
+
+/// Bytes of a token file; tokens are near 1 KiB.
+const TOKEN_BYTES_MAX: u64 = 64 * 1024;
+/// Characters of a text of the API server that are shown.
+const SHOWN_CHARS_MAX: usize = 300;
+
+/// The API server as this pod may ask it.
+#[derive(Clone)]
+pub(super) struct Api {
+    base: Url,
+    client: Client,
+    token_file: PathBuf,
+}
+
+impl Api {
+    pub(super) fn new(config: &KubernetesApi) -> Result<Api, &'static str> {
+        let base = Url::parse(&config.server)?;
+        let client = Client::new(Trust::PemFile(config.ca.clone()));
+        Ok(Api { base, client, token_file: config.token_file.clone() })
+    }
+
+    /// Reads an object.
+    pub(super) async fn get(&self, call: &'static str, path: &str) -> Result<Answer, IssueError> {
+        self.send(call, Request::get(self.url(call, path)?)).await
+    }
+
+    /// Makes an object.
+    pub(super) async fn create(
+        &self,
+        call: &'static str,
+        path: &str,
+        object: &Value,
+    ) -> Result<Answer, IssueError> {
+        self.send(call, Request::post(self.url(call, path)?).json(object)).await
+    }
+
+    fn url(&self, call: &'static str, path: &str) -> Result<Url, IssueError> {
+        self.base.below(path).map_err(|problem| IssueError::retry(call, problem))
+    }
+
+    async fn send(&self, call: &'static str, request: Request) -> Result<Answer, IssueError> {
+        let token = token(&self.token_file).map_err(|problem| {
+            let place = self.token_file.display();
+            IssueError::retry("read the token", format!("{place}: {problem}")).hint(
+                "project a serviceAccountToken without `audience` into this container; \
+                 see docs/identity/kubernetes.md",
+            )
+        })?;
+        let answer = self.client.send(request.bearer(&token)).await;
+        answer.map_err(|error| IssueError::retry(call, error.to_string()))
+    }
+
+    /// What an answer that is no success means.
+    pub(super) fn refused(&self, call: &'static str, answer: &Answer) -> IssueError {
+        let text = format!("{}: {}", answer.status, message(answer));
+        let error = IssueError::retry(call, text).after(answer.retry_after);
+        match answer.status {
+            StatusCode::UNAUTHORIZED => error.hint(format!(
+                "the API server does not take the token in {}: it must be projected without \
+                 `audience`, and it ends with its pod",
+                self.token_file.display()
+            )),
+            StatusCode::FORBIDDEN => error.hint(
+                "bind the ClusterRole of docs/identity/kubernetes.md to this service account",
+            ),
+            StatusCode::UNPROCESSABLE_ENTITY | StatusCode::BAD_REQUEST => error.hint(
+                "the API server does not take the request as it is: compare `signerName` and \
+                 `expirationSeconds` with what the cluster allows",
+            ),
+            StatusCode::TOO_MANY_REQUESTS => error.hint("the API server is busy"),
+            _ => error,
+        }
+    }
+}
+
+/// The configuration names no server that can be asked; that does not change by itself.
+pub(super) fn unusable(publisher: &Publisher, config: &KubernetesApi, problem: &str) {
+    let failed = Failed {
+        authority: &config.server,
+        call: "read the configuration",
+        answer: problem.to_owned(),
+        hint: None,
+    };
+    publisher.failed(failed, NextTry::Never);
+}
+
+/// The token, read anew: kubelet replaces it before it ends.
+fn token(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut limited = file.take(TOKEN_BYTES_MAX);
+    limited.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err("the file is empty".to_owned());
+    }
+    Ok(token.to_owned())
+}
+
+/// The `message` of a `Status`, or the beginning of whatever came.
+fn message(answer: &Answer) -> String {
+    #[derive(Deserialize)]
+    struct Told {
+        message: String,
+    }
+    match answer.json::<Told>() {
+        Ok(told) => shown(&told.message),
+        Err(_) => answer.shown(),
+    }
+}
+
+/// A text of somebody else in one line that cannot do anything to a terminal.
+pub(super) fn shown(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().filter(|c| !c.is_control()).take(SHOWN_CHARS_MAX).collect()
+}
