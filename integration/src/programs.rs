@@ -93,7 +93,7 @@ pub fn system(test: &str, name: &str) -> Option<PathBuf> {
 const PLACES: [&str; 6] =
     ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/lib/postgresql/15/bin"];
 
-fn missing(test: &str, what: &str) {
+pub(crate) fn missing(test: &str, what: &str) {
     let text = format!("skipped {test}: {what} missing (cargo xtask testbed base)");
     assert!(env::COUNTERSIGN_TESTBED.get().as_deref() != Some("require"), "{text}");
     eprintln!("{text}");

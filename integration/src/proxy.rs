@@ -26,6 +26,7 @@ pub struct Spec {
     outbound: Option<SocketAddr>,
     gateway: Option<SocketAddr>,
     pod: Option<Placed>,
+    user: Option<u32>,
 }
 
 /// A proxy's place in a pod.
@@ -69,7 +70,15 @@ impl Spec {
             outbound: None,
             gateway: None,
             pod: None,
+            user: None,
         }
+    }
+
+    /// Runs under this user, on the machine's own network.
+    #[must_use]
+    pub fn as_user(mut self, uid: u32) -> Spec {
+        self.user = Some(uid);
+        self
     }
 
     /// The sidecar of a pod: under UID 4747 and without privileges, behind the redirect that
@@ -238,7 +247,12 @@ impl Spec {
 
     /// The program under the user it is to run as, without arguments.
     fn command(&self) -> Command {
-        let Some(placed) = &self.pod else { return Command::new(programs::proxy()) };
+        let Some(placed) = &self.pod else {
+            let Some(user) = self.user else { return Command::new(programs::proxy()) };
+            user::open_to_all(&self.folder);
+            let program = user::runnable_by_all(&programs::proxy());
+            return user::command(&user.to_string(), &[], program);
+        };
         // To give a packet another's address takes one privilege.
         let keep: &[&str] = match placed.mode {
             Mode::Redirect => &[],

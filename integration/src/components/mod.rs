@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod python;
 pub mod redis;
 pub mod smtp;
+pub mod spire;
 pub mod tinyproxy;
 
 use std::fs;
