@@ -94,6 +94,8 @@ impl fmt::Display for Failure {
 pub struct Status {
     /// The source in words: `Workload API unix:///run/spire/agent.sock`.
     pub source: String,
+    /// Its kind, as in a `ProxyConfig`: `workloadApi`.
+    pub kind: &'static str,
     /// Where we stand.
     pub state: State,
     /// Generation of the published snapshot.
@@ -102,6 +104,10 @@ pub struct Status {
     pub identities_total: u64,
     /// Deliveries or calls that failed so far.
     pub failures_total: u64,
+    /// Failed attempts since the last success, where this process asks by itself.
+    pub attempt: u32,
+    /// Steps of the wall clock by more than 30 s so far.
+    pub clock_steps_total: u64,
     /// End of the current identity, seconds since the Unix epoch.
     pub not_after: Option<u64>,
     /// When the source last delivered something good, seconds since the Unix epoch.

@@ -48,6 +48,16 @@ pub enum CertSource {
     },
 }
 
+impl CertSource {
+    /// The name of its kind, as in a `ProxyConfig`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            CertSource::Files { .. } => "files",
+            CertSource::WorkloadApi { .. } => "workloadApi",
+        }
+    }
+}
+
 impl fmt::Display for CertSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -20,30 +20,22 @@ use crate::{
     gate::{self, Delivered, GateError},
     identity::{Certs, Identity},
     jwt_bundle::JwtBundles,
-    renewal,
+    renewal::{
+        self,
+        machine::{Action, Event, Next, Renewal},
+    },
     status::{Failure, NextTry, State, Status},
 };
 
 /// Time between looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
-/// A step of the wall clock beyond this between two looks is logged.
-const CLOCK_STEP_MS_MAX: u64 = 30_000;
-/// Seconds between two warnings about the same lateness.
-const WARN_EVERY_S: u64 = 60;
 
 pub(crate) struct Publisher {
     certs: watch::Sender<Arc<Certs>>,
     status: watch::Sender<Arc<Status>>,
-    life: Mutex<Life>,
+    renewal: Mutex<Renewal>,
     expected_id: Option<WorkloadId>,
     clock: Clock,
-}
-
-/// What lateness is measured from.
-#[derive(Default)]
-struct Life {
-    received_at: u64,
-    warned_at: u64,
 }
 
 /// A failure as a source sees it; the publisher adds the time.
@@ -61,9 +53,10 @@ impl Publisher {
         clock: Clock,
     ) -> (Publisher, watch::Receiver<Arc<Certs>>, watch::Receiver<Arc<Status>>) {
         let (certs, certs_reader) = watch::channel(Arc::new(Certs::default()));
-        let status = Status { source: source.to_string(), ..Status::default() };
+        let status =
+            Status { source: source.to_string(), kind: source.kind(), ..Status::default() };
         let (status, status_reader) = watch::channel(Arc::new(status));
-        let publisher = Publisher { certs, status, life: Mutex::default(), expected_id, clock };
+        let publisher = Publisher { certs, status, renewal: Mutex::default(), expected_id, clock };
         (publisher, certs_reader, status_reader)
     }
 
@@ -80,11 +73,10 @@ impl Publisher {
             held.identity.as_ref().filter(|held| held.leaf_sha256 == identity.leaf_sha256).cloned();
         let rotated = same_leaf.is_none();
         if rotated {
-            *self.life() = Life { received_at: now, warned_at: 0 };
             info!(id = %identity.id, not_after = identity.not_after, "identity received");
         }
         let identity = same_leaf.unwrap_or_else(|| Arc::new(identity));
-        let not_after = identity.not_after;
+        let (not_before, not_after) = (identity.not_before, identity.not_after);
         self.publish(Some(identity), Arc::new(bundles));
         self.update_status(|status| {
             status.identities_total += u64::from(rotated);
@@ -92,7 +84,7 @@ impl Publisher {
             status.last_success_at = Some(now);
             status.last_failure = None;
         });
-        self.look(now);
+        self.on(if rotated { Event::Delivered { not_before, not_after } } else { Event::Tick });
         Ok(())
     }
 
@@ -124,14 +116,9 @@ impl Publisher {
         if let Some(identity) = &self.certs.borrow().identity {
             error!(id = %identity.id, "identity withdrawn by its source");
         }
-        let had = self.certs.borrow().identity.is_some();
         self.publish(None, Arc::new(bundles));
-        self.update_status(|status| {
-            status.not_after = None;
-            if had {
-                status.state = State::Withdrawn;
-            }
-        });
+        self.update_status(|status| status.not_after = None);
+        self.on(Event::Withdrawn);
     }
 
     /// Takes the identity away at once; the bundles stay.
@@ -189,69 +176,82 @@ impl Publisher {
         } else {
             renewal::BACKOFF_EMPTY_MS_MAX
         };
-        let mut random = [0xff; 4];
-        // Without randomness the wait is the longest one, which is safe.
-        let _ = SystemRandom::new().fill(&mut random);
-        let wait = renewal::backoff(attempt, u32::from_ne_bytes(random), ms_max);
-        (wait, self.next_try(wait))
+        let wait = renewal::backoff(attempt, random(), ms_max);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(ms_max);
+        (wait, NextTry::At((self.clock)().saturating_add(wait_ms)))
     }
 
-    /// The moment after `wait`.
-    pub(crate) fn next_try(&self, wait: Duration) -> NextTry {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        NextTry::At((self.clock)().saturating_add(wait_ms))
+    /// What a source that asks by itself does next.
+    pub(crate) fn next(&self) -> Next {
+        self.renewal().next((self.clock)())
     }
 
-    /// Whether the identity is to be renewed now.
-    pub(crate) fn is_due(&self) -> bool {
-        let held = Arc::clone(&self.certs.borrow());
-        let Some(identity) = &held.identity else { return true };
-        let from = identity.not_before.max(self.life().received_at);
-        let life = identity.not_after.saturating_sub(from);
-        self.now_s().saturating_sub(from).saturating_mul(100) >= life.saturating_mul(55)
+    /// An attempt of a source that asks by itself begins.
+    pub(crate) fn asks(&self) {
+        self.on(Event::Asked);
+    }
+
+    /// An attempt failed: the machine says when the next one is.
+    pub(crate) fn attempt_failed(&self, failed: Failed<'_>, event: Event) {
+        self.on(event);
+        let next_try = match (event, self.renewal().wait_until_ms()) {
+            (Event::Refused, _) | (_, None) => NextTry::Never,
+            (_, Some(until_ms)) => NextTry::At(until_ms),
+        };
+        self.failed(failed, next_try);
     }
 
     /// Ends identities that are over and raises alarms; never returns.
     pub(crate) async fn watch_the_clock(&self) {
-        let mut last_ms = (self.clock)();
         loop {
             tokio::time::sleep(TICK).await;
-            let now_ms = (self.clock)();
-            if now_ms.abs_diff(last_ms) > CLOCK_STEP_MS_MAX {
-                warn!(from_ms = last_ms, to_ms = now_ms, "the wall clock stepped");
-            }
-            last_ms = now_ms;
-            self.look(now_ms / 1000);
+            self.on(Event::Tick);
         }
     }
 
-    fn look(&self, now: u64) {
-        let held = Arc::clone(&self.certs.borrow());
-        let Some(identity) = &held.identity else { return };
-        let from = identity.not_before.max(self.life().received_at);
-        let state = renewal::state_at(from, identity.not_after, now);
-        if state == State::Expired {
-            error!(id = %identity.id, not_after = identity.not_after, "identity expired");
+    /// Tells the machine, and does what it says.
+    fn on(&self, event: Event) {
+        let now_ms = (self.clock)();
+        let (actions, state, attempt, clock_steps) = {
+            let mut renewal = self.renewal();
+            let actions = renewal.on(event, now_ms, random());
+            (actions, renewal.state(now_ms), renewal.attempt(), renewal.clock_steps())
+        };
+        let changed = |status: &Status| {
+            (status.state, status.attempt, status.clock_steps_total)
+                != (state, attempt, clock_steps)
+        };
+        if actions.contains(&Action::Expire) {
+            let held = Arc::clone(&self.certs.borrow());
             self.publish(None, Arc::clone(&held.bundles));
-        } else {
-            self.warn_if_late(state, identity, now);
         }
-        if self.status.borrow().state != state {
-            self.update_status(|status| status.state = state);
+        if changed(&self.status.borrow()) {
+            self.update_status(|status| {
+                status.state = state;
+                status.attempt = attempt;
+                status.clock_steps_total = clock_steps;
+            });
+        }
+        for action in actions {
+            self.tell(action, now_ms);
         }
     }
 
-    fn warn_if_late(&self, state: State, identity: &Identity, now: u64) {
-        let mut life = self.life();
-        if state == State::Valid || now.saturating_sub(life.warned_at) < WARN_EVERY_S {
-            return;
-        }
-        life.warned_at = now;
-        let left_s = identity.not_after.saturating_sub(now);
+    fn tell(&self, action: Action, now_ms: u64) {
         let status = Arc::clone(&self.status.borrow());
-        match state {
-            State::Critical => error!(left_s, %status, "identity is about to expire"),
-            _ => warn!(left_s, %status, "identity is late"),
+        let left_s = status.not_after.map(|end| end.saturating_sub(now_ms / 1_000));
+        match action {
+            Action::ClockStepped { from_ms, to_ms } => {
+                warn!(code = "ID-03", from_ms, to_ms, "the wall clock stepped");
+            }
+            Action::Expire => {}
+            Action::Warn(State::Late) => {
+                warn!(code = "ID-01", left_s, %status, "the certificate is not being renewed");
+            }
+            Action::Warn(State::Critical) => {
+                error!(code = "ID-01", left_s, %status, "the certificate is about to end");
+            }
+            Action::Warn(_) => error!(code = "ID-02", %status, "no usable certificate"),
         }
     }
 
@@ -280,7 +280,14 @@ impl Publisher {
         (self.clock)() / 1000
     }
 
-    fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    fn renewal(&self) -> MutexGuard<'_, Renewal> {
+        self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Without randomness waits are the longest ones, which is safe.
+fn random() -> u32 {
+    let mut random = [0xff; 4];
+    let _ = SystemRandom::new().fill(&mut random);
+    u32::from_ne_bytes(random)
 }

@@ -9,21 +9,23 @@ use std::{borrow::Cow, fmt, future::Future, time::Duration};
 
 use countersign_workload_id::WorkloadId;
 use rustls_pki_types::CertificateDer;
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use super::publish::{Failed, Publisher};
 use crate::{
     bundle::TrustBundles,
     crl::Crl,
-    csr::{self, CsrError},
+    csr::{self, Csr, CsrError},
     gate::{Delivered, GateError},
     key::{KeyError, KeyMaker, SigningKey},
-    status::NextTry,
+    renewal::machine::{Event, Next},
 };
 
-/// Longest wait an authority may ask for with `Retry-After`.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// How often the wall clock is compared with the time of the next renewal.
-const TICK: Duration = Duration::from_secs(1);
+/// One attempt, however many calls the authority needs for it.
+const ATTEMPT_MAX: Duration = Duration::from_secs(60);
 
 /// Who turns requests into certificates.
 pub trait Authority: Send {
@@ -150,33 +152,31 @@ impl From<CsrError> for IssueError {
 /// asking again is pointless.
 pub(crate) async fn run<A: Authority>(publisher: &Publisher, mut authority: A, keys: &KeyMaker) {
     let name = authority.name();
-    let mut attempt = 0;
     loop {
-        let Err(error) = once(publisher, &mut authority, keys).await else {
-            attempt = 0;
-            until_due(publisher).await;
-            continue;
-        };
-        if error.verdict == IssueVerdict::Withdrawn {
-            publisher.withdraw_identity();
-        }
-        let (wait, next_try) = match error.verdict {
-            IssueVerdict::Never => (None, NextTry::Never),
-            IssueVerdict::Retry | IssueVerdict::Withdrawn => {
-                let (wait, next_try) = publisher.backoff(attempt);
-                let asked = error.retry_after.map(|asked| asked.min(RETRY_AFTER_MAX));
-                match asked.filter(|asked| *asked > wait) {
-                    Some(asked) => (Some(asked), publisher.next_try(asked)),
-                    None => (Some(wait), next_try),
+        match publisher.next() {
+            Next::Stop => return,
+            Next::Wait(wait) => sleep(wait).await,
+            Next::Ask { .. } => {
+                publisher.asks();
+                if let Err(error) = once(publisher, &mut authority, keys).await {
+                    report(publisher, &name, error);
                 }
             }
-        };
-        let IssueError { call, answer, hint, .. } = error;
-        publisher.failed(Failed { authority: &name, call, answer, hint }, next_try);
-        let Some(wait) = wait else { return };
-        tokio::time::sleep(wait).await;
-        attempt = attempt.saturating_add(1);
+        }
     }
+}
+
+fn report(publisher: &Publisher, authority: &str, error: IssueError) {
+    let IssueError { call, answer, hint, retry_after, verdict } = error;
+    let event = match verdict {
+        IssueVerdict::Retry => Event::Failed { retry_after },
+        IssueVerdict::Withdrawn => {
+            publisher.withdraw_identity();
+            Event::Failed { retry_after }
+        }
+        IssueVerdict::Never => Event::Refused,
+    };
+    publisher.attempt_failed(Failed { authority, call, answer, hint }, event);
 }
 
 /// One attempt: a new key pair, a request for it, and the answer through the gate.
@@ -185,28 +185,32 @@ async fn once<A: Authority>(
     authority: &mut A,
     keys: &KeyMaker,
 ) -> Result<(), IssueError> {
-    let key = keys.make()?;
-    let csr = csr::request(&key, publisher.expected_id())?;
-    let wanted = Wanted {
-        csr_pem: &csr.pem,
-        csr_der: &csr.der,
-        expected: publisher.expected_id(),
-        life_s: authority.life_s(),
-    };
-    let issued = authority.issue(&wanted).await?;
+    let expected = publisher.expected_id();
+    let (key, csr) = sign_request(keys.clone(), expected.cloned()).await?;
+    let wanted =
+        Wanted { csr_pem: &csr.pem, csr_der: &csr.der, expected, life_s: authority.life_s() };
+    let issued = timeout(ATTEMPT_MAX, authority.issue(&wanted)).await.map_err(|_| {
+        IssueError::retry("issue", format!("no certificate within {} s", ATTEMPT_MAX.as_secs()))
+    })??;
     deliver(publisher, key, issued)
         .map_err(|error| IssueError::retry("check the certificate", error.to_string()))
+}
+
+/// A token may take its time, so not on the thread that runs everything else.
+async fn sign_request(
+    keys: KeyMaker,
+    expected: Option<WorkloadId>,
+) -> Result<(SigningKey, Csr), IssueError> {
+    let made = spawn_blocking(move || {
+        let key = keys.make()?;
+        let csr = csr::request(&key, expected.as_ref())?;
+        Ok((key, csr))
+    });
+    made.await
+        .unwrap_or_else(|_| Err(IssueError::retry("make a key pair", "the attempt broke off")))
 }
 
 fn deliver(publisher: &Publisher, key: SigningKey, issued: Issued) -> Result<(), GateError> {
     let Issued { chain, bundles, crls } = issued;
     publisher.deliver(Delivered { chain, key, crls }, bundles)
-}
-
-/// Waits until the certificate is to be renewed, looking at the wall clock once a second, so that
-/// a machine that slept wakes up to it.
-async fn until_due(publisher: &Publisher) {
-    while !publisher.is_due() {
-        tokio::time::sleep(TICK).await;
-    }
 }

@@ -41,7 +41,7 @@ fn j8_w12_only_token_keys_are_taken() {
 #[test]
 fn w13_without_use_a_key_counts_only_where_nothing_else_is_sent() {
     let bare = key(|key| drop(key.as_object_mut().unwrap().remove("use")));
-    assert_eq!(parse(&[bare.clone()], JwksForm::WorkloadApi).unwrap().kids(), ["k1"]);
+    assert_eq!(parse(std::slice::from_ref(&bare), JwksForm::WorkloadApi).unwrap().kids(), ["k1"]);
     assert!(parse(&[bare], JwksForm::SpiffeBundle).unwrap().kids().is_empty());
 }
 

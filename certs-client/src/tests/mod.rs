@@ -8,6 +8,7 @@ mod files_watch;
 mod gate;
 mod jwt_bundle;
 mod key;
+mod machine;
 mod renewal;
 mod svid;
 mod workload_api;

@@ -1,4 +1,7 @@
-//! When: how late an identity is, and how long to wait after a failure. Pure, no clock inside.
+//! When: how late an identity is, when a new one is asked for, and how long to wait after a
+//! failure. Pure, no clock and no randomness inside: [`machine`] is told both.
+
+pub mod machine;
 
 use std::time::Duration;
 
