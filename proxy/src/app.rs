@@ -292,6 +292,7 @@ impl Running {
         let mut hangup = hangup.map_err(|error| Failed::Broken(error.to_string()))?;
         let mut status = self.certs.status();
         let mut updates = self.certs.certs();
+        self.reload.identity_status(&status.borrow_and_update());
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut renewing = true;
         loop {

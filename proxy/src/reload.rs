@@ -74,7 +74,6 @@ impl Reload {
                 not_after = until,
                 "certificates in force"
             );
-            self.metrics.process().identity_renewal("source", "ok");
             self.report();
         }
     }
@@ -164,17 +163,16 @@ impl Reload {
             .flatten()
     }
 
-    /// Says how the identity source is doing.
+    /// Says how the identity source is doing. The source logs it itself, once a minute at most.
     pub fn identity_status(&self, status: &Status) {
+        self.metrics.process().identity(status);
         match status.state {
             State::Valid => self.readiness.met(Condition::Identity),
             State::Late | State::Critical => {
                 self.readiness.degraded(Condition::Identity, status.to_string());
-                tracing::warn!(code = "ID-01", status = %status, "the certificate is not being renewed");
             }
             State::Empty | State::Expired | State::Withdrawn => {
                 self.readiness.missing(Condition::Identity, status.to_string());
-                tracing::error!(code = "ID-02", status = %status, "no usable certificate");
             }
         }
     }
@@ -205,9 +203,6 @@ impl Reload {
     fn report(&self) {
         let process = self.metrics.process();
         process.snapshot("documents", &self.documents.sha256_hex());
-        if let Some(me) = &self.certs.identity {
-            process.identity_expires(me.not_after);
-        }
         for domain in self.certs.bundles.domains() {
             process.trust_confirmed(domain.as_str(), Now::read());
         }

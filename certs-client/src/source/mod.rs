@@ -53,6 +53,8 @@ impl CertSource {
     pub fn kind(&self) -> &'static str {
         match self {
             CertSource::Files { .. } => "files",
+            CertSource::KubernetesCsr(_) => "kubernetesCsr",
+            CertSource::Vault(_) => "vault",
             CertSource::WorkloadApi { .. } => "workloadApi",
         }
     }

@@ -177,8 +177,13 @@ impl Publisher {
             renewal::BACKOFF_EMPTY_MS_MAX
         };
         let wait = renewal::backoff(attempt, random(), ms_max);
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(ms_max);
-        (wait, NextTry::At((self.clock)().saturating_add(wait_ms)))
+        (wait, self.next_try(wait))
+    }
+
+    /// The moment after `wait`.
+    pub(crate) fn next_try(&self, wait: Duration) -> NextTry {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        NextTry::At((self.clock)().saturating_add(wait_ms))
     }
 
     /// What a source that asks by itself does next.

@@ -81,7 +81,15 @@ metrics! {
     IDENTITY_EXPIRES = Gauge "countersign_identity_expires_timestamp_seconds" "seconds" []
         "When the certificate in use ends, in Unix time.";
     IDENTITY_RENEWALS = Counter "countersign_identity_renewals_total" "" ["source", "result"]
-        "Renewals of the own certificate.";
+        "Certificates the source delivered, and calls that failed.";
+    IDENTITY_LATE = Gauge "countersign_identity_late" "" []
+        "1 from 75 % of the life of the certificate on, and while there is none.";
+    IDENTITY_SUCCESS_AGE = Gauge "countersign_identity_success_age_seconds" "seconds" []
+        "Time since the source last delivered something good.";
+    IDENTITY_GENERATION = Gauge "countersign_identity_generation" "" []
+        "Grows with every change of certificate or trust.";
+    IDENTITY_CLOCK_STEPS = Counter "countersign_identity_clock_steps_total" "" []
+        "Steps of the wall clock by more than 30 s.";
     TRUST_AGE = Gauge "countersign_trust_age_seconds" "seconds" ["trust_domain"]
         "Time since the trust bundle was last confirmed by its source.";
     CONNECTIONS = Gauge "countersign_connections" "" ["direction"]

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use countersign_certs_client::{Status, status as identity};
 use countersign_config::limits;
 use serde_json::{Value, json};
 
@@ -16,8 +17,7 @@ use crate::lifecycle;
 #[derive(Debug)]
 struct State {
     lifecycle: lifecycle::State,
-    identity_expires: Option<u64>,
-    renewals: BTreeMap<(&'static str, &'static str), u64>,
+    identity: Status,
     trust_confirmed: BTreeMap<String, Now>,
     issuer_keys_loaded: BTreeMap<String, Now>,
     snapshots: BTreeMap<&'static str, String>,
@@ -36,8 +36,7 @@ impl ProcessMetrics {
     pub(crate) fn new(started: Now) -> ProcessMetrics {
         let state = State {
             lifecycle: lifecycle::State::Starting,
-            identity_expires: None,
-            renewals: BTreeMap::new(),
+            identity: Status::default(),
             trust_confirmed: BTreeMap::new(),
             issuer_keys_loaded: BTreeMap::new(),
             snapshots: BTreeMap::new(),
@@ -62,14 +61,9 @@ impl ProcessMetrics {
         self.started
     }
 
-    /// The certificate in use ends at this Unix time.
-    pub fn identity_expires(&self, unix_s: u64) {
-        self.lock().identity_expires = Some(unix_s);
-    }
-
-    /// A renewal from `source` ended: `ok` or a reason.
-    pub fn identity_renewal(&self, source: &'static str, result: &'static str) {
-        *self.lock().renewals.entry((source, result)).or_default() += 1;
+    /// How the source of the own certificate is doing.
+    pub fn identity(&self, status: &Status) {
+        self.lock().identity = status.clone();
     }
 
     /// The bundle of a trust domain was confirmed by its source.
@@ -113,7 +107,9 @@ impl ProcessMetrics {
         let documents: Value = state.snapshots.iter().map(|(k, v)| (*k, v.as_str())).collect();
         json!({
             "lifecycle": state.lifecycle.text(),
-            "identity_expires": state.identity_expires,
+            "identity_expires": state.identity.not_after,
+            "identity_state": state.identity.state.as_str(),
+            "identity_source": state.identity.source,
             "trust_domains": state.trust_confirmed.keys().collect::<Vec<_>>(),
             "issuers": state.issuer_keys_loaded.keys().collect::<Vec<_>>(),
             "snapshots": documents,
@@ -131,14 +127,7 @@ impl ProcessMetrics {
             let on = u8::from(*lifecycle == state.lifecycle);
             page.sample(&names::LIFECYCLE_STATE, &[lifecycle.text()], on);
         }
-        if let Some(expires) = state.identity_expires {
-            page.begin(&names::IDENTITY_EXPIRES);
-            page.sample(&names::IDENTITY_EXPIRES, &[], expires);
-        }
-        page.begin(&names::IDENTITY_RENEWALS);
-        for ((source, result), count) in &state.renewals {
-            page.sample(&names::IDENTITY_RENEWALS, &[source, result], count);
-        }
+        write_identity(page, &state.identity, now);
         page.begin(&names::TRUST_AGE);
         for (trust_domain, at) in &state.trust_confirmed {
             page.sample(&names::TRUST_AGE, &[trust_domain], age_s(*at, now));
@@ -175,6 +164,27 @@ fn set_capped(map: &mut BTreeMap<String, Now>, key: &str, now: Now) {
 
 fn age_s(at: Now, now: Now) -> u64 {
     now.secs().saturating_sub(at.secs())
+}
+
+fn write_identity(page: &mut Page, status: &Status, now: Now) {
+    if let Some(expires) = status.not_after {
+        page.begin(&names::IDENTITY_EXPIRES);
+        page.sample(&names::IDENTITY_EXPIRES, &[], expires);
+    }
+    page.begin(&names::IDENTITY_RENEWALS);
+    for (result, count) in [("ok", status.identities_total), ("error", status.failures_total)] {
+        page.sample(&names::IDENTITY_RENEWALS, &[status.kind, result], count);
+    }
+    page.begin(&names::IDENTITY_LATE);
+    page.sample(&names::IDENTITY_LATE, &[], u8::from(status.state != identity::State::Valid));
+    if let Some(success) = status.last_success_at {
+        page.begin(&names::IDENTITY_SUCCESS_AGE);
+        page.sample(&names::IDENTITY_SUCCESS_AGE, &[], now.secs().saturating_sub(success));
+    }
+    page.begin(&names::IDENTITY_GENERATION);
+    page.sample(&names::IDENTITY_GENERATION, &[], status.generation);
+    page.begin(&names::IDENTITY_CLOCK_STEPS);
+    page.sample(&names::IDENTITY_CLOCK_STEPS, &[], status.clock_steps_total);
 }
 
 fn write_build(page: &mut Page) {
