@@ -23,6 +23,7 @@ use x509_parser::{
 use crate::bundle::{Bundle, TrustBundles, sha256};
 use crate::location;
 
+pub(crate) use self::facts::public_key;
 pub use self::facts::{LeafFacts, claimed_id, facts, not_after, spki};
 
 /// What the leaf is used for.

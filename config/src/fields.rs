@@ -25,7 +25,7 @@ macro_rules! fields {
 fields! {
     "identity.source.workloadApi.socket", "path, `unix:///absolute/path` or `tcp://<IP>:<port>`", "`$SPIFFE_ENDPOINT_SOCKET`", "Where the SPIFFE Workload API listens.";
     "identity.source.files.certificate", "PEM file", "required", "Leaf first, then intermediates; the private key may be in it, before or after. Watched, as are the next two.";
-    "identity.source.files.key", "PEM file", "the one in `certificate`", "Private key, PKCS#8 or SEC 1.";
+    "identity.source.files.key", "PEM file, or `pkcs11:` URI of a key", "the one in `certificate`", "Private key, PKCS#8 or SEC 1.";
     "identity.source.files.bundle", "PEM or JSON file", "required", "Trust anchors of the own trust domain (PEM, in any order), or a SPIFFE bundle map.";
     "identity.source.vault.address", "`https://` URL", "required", "The server of OpenBao or Vault; `http://` only on loopback.";
     "identity.source.vault.ca", "PEM file", "authorities of the system", "Authorities of the server's own certificate.";
@@ -51,6 +51,10 @@ fields! {
     "identity.source.kubernetesCsr.signerName", "`DOMAIN/NAME`", "`countersign.dev/workload`", "Who is asked to sign.";
     "identity.source.kubernetesCsr.expirationSeconds", "600 to 86400", "`3600`", "The life to ask for; the signer may issue less.";
     "identity.source.kubernetesCsr.trust", "`{clusterTrustBundle: NAME}` or `{file: PATH}`", "required", "Where the trust anchors of the own trust domain are: an object of the API server, or a PEM file. Watched.";
+    "identity.key.pkcs11.module", "shared library", "keys are made in memory", "PKCS#11 module through which keys are made and used: `p11-kit-client.so` keeps them in another process. See [identity/keys.md](identity/keys.md).";
+    "identity.key.pkcs11.token", "label, or `pkcs11:` URI of a token", "required with `module`", "The token that holds the keys.";
+    "identity.key.pkcs11.pinFile", "file", "no login", "The user PIN of the token. A PIN that was refused is not tried again until the file changes.";
+    "identity.key.pkcs11.signTimeout", "`1ms` to `1s`", "`50ms`", "How long a handshake or a context token waits for a signature.";
     "identity.expectedId", "SPIFFE ID", "any of the mesh's trust domain", "The identity the source must hand out; any other is refused.";
     "namespace", "name", "required", "What selectors of policies compare.";
     "labels", "names and values", "none", "What selectors of policies compare.";

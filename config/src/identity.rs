@@ -3,6 +3,26 @@
 use std::path::PathBuf;
 
 use crate::endpoint::WorkloadApiEndpoint;
+use crate::pkcs11::{Pkcs11Key, Pkcs11Token};
+
+/// Where keys are made, for the sources whose key this process makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// In the memory of the process.
+    #[default]
+    Memory,
+    /// In a PKCS#11 token, which they never leave.
+    Pkcs11(Pkcs11Token),
+}
+
+/// Where the private key of watched certificate files is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilesKey {
+    /// In a PEM file.
+    File(PathBuf),
+    /// In a PKCS#11 token.
+    Pkcs11(Box<Pkcs11Key>),
+}
 
 /// Where the process gets its certificate, key and trust bundles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +36,8 @@ pub enum IdentitySource {
     Files {
         /// Leaf first, then intermediates.
         certificate: PathBuf,
-        /// Private key, PKCS#8 or SEC 1; without it `certificate` holds it too.
-        key: Option<PathBuf>,
+        /// Private key, PKCS#8 or SEC 1, or in a token; without it `certificate` holds it too.
+        key: Option<FilesKey>,
         /// The trust anchors of the own trust domain.
         bundle: PathBuf,
     },

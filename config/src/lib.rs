@@ -14,6 +14,7 @@ mod fields;
 pub mod identity;
 pub mod limits;
 mod load;
+pub mod pkcs11;
 mod planned;
 mod proxy;
 mod read;
@@ -21,7 +22,9 @@ pub mod reference;
 mod signer;
 
 pub use endpoint::{WorkloadApiEndpoint, WorkloadApiEndpointError};
-pub use identity::{IdentitySource, KubernetesApi, KubernetesCsr, KubernetesTrust};
+pub use identity::{
+    FilesKey, IdentitySource, KeyPlace, KubernetesApi, KubernetesCsr, KubernetesTrust,
+};
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};
 pub use proxy::{

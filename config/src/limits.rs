@@ -243,6 +243,14 @@ bounds! {
     JWKS_BYTES_MAX: usize = 256 * KIB;
     /// Keys in a key set.
     JWKS_KEYS_MAX: usize = 64;
+    /// Time a handshake or a context token waits for a signature of a PKCS#11 token, unless `identity.key.pkcs11.signTimeout` says otherwise: it keeps a data-path thread waiting.
+    PKCS11_SIGN_MS_MAX: u64 = 50;
+    /// Largest `signTimeout`.
+    PKCS11_SIGN_MS_CEILING: u64 = 1_000;
+    /// Sessions with a PKCS#11 token, each on a thread of its own.
+    PKCS11_SESSIONS_MAX: usize = 4;
+    /// Calls that wait for one of these sessions.
+    PKCS11_QUEUE_MAX: usize = 64;
     /// Audit records waiting to be written (process).
     AUDIT_QUEUE_RECORDS_MAX: usize = 8_192;
     /// Time a record under `audit: full` may take to reach stable storage.

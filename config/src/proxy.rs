@@ -10,7 +10,7 @@ use countersign_policy::doc::PortProtocol;
 use countersign_workload_id::WorkloadId;
 use ipnet::IpNet;
 
-use crate::identity::IdentitySource;
+use crate::identity::{IdentitySource, KeyPlace};
 use crate::limits::Limits;
 
 /// Ports that are not HTTP unless somebody declares it: FTP, SSH, SMTP, POP3, IMAP, submission,
@@ -26,6 +26,8 @@ pub struct ProxyConfig {
     pub file: PathBuf,
     /// Where certificate, key and trust come from.
     pub identity: IdentitySource,
+    /// Where keys are made, for the sources whose key this process makes.
+    pub key: KeyPlace,
     /// The SPIFFE ID the source must hand out; anything else is refused.
     pub expected_id: Option<WorkloadId>,
     /// The namespace selectors compare.

@@ -11,7 +11,7 @@ use countersign_policy::{Problems, Source};
 use expect_test::{Expect, expect};
 
 use crate::endpoint::WorkloadApiEndpoint;
-use crate::identity::IdentitySource;
+use crate::identity::{FilesKey, IdentitySource, KeyPlace};
 use crate::proxy::*;
 use crate::reference::MESH;
 use crate::signer::SignerConfig;
@@ -139,13 +139,76 @@ fn the_key_of_an_identity_in_files_may_be_in_the_certificate_file() {
         ProxyConfig::load(&file).map(|(config, _)| config.identity)
     };
     let path = |name: &str| folder.0.path().join(name);
-    for (written, key) in [("", None), (", key: tls.key", Some(path("tls.key")))] {
+    for (written, key) in [("", None), (", key: tls.key", Some(FilesKey::File(path("tls.key"))))] {
         let found = load(&format!("files: {{certificate: id.pem, bundle: trust.pem{written}}}"));
         let (certificate, bundle) = (path("id.pem"), path("trust.pem"));
         assert_eq!(found.unwrap(), IdentitySource::Files { certificate, key, bundle });
     }
     let problems = load("files: {certificate: id.pem}").unwrap_err().to_string();
     assert!(problems.contains("bundle"), "{problems}");
+}
+
+/// A key in a token: named in full, or by what `identity.key` says for all.
+#[test]
+fn keys_in_tokens_are_named_by_uri() {
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    let load = |identity: &str| {
+        let source = SIDECAR.replace("{source: {workloadApi: {socket: agent.sock}}}", identity);
+        let file = folder.put("proxy.yaml", &spec(&source));
+        ProxyConfig::load(&file).map(|(config, _)| config)
+    };
+    let files = |key: &str| {
+        format!("source: {{files: {{certificate: id.pem, key: \"{key}\", bundle: trust.pem}}}}")
+    };
+    let token = "key: {pkcs11: {module: /usr/lib/p11-kit-client.so, token: mesh, pinFile: pin, signTimeout: 200ms}}";
+    let full =
+        "pkcs11:token=mesh;id=%01?module-path=/usr/lib/p11-kit-client.so&pin-source=file:pin";
+    let key_of = |config: ProxyConfig| match config.identity {
+        IdentitySource::Files { key: Some(FilesKey::Pkcs11(key)), .. } => key,
+        other => panic!("{other:?}"),
+    };
+    let found = key_of(load(&format!("{{{}}}", files(full))).unwrap());
+    assert_eq!(found.id.as_deref(), Some(&[1][..]));
+    assert_eq!(found.token.pin_file, Some(folder.0.path().join("pin")));
+    assert_eq!(found.token.sign_timeout.as_millis(), 50);
+    let found = key_of(load(&format!("{{{}, {token}}}", files("pkcs11:object=orders"))).unwrap());
+    assert_eq!(
+        found.to_string(),
+        "key \"orders\" in PKCS#11 token \"mesh\" of /usr/lib/p11-kit-client.so"
+    );
+    assert_eq!(found.token.sign_timeout.as_millis(), 200);
+    let config = load(&format!("{{{}, {token}}}", files("pkcs11:object=orders"))).unwrap();
+    assert!(matches!(config.key, KeyPlace::Pkcs11(token) if token == found.token));
+
+    for (identity, says) in [
+        (files("pkcs11:object=a"), "which PKCS#11 module"),
+        (files("pkcs11:token=a?module-path=/m.so"), "names a token, and a key"),
+        (files("pkcs11:object=a?pin-value=1"), "a PIN does not belong"),
+        (
+            format!("{}, {token}", files("key.pem")),
+            "never used: the key of these files is in a file",
+        ),
+        (
+            format!("source: {{workloadApi: {{socket: a.sock}}}}, {token}"),
+            "never used: the Workload API delivers its own key",
+        ),
+        (
+            format!(
+                "{}, {}",
+                files("pkcs11:object=a"),
+                token.replace("mesh", "\"pkcs11:object=x\"")
+            ),
+            "names a key, and a token",
+        ),
+        (
+            format!("{}, {}", files("pkcs11:object=a"), token.replace("200ms", "2s")),
+            "from 1ms to 1000ms",
+        ),
+    ] {
+        let problems = load(&format!("{{{identity}}}")).unwrap_err().to_string();
+        assert!(problems.contains(says), "{identity}: {problems}");
+    }
 }
 
 #[test]

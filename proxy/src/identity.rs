@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use countersign_certs_client::source::workload_api::JwtKeys;
-use countersign_certs_client::{CertSource, CertsHandle, source};
-use countersign_config::{IdentitySource, ProxyConfig};
+use countersign_certs_client::{CertSource, CertsHandle, KeyMaker, source};
+use countersign_config::{IdentitySource, KeyPlace, ProxyConfig};
 
 use crate::clock::Now;
 
 /// Starts the configured source on the current runtime.
 pub(crate) fn start(config: &ProxyConfig) -> CertsHandle {
     let clock = Arc::new(|| Now::read().millis());
-    source::spawn(certs_source(config), config.expected_id.clone(), clock)
+    let keys = match &config.key {
+        KeyPlace::Memory => KeyMaker::Software,
+        KeyPlace::Pkcs11(token) => KeyMaker::Pkcs11(token.clone()),
+    };
+    source::spawn_with(certs_source(config), keys, config.expected_id.clone(), clock)
 }
 
 fn certs_source(config: &ProxyConfig) -> CertSource {

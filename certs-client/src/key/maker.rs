@@ -8,7 +8,9 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 
-use super::{KeyError, SigningKey};
+use countersign_config::pkcs11::Pkcs11Token;
+
+use super::{KeyError, SigningKey, pkcs11::Token};
 
 /// Makes P-256 keys, here or in a token.
 #[derive(Clone, Debug, Default)]
@@ -16,16 +18,19 @@ pub enum KeyMaker {
     /// In the memory of this process, by the cryptographic library.
     #[default]
     Software,
+    /// In a PKCS#11 token, which they never leave.
+    Pkcs11(Pkcs11Token),
 }
 
 impl KeyMaker {
-    /// Makes a key. It may take as long as a token takes, so not on the data path.
+    /// Makes a key. It may take as long as a token takes: not for the data path.
     ///
     /// # Errors
     /// When the library has no randomness, or the token made none.
     pub fn make(&self) -> Result<SigningKey, KeyError> {
         match self {
             KeyMaker::Software => software(),
+            KeyMaker::Pkcs11(token) => Token::of(token)?.make(),
         }
     }
 }

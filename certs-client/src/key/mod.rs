@@ -7,6 +7,7 @@
 
 mod external;
 mod maker;
+pub mod pkcs11;
 mod pkcs8;
 mod sec1;
 

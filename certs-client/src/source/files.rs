@@ -8,13 +8,15 @@
 //! Invariant: a failing read, and files nobody can use, leave what we have as it is.
 
 mod contents;
+mod token_key;
 
 use std::{borrow::Cow, io, path::PathBuf, time::Duration};
 
+use countersign_config::FilesKey;
 use tokio::time::{Instant, sleep};
 
-use self::contents::Contents;
 pub(crate) use self::contents::FileError;
+use self::{contents::Contents, token_key::TokenKey};
 use super::publish::{Failed, Publisher};
 use crate::{
     bundle::BundleError,
@@ -36,7 +38,7 @@ const WRITER_STOPPED: &str =
 /// Which files.
 pub(crate) struct Paths {
     pub(crate) certificate: PathBuf,
-    pub(crate) key: Option<PathBuf>,
+    pub(crate) key: Option<FilesKey>,
     pub(crate) bundle: PathBuf,
 }
 
@@ -44,6 +46,9 @@ pub(crate) struct Paths {
 pub(super) async fn run(publisher: &Publisher, paths: &Paths) {
     let mut watch = Watch::default();
     loop {
+        if let Some(FilesKey::Pkcs11(key)) = &paths.key {
+            watch.token_key.look_up(key, &paths.certificate).await;
+        }
         watch.look(publisher, paths);
         sleep(watch.pause()).await;
     }
@@ -57,6 +62,8 @@ pub(crate) struct Watch {
     /// Digest of a change that was seen once.
     settling: Option<[u8; 32]>,
     failing: Option<Failing>,
+    /// The key of the certificate, if it is in a token.
+    token_key: TokenKey,
     /// The lateness that was reported last.
     alarmed: State,
 }
@@ -95,9 +102,10 @@ impl Watch {
         if publisher.has_identity() && self.settling.replace(digest) != Some(digest) {
             return Ok(());
         }
-        let (delivered, bundles) = contents.parse().map_err(FileError::Gate)?;
+        let (delivered, bundles) = contents.parse(&self.token_key).map_err(FileError::Gate)?;
         publisher.deliver(delivered, bundles).map_err(FileError::Gate)?;
-        *self = Watch { accepted: Some(digest), ..Watch::default() };
+        let token_key = std::mem::take(&mut self.token_key);
+        *self = Watch { accepted: Some(digest), token_key, ..Watch::default() };
         Ok(())
     }
 
@@ -144,7 +152,10 @@ impl Failing {
     fn report_once(&mut self, publisher: &Publisher, paths: &Paths, error: &FileError) {
         let path = match error {
             FileError::Gate(GateError::Bundle(_)) => &paths.bundle,
-            FileError::Gate(GateError::Key(_)) => paths.key.as_ref().unwrap_or(&paths.certificate),
+            FileError::Gate(GateError::Key(_)) => match &paths.key {
+                Some(FilesKey::File(key)) => key,
+                Some(FilesKey::Pkcs11(_)) | None => &paths.certificate,
+            },
             FileError::Gate(_) => &paths.certificate,
             FileError::Read { path, .. } => path,
         };

@@ -13,7 +13,7 @@ pub mod workload_api;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use countersign_config::{KubernetesCsr, identity::VaultSource};
+use countersign_config::{FilesKey, KubernetesCsr, identity::VaultSource};
 use countersign_workload_id::WorkloadId;
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
@@ -31,7 +31,7 @@ pub enum CertSource {
         /// Chain, leaf first; it may hold the key too.
         certificate: PathBuf,
         /// The private key, if it is not in `certificate`.
-        key: Option<PathBuf>,
+        key: Option<FilesKey>,
         /// Authorities: PEM for our own trust domain, or a SPIFFE bundle map.
         bundle: PathBuf,
     },
@@ -108,6 +108,16 @@ impl Drop for AbortOnDrop {
 ///
 /// `expected_id`, if set, is the only identity that is accepted from it.
 pub fn spawn(source: CertSource, expected_id: Option<WorkloadId>, clock: Clock) -> CertsHandle {
+    spawn_with(source, KeyMaker::Software, expected_id, clock)
+}
+
+/// As [`spawn`]; `keys` makes the keys of the sources whose key this process makes.
+pub fn spawn_with(
+    source: CertSource,
+    keys: KeyMaker,
+    expected_id: Option<WorkloadId>,
+    clock: Clock,
+) -> CertsHandle {
     let (publisher, certs, status) = Publisher::new(&source, expected_id, clock);
     let task = Handle::current().spawn(async move {
         tokio::join!(publisher.watch_the_clock(), async {
@@ -116,10 +126,10 @@ pub fn spawn(source: CertSource, expected_id: Option<WorkloadId>, clock: Clock) 
                     files::run(&publisher, &files::Paths { certificate, key, bundle }).await;
                 }
                 CertSource::KubernetesCsr(config) => {
-                    kubernetes::run(&publisher, config, &KeyMaker::Software).await;
+                    kubernetes::run(&publisher, config, &keys).await;
                 }
                 CertSource::Vault(role) => {
-                    vault::run(&publisher, &role, &KeyMaker::Software).await;
+                    vault::run(&publisher, &role, &keys).await;
                 }
                 CertSource::WorkloadApi { endpoint, jwt_keys } => {
                     workload_api::run(&publisher, &endpoint, jwt_keys).await;

@@ -53,6 +53,14 @@ pub fn not_after(certificate: &CertificateDer<'_>) -> Result<u64, SvidError> {
     Ok(u64::try_from(end).unwrap_or(0))
 }
 
+/// `subjectPublicKey` of a certificate: what [`crate::SigningKey::public_key`] must equal.
+///
+/// # Errors
+/// [`SvidError::BadCertificate`].
+pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, SvidError> {
+    Ok(parse(1, certificate)?.public_key().subject_public_key.data.to_vec())
+}
+
 /// `SubjectPublicKeyInfo` of a certificate, DER.
 ///
 /// # Errors

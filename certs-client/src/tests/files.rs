@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::authority::{Leaf, NOW, ORDERS, TestCa, clock, life, pem, until};
 use crate::{CertSource, Certs, CertsHandle, NextTry, State, Status, source};
+use countersign_config::FilesKey;
 
 struct Files {
     folder: TempDir,
@@ -37,7 +38,7 @@ impl Files {
     fn two_files(&self) -> CertSource {
         CertSource::Files {
             certificate: self.path("tls.crt"),
-            key: Some(self.path("tls.key")),
+            key: Some(FilesKey::File(self.path("tls.key"))),
             bundle: self.path("ca.crt"),
         }
     }

@@ -25,6 +25,7 @@ use crate::{
         publish::Publisher,
     },
 };
+use countersign_config::FilesKey;
 
 /// A source whose looks the test makes itself, with an authority and its files.
 struct Bench {
@@ -43,8 +44,11 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join("volume").join(name);
         fs::create_dir(folder.path().join("volume")).unwrap();
-        let paths =
-            Paths { certificate: path("id.pem"), key: key.map(path), bundle: path("trust.pem") };
+        let paths = Paths {
+            certificate: path("id.pem"),
+            key: key.map(path).map(FilesKey::File),
+            bundle: path("trust.pem"),
+        };
         let source = CertSource::Files {
             certificate: paths.certificate.clone(),
             key: None,

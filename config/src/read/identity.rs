@@ -1,6 +1,7 @@
 //! `spec.identity`: who this process is, and which source says so. One file per source.
 
 mod files;
+mod key;
 pub(super) mod kubernetes_csr;
 mod vault;
 mod workload_api;
@@ -9,16 +10,23 @@ use countersign_policy::yaml::{Fields, Node, read};
 use countersign_workload_id::WorkloadId;
 
 use super::Reader;
-use crate::identity::IdentitySource;
+use crate::identity::{IdentitySource, KeyPlace};
 
 impl Reader<'_, '_> {
     pub(super) fn identity(
         &mut self,
         node: Option<&Node>,
-    ) -> (Option<IdentitySource>, Option<WorkloadId>) {
-        let Some(mut fields) = self.fields(node, "`identity`") else { return (None, None) };
+    ) -> (Option<IdentitySource>, Option<WorkloadId>, KeyPlace) {
+        let Some(mut fields) = self.fields(node, "`identity`") else {
+            return (None, None, KeyPlace::Memory);
+        };
+        let key_node = fields.optional("key");
+        let key = key_node.and_then(|node| self.key_place(node)).unwrap_or_default();
         let source = fields.required("source", self.findings);
-        let source = source.and_then(|node| self.identity_source(node));
+        let source = source.and_then(|node| self.identity_source(node, &key));
+        if let (Some(node), Some(source)) = (key_node, &source) {
+            self.key_fits_source(node, source);
+        }
         let expected = fields.optional("expectedId").and_then(|node| {
             self.places.expected_id = Some(node.span);
             let text = read::short_string(node, 2048, self.findings)?;
@@ -40,10 +48,10 @@ impl Reader<'_, '_> {
             self.error(fields.span(), "`vault` does not know who this process is", hint);
         }
         self.finish(fields);
-        (source, expected)
+        (source, expected, key)
     }
 
-    fn identity_source(&mut self, node: &Node) -> Option<IdentitySource> {
+    fn identity_source(&mut self, node: &Node, place: &KeyPlace) -> Option<IdentitySource> {
         let mut fields = Fields::of(node, "`identity.source`", self.findings)?;
         let sources = ["workloadApi", "files", "kubernetesCsr", "vault"];
         let sources = sources.map(|name| (name, fields.optional(name)));
@@ -53,7 +61,7 @@ impl Reader<'_, '_> {
             sources.into_iter().filter_map(|(name, node)| Some((name, node?))).collect();
         match written.as_slice() {
             [("workloadApi", node)] => self.workload_api(node),
-            [("files", node)] => self.files(node),
+            [("files", node)] => self.files(node, place),
             [("kubernetesCsr", node)] => self.kubernetes_csr(node),
             [("vault", node)] => self.vault(node),
             [_, _, ..] => {

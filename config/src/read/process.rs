@@ -26,7 +26,7 @@ impl Reader<'_, '_> {
         let mut fields = Fields::of(node, "`spec`", self.findings)?;
         self.places.spec = Some(node.span);
         let identity = fields.required("identity", self.findings);
-        let (identity, expected_id) = self.identity(identity);
+        let (identity, expected_id, key) = self.identity(identity);
         let namespace = fields.required("namespace", self.findings);
         let namespace = namespace.and_then(|node| self.namespace(node));
         let labels = fields.optional("labels").map(|node| self.labels(node)).unwrap_or_default();
@@ -58,6 +58,7 @@ impl Reader<'_, '_> {
         Some(ProxyConfig {
             file: file.to_path_buf(),
             identity: identity?,
+            key,
             expected_id,
             namespace: namespace?,
             labels,

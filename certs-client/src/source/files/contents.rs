@@ -7,10 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use countersign_config::FilesKey;
 use countersign_workload_id::TrustDomain;
 use zeroize::Zeroizing;
 
-use super::Paths;
+use super::{Paths, TokenKey};
 use crate::{
     bundle::{Bundle, TrustBundles, sha256},
     bundle_map,
@@ -39,32 +40,50 @@ impl fmt::Display for FileError {
     }
 }
 
+/// Where the private key stands.
+enum Key {
+    Beside(Zeroizing<Vec<u8>>),
+    InToken,
+    WithCertificate,
+}
+
 pub(super) struct Contents {
     certificate: Zeroizing<Vec<u8>>,
-    key: Option<Zeroizing<Vec<u8>>>,
+    key: Key,
     bundle: Zeroizing<Vec<u8>>,
 }
 
 impl Contents {
     pub(super) fn read(paths: &Paths) -> Result<Contents, FileError> {
-        Ok(Contents {
-            certificate: read(&paths.certificate)?,
-            key: paths.key.as_deref().map(read).transpose()?,
-            bundle: read(&paths.bundle)?,
-        })
+        let key = match &paths.key {
+            Some(FilesKey::File(path)) => Key::Beside(read(path)?),
+            Some(FilesKey::Pkcs11(_)) => Key::InToken,
+            None => Key::WithCertificate,
+        };
+        Ok(Contents { certificate: read(&paths.certificate)?, key, bundle: read(&paths.bundle)? })
     }
 
     pub(super) fn digest(&self) -> [u8; 32] {
-        let key = self.key.as_ref().map(|key| sha256(key)).unwrap_or_default();
+        let key = match &self.key {
+            Key::Beside(key) => sha256(key),
+            Key::InToken | Key::WithCertificate => [0; 32],
+        };
         sha256(&[sha256(&self.certificate), key, sha256(&self.bundle)].concat())
     }
 
-    pub(super) fn parse(&self) -> Result<(Delivered, TrustBundles), GateError> {
+    pub(super) fn parse(
+        &self,
+        token_key: &TokenKey,
+    ) -> Result<(Delivered, TrustBundles), GateError> {
         let chain = pem::certificates(&self.certificate)
             .map_err(|error| GateError::Unreadable(format!("certificate file: {error}")))?;
         let leaf = chain.first().ok_or(GateError::EmptyField("the certificate file"))?;
         let own = svid::claimed_id(leaf)?.trust_domain().clone();
-        let key = signing_key(self.key.as_ref().unwrap_or(&self.certificate))?;
+        let key = match &self.key {
+            Key::Beside(key) => signing_key(key)?,
+            Key::InToken => token_key.of(leaf)?,
+            Key::WithCertificate => signing_key(&self.certificate)?,
+        };
         let bundles = trust(&self.bundle, own)?;
         Ok((Delivered { chain, key, crls: Vec::new() }, bundles))
     }
@@ -96,7 +115,7 @@ fn trust(text: &[u8], own: TrustDomain) -> Result<TrustBundles, GateError> {
     Ok(TrustBundles::from_iter([(own, Bundle::from_certificates(authorities)?)]))
 }
 
-fn read(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, FileError> {
+pub(super) fn read(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let path = path.as_ref();
     let failed = |error| FileError::Read { path: path.to_owned(), error };
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
