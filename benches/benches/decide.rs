@@ -85,6 +85,7 @@ fn facts<'a>(entry: &'a WorkloadId, scope: &'a [String]) -> ContextFacts<'a> {
         expires_at: NOW_S + 59,
         entry,
         user: None,
+        service: None,
         source: None,
         device: None,
         justification: None,

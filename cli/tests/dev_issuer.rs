@@ -32,6 +32,7 @@ fn provider(issuer: &str) -> Arc<Provider> {
         algorithms: vec![UserAlgorithm::RS256, UserAlgorithm::ES256],
         token_types: vec!["at+jwt".to_owned()],
         keys: KeySource::Discovery {
+            api_server: None,
             allowed_hosts: Vec::new(),
             refresh_s: 900,
             unknown_key_cooldown_s: 0,

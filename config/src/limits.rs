@@ -251,6 +251,16 @@ bounds! {
     PKCS11_SESSIONS_MAX: usize = 4;
     /// Calls that wait for one of these sessions.
     PKCS11_QUEUE_MAX: usize = 64;
+    /// Callers outside the mesh whose tokens are remembered.
+    CALLER_CACHE_ENTRIES_MAX: usize = 1_024;
+    /// How long an answer of the API server about a caller's token counts: a pod that is gone is known to be gone by then.
+    CALLER_REVIEW_AGE_MS_MAX: u64 = 10_000;
+    /// How long a request waits for the API server's answer about its token.
+    CALLER_REVIEW_MS_MAX: u64 = 3_000;
+    /// Questions about callers' tokens that the API server has at a time (process).
+    CALLER_REVIEWS_MAX: usize = 32;
+    /// Questions that wait for their turn (process).
+    CALLER_REVIEW_QUEUE_MAX: usize = 256;
     /// Audit records waiting to be written (process).
     AUDIT_QUEUE_RECORDS_MAX: usize = 8_192;
     /// Time a record under `audit: full` may take to reach stable storage.

@@ -6,6 +6,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use countersign_workload_id::WorkloadId;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -201,7 +202,9 @@ fn token(atom: &TokenAtom, facts: &ContextFacts<'_>, input: &Input<'_>) -> Tri {
         None => Tri::True,
         Some(max) => young_enough(Some(facts.issued_at), max, input.now_ms),
     };
-    Tri::all([scopes, origin, age])
+    let covered = |id: &WorkloadId| atom.services.iter().any(|pattern| pattern.matches(id));
+    let service = Tri::from(atom.services.is_empty() || facts.service.is_some_and(covered));
+    Tri::all([scopes, origin, service, age])
 }
 
 /// One header condition.

@@ -287,10 +287,24 @@ fn token(atom: &TokenAtom, input: &Input<'_>) -> String {
             if good { String::new() } else { format!(", needs {}", atom.origins.join(" or ")) };
         parts.push((good, format!("the transaction began as {}{needs}", facts.origin)));
     }
+    parts.extend(service(atom, facts));
     if let Some(max) = atom.max_age_s {
         parts.push(age("issued", "", Some(facts.issued_at), max, input));
     }
     join(parts)
+}
+
+fn service(atom: &TokenAtom, facts: &ContextFacts<'_>) -> Option<(bool, String)> {
+    if atom.services.is_empty() {
+        return None;
+    }
+    let Some(id) = facts.service else {
+        return Some((false, "the subject is no service".to_owned()));
+    };
+    let good = atom.services.iter().any(|pattern| pattern.matches(id));
+    let listed = || atom.services.iter().map(|own| own.as_str()).collect::<Vec<_>>().join(" or ");
+    let needs = if good { String::new() } else { format!(", needs {}", listed()) };
+    Some((good, format!("made for the service {id}{needs}")))
 }
 
 fn scopes(atom: &TokenAtom, facts: &ContextFacts<'_>) -> Option<(bool, String)> {

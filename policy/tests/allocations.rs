@@ -79,6 +79,7 @@ fn decide(
             expires_at: now_s + 60,
             entry: &caller,
             user: Some(user),
+            service: None,
             source: None,
             device: None,
             justification: None,

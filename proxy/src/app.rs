@@ -30,6 +30,7 @@ use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
 use crate::control::{self, Control, Socket};
 use crate::gateway;
+use crate::gateway::callers::review::Reviews;
 use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
 use crate::gateway::sources::Sources;
@@ -224,6 +225,7 @@ impl Started {
             probes: Arc::default(),
             why,
             provider_keys: provider_keys.reader(),
+            reviews: Reviews::start(),
             sources: Arc::new(Sources::new(config.limits.conns_per_source_max)),
             tag: tag(&self_id),
             conns_per_worker_max: conns_per_worker(&config),

@@ -23,10 +23,11 @@ use tokio::time::Instant;
 use crate::admin::{Explain, StageRefusal, WhyEntry};
 use crate::audit::{
     self, AuditContext, AuditSlot, Callee, ContextFields, DecidedInput, DecisionId,
-    JustificationFields, Reason, Record, RecordKind, RequestFacts, ResponseFacts, SourceFields,
-    Text, Timing, UserFields,
+    JustificationFields, PodFields, Reason, Record, RecordKind, RequestFacts, ResponseFacts,
+    ServiceFields, SourceFields, Text, Timing, UserFields,
 };
 use crate::clock::Now;
+use crate::gateway::callers::ServiceCaller;
 use crate::gateway::capture::ClientAddress;
 use crate::gateway::mint::Minted;
 use crate::http::body::ProxyBody;
@@ -200,6 +201,18 @@ impl Journal {
     pub fn peer(&mut self, peer: &Peer) -> &mut Journal {
         self.peer = Some(peer.clone());
         self
+    }
+
+    /// Notes the workload outside the mesh that calls with a token of its own.
+    pub fn caller(&mut self, caller: &ServiceCaller) {
+        self.peer = Some(Peer::None(caller.kind().no_peer()));
+        self.fields.service = Some(ServiceFields {
+            id: caller.id().clone(),
+            pod: caller.pod().map(|pod| PodFields {
+                name: pod.name.clone().into(),
+                uid: pod.uid.clone().into(),
+            }),
+        });
     }
 
     /// Notes reserved names that were taken out.

@@ -56,6 +56,9 @@ refusals! {
     AudienceWrong => "audience_wrong", 401, 16, "invalid_token", "inbound", "The token is for another trust domain.";
     AuditUnavailable => "audit_unavailable", 503, 14, "unavailable", "all", "The audit queue is full and the mesh demands a record (`onFull: refuse`).";
     BodyTooLarge => "body_too_large", 413, 8, "too_large", "gateway, inbound", "The body is longer than the limit, as declared or as it came.";
+    CallerTokenExpired => "caller_token_expired", 401, 16, "expired_token", "gateway", "The token of a workload outside the mesh ended.";
+    CallerTokenInvalid => "caller_token_invalid", 401, 16, "invalid_token", "gateway", "The service account token or JWT-SVID of a workload outside the mesh does not verify, or may not call here.";
+    CallerUnverifiable => "caller_unverifiable", 503, 14, "unavailable", "gateway", "Whoever can tell whether a workload's token counts does not answer: the API server, or the keys are missing.";
     ClaimInvalid => "claim_invalid", 401, 16, "invalid_token", "inbound", "A claim is missing, of the wrong type or out of bounds.";
     ClientAddressInvalid => "client_address_invalid", 400, 3, "bad_request", "gateway", "The forwarded client address from a trusted proxy cannot be read.";
     ClientGone => "client_gone", 499, 1, "cancelled", "all", "The client went away before the answer; what had been done by then is in the record.";

@@ -21,6 +21,8 @@ use crate::audit::{AuditSink, DecisionId};
 use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
 use crate::failures::Failures;
+use crate::gateway::callers::CallerCache;
+use crate::gateway::callers::review::Reviews;
 use crate::gateway::provider_keys::KeysReader;
 use crate::gateway::sources::{Place, Sources};
 use crate::gateway::user_cache::UserCache;
@@ -62,6 +64,8 @@ pub struct Shared {
     pub why: WhyRing,
     /// Keys of identity providers.
     pub provider_keys: KeysReader,
+    /// Asks the API server about callers' tokens.
+    pub reviews: Reviews,
     /// What each client address holds at the gateways.
     pub sources: Arc<Sources>,
     /// Tag of this process in decision ids.
@@ -168,6 +172,8 @@ pub struct Worker {
     pub buffers: Rc<Buffers>,
     /// Users whose tokens this worker has verified.
     pub users: RefCell<UserCache>,
+    /// Callers outside the mesh whose tokens were verified a moment ago.
+    pub callers: RefCell<CallerCache>,
     /// Bad tokens per peer.
     pub failures: RefCell<Failures>,
     /// Tokens this worker has verified.
@@ -223,6 +229,7 @@ impl Worker {
             handshakes: Semaphore::new(limits::HANDSHAKES_MAX),
             buffers: Rc::default(),
             users: RefCell::default(),
+            callers: RefCell::default(),
             failures: RefCell::default(),
             pool: Pool::new(&shared.config.limits),
             registry: Registry::new(Rc::clone(&metrics)),

@@ -64,6 +64,14 @@ impl Subject {
             Self::Anonymous | Self::Foreign { .. } | Self::Service(_) => None,
         }
     }
+
+    /// The workload, for subjects that are one.
+    pub fn service(&self) -> Option<&WorkloadId> {
+        match self {
+            Self::Service(id) => Some(id),
+            Self::Anonymous | Self::Foreign { .. } | Self::User(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Subject {

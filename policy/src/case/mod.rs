@@ -42,6 +42,8 @@ pub(crate) struct Case {
 #[derive(Clone, Debug)]
 pub(crate) struct CaseRequest {
     pub(crate) user: Option<CaseUser>,
+    /// The subject is this service.
+    pub(crate) service: Option<WorkloadId>,
     pub(crate) caller: Option<WorkloadId>,
     pub(crate) method: String,
     pub(crate) host: String,

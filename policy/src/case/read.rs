@@ -170,6 +170,10 @@ fn request(
         defaults: defaults.and_then(|node| Fields::of(node, "a request", findings)),
     };
     let user = layers.get("as").and_then(|node| by_name(node, &cast.users, "user", findings));
+    let service = layers.get("service").and_then(|node| scalars::workload_id(node, findings));
+    if user.is_some() && service.is_some() {
+        findings.error("E013", test.span, "a request is made for a user or for a service");
+    }
     let caller =
         layers.get("from").and_then(|node| by_name(node, &cast.callers, "caller", findings));
     let mut text = |name: &'static str, findings: &mut Findings<'_>| {
@@ -202,6 +206,7 @@ fn request(
     Some(CaseRequest {
         origin: origin.unwrap_or_else(|| default_origin.to_owned()),
         user,
+        service,
         caller,
         method,
         host,

@@ -230,6 +230,7 @@ fn context(request: &CaseRequest, now_s: u64) -> Option<ContextFacts<'_>> {
             acr: None,
             claims: user.claims.as_ref(),
         }),
+        service: request.service.as_ref(),
         source: request.source.as_ref().map(|(ip, via)| SourceFacts { ip: *ip, via }),
         device: None,
         justification: request.justification.as_ref().map(|given| JustificationFacts {

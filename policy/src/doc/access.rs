@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use countersign_workload_id::WorkloadId;
+use countersign_workload_id::{IdPattern, WorkloadId};
 
 use super::{Place, Selector};
 use crate::{path::PathTemplate, time::TimeAtom};
@@ -281,6 +281,8 @@ pub struct TokenAtom {
     pub max_age_s: Option<u64>,
     /// Accepted origins; empty: any.
     pub origins: Vec<String>,
+    /// The subject is a service that one of these covers; empty: any subject.
+    pub services: Vec<IdPattern>,
 }
 
 /// Whether an allow rule needs a context token.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{HttpMatch, Selector};
+use super::{Callers, HttpMatch, Selector};
 use crate::pattern::AnchoredPattern;
 
 /// What one gateway does with requests from outside.
@@ -18,6 +18,8 @@ pub struct ContextPolicy {
     pub user_providers: Vec<String>,
     /// `user.whenMissing`.
     pub when_missing: WhenMissing,
+    /// `callers`: workloads outside the mesh that may call with a bearer token of theirs.
+    pub callers: Callers,
     /// Kinds of `Countersign-Justification`, by name; empty: the header is dropped.
     pub justification_kinds: BTreeMap<String, JustificationKind>,
     /// What is minted for which requests; no match: 403 and nothing is minted.

@@ -21,6 +21,7 @@ macro_rules! closed_names {
 }
 
 pub mod access;
+pub mod callers;
 pub mod destination;
 pub mod gateway;
 mod matching;
@@ -38,6 +39,7 @@ pub use access::{
     AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, GrpcMatch, HeaderMatch,
     HeaderValues, HttpMatch, Match, Obligations, PathPattern, ProtocolMatch, Resource, Rule,
 };
+pub use callers::{ApiServer, Callers, JwtSvidCallers, ServiceAccountCallers, SvidBundle};
 pub use destination::{
     Destination, DestinationPeer, DestinationPort, Endpoint, PortProtocol, TlsRoots,
 };

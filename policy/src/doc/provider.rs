@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::FileRef;
+use super::{ApiServer, FileRef};
 
 /// An issuer of end-user tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +66,8 @@ closed_names! {
 pub enum ProviderKeys {
     /// OpenID discovery at the issuer.
     Discovery {
+        /// The API server to ask instead of the issuer's own address, which pods may not reach.
+        api_server: Option<ApiServer>,
         /// Hosts the metadata and key URLs may name.
         allowed_hosts: Vec<String>,
         /// Seconds between refreshes.

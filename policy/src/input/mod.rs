@@ -127,6 +127,8 @@ pub struct ContextFacts<'a> {
     pub entry: &'a WorkloadId,
     /// The end user.
     pub user: Option<UserFacts<'a>>,
+    /// The workload that calls on its own behalf: the subject is `svc:<SPIFFE ID>`.
+    pub service: Option<&'a WorkloadId>,
     /// The client's address at the gateway.
     pub source: Option<SourceFacts<'a>>,
     /// The client's device.

@@ -43,6 +43,7 @@ struct ContextOwned {
     expires_at: u64,
     entry: WorkloadId,
     user: Option<UserOwned>,
+    service: Option<WorkloadId>,
     source: Option<(IpAddr, String)>,
     device: Option<DeviceOwned>,
     justification: Option<JustificationOwned>,
@@ -155,6 +156,7 @@ impl ContextOwned {
             expires_at: facts.expires_at,
             entry: facts.entry.clone(),
             user: facts.user.as_ref().map(UserOwned::of),
+            service: facts.service.cloned(),
             source: facts.source.map(|s| (s.ip, s.via.to_owned())),
             device: facts.device.map(|d| DeviceOwned {
                 id: d.id.map(str::to_owned),
@@ -183,6 +185,7 @@ impl ContextOwned {
             expires_at: self.expires_at,
             entry: &self.entry,
             user: self.user.as_ref().map(UserOwned::facts),
+            service: self.service.as_ref(),
             source: self.source.as_ref().map(|(ip, via)| SourceFacts { ip: *ip, via }),
             device: self.device.as_ref().map(|d| DeviceFacts {
                 id: d.id.as_deref(),

@@ -16,6 +16,8 @@ use crate::{
 };
 
 /// Atoms of the language that this version does not evaluate.
+/// Most services one atom lists.
+const SERVICES_MAX: usize = 64;
 const LATER: &[&str] = &["device", "build", "interaction", "chain", "workload", "external", "when"];
 
 /// The atoms of one mapping, and where each stands.
@@ -251,10 +253,11 @@ fn token(node: &Node, findings: &mut Findings<'_>) -> Option<TokenAtom> {
     let scopes = fields.optional("scopes");
     let max_age = fields.optional("maxAge");
     let origins_node = fields.optional("origins");
+    let services_node = fields.optional("services");
     let (span, empty) = (fields.span(), fields.is_empty());
     fields.finish(findings);
     if empty {
-        findings.error("E001", span, "`token` needs `scopes`, `maxAge` or `origins`");
+        findings.error("E001", span, "`token` needs `scopes`, `maxAge`, `origins` or `services`");
         return None;
     }
     let (any_scope, all_scopes) =
@@ -265,7 +268,14 @@ fn token(node: &Node, findings: &mut Findings<'_>) -> Option<TokenAtom> {
         .map(str::to_owned)
         .collect();
     let max_age_s = max_age.and_then(|node| read::duration_s(node, findings));
-    Some(TokenAtom { any_scope, all_scopes, max_age_s, origins })
+    let services: Vec<_> = read::filled_list(services_node, findings)
+        .iter()
+        .filter_map(|item| scalars::id_pattern(item, findings))
+        .collect();
+    if let (Some(node), true) = (services_node, services.len() > SERVICES_MAX) {
+        findings.error("E017", node.span, format!("more than {SERVICES_MAX} services"));
+    }
+    Some(TokenAtom { any_scope, all_scopes, max_age_s, origins, services })
 }
 
 /// `{anyOf: […]}`, `{allOf: […]}` or both.

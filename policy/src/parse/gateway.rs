@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{known::Known, matchers, scalars};
+use super::{callers, known::Known, matchers, scalars};
 use crate::{
     doc::{
         ClientAddress, ClientAddressFrom, ContextPolicy, HttpMatch, JustificationKind, MintRule,
@@ -39,7 +39,17 @@ pub(super) fn read(
             from: ClientAddressFrom::Peer,
         }),
     };
-    let user = fields.required("user", findings).and_then(|node| user(node, known, findings));
+    let callers_node = fields.optional("callers");
+    let callers = callers_node.map(|node| callers::read(node, known, findings)).unwrap_or_default();
+    let user_node = match callers_node {
+        None => fields.required("user", findings),
+        Some(_) => fields.optional("user"),
+    };
+    // A gateway for services alone names no provider of users.
+    let user = match (user_node, callers_node) {
+        (None, Some(_)) => Some((Vec::new(), WhenMissing::Refuse)),
+        (node, _) => node.and_then(|node| user(node, known, findings)),
+    };
     fields.not_yet("device", findings);
     let justification = fields.optional("justification");
     let justification_kinds =
@@ -52,6 +62,7 @@ pub(super) fn read(
         client_address: client_address?,
         user_providers,
         when_missing,
+        callers,
         justification_kinds,
         mint,
     })

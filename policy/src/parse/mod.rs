@@ -6,6 +6,7 @@
 
 mod access;
 mod atoms;
+mod callers;
 mod destination;
 mod gateway;
 mod known;
@@ -218,6 +219,30 @@ impl Collected {
         }
     }
 
+    /// A gateway that takes callers from outside the mesh makes tokens for services: somebody must
+    /// be trusted to sign them.
+    fn check_callers(&self, findings: &mut Findings<'_>) {
+        let (Some(mesh), Some(span)) = (&self.mesh, self.mesh_span) else { return };
+        let Some(gateway) = self.gateways.iter().find(|named| !named.spec.callers.is_empty())
+        else {
+            return;
+        };
+        let may_sign = mesh.issuers.iter().any(|issuer| {
+            issuer.origins.iter().any(|origin| origin == "service")
+                && issuer.subjects.iter().any(|subject| subject.starts_with("svc:"))
+        });
+        if !may_sign {
+            let (namespace, name) = (&gateway.namespace, &gateway.name);
+            let message = format!(
+                "gateway `{namespace}/{name}` takes callers, and no issuer may sign for services"
+            );
+            findings.error("E013", span, message).hint(
+                "add `service` to `allow.origin` and `svc:*` to `allow.sub` of that gateway in \
+                 `context.issuers`",
+            );
+        }
+    }
+
     fn finish(
         mut self,
         mut findings: Findings<'_>,
@@ -230,6 +255,7 @@ impl Collected {
         self.destinations.sort_by(|a, b| by_name((&a.namespace, &a.name), (&b.namespace, &b.name)));
         self.revocations.sort_by(|a, b| a.name.cmp(&b.name));
         self.check_sizes(&mut findings);
+        self.check_callers(&mut findings);
         let warnings = findings.finish()?;
         let Some(mesh) = self.mesh else { return Err(Problems(warnings)) };
         Ok(Documents {

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Envelope,
+    Envelope, callers,
     known::{Known, KnownProvider},
     scalars,
 };
 use crate::{
     doc::{
-        ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, IdentityProvider, ProviderKeys,
-        UserAlgorithm,
+        ApiServer, ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, IdentityProvider,
+        ProviderKeys, UserAlgorithm,
     },
     yaml::{Fields, Findings, Node, Value, did_you_mean, read},
 };
@@ -110,8 +110,8 @@ fn unique_prefix(
     known.prefixes.insert(key, envelope.name.clone());
 }
 
-/// An issuer URL. Plain http is accepted for addresses of this machine only.
-fn https(node: &Node, findings: &mut Findings<'_>) -> Option<String> {
+/// An issuer URL, or another address keys come from. Plain http is accepted for addresses of this machine only.
+pub(super) fn https(node: &Node, findings: &mut Findings<'_>) -> Option<String> {
     let url = read::short_string(node, scalars::TEXT_BYTES_MAX, findings)?;
     let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|start| {
         url.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
@@ -178,6 +178,31 @@ fn keys(node: &Node, findings: &mut Findings<'_>) -> Option<ProviderKeys> {
 fn discovery(node: &Node, findings: &mut Findings<'_>) -> Option<ProviderKeys> {
     let mut fields = Fields::of(node, "discovery", findings)?;
     let allowed = fields.required("allowedHosts", findings);
+    discovery_fields(fields, allowed, None, findings)
+}
+
+/// `discovery` of a cluster: with `apiServer`, the API server is asked; without, the issuer.
+pub(super) fn discovery_of_cluster(
+    node: &Node,
+    findings: &mut Findings<'_>,
+) -> Option<ProviderKeys> {
+    let mut fields = Fields::of(node, "discovery", findings)?;
+    let api_server = fields.optional("apiServer");
+    let allowed = fields.optional("allowedHosts");
+    if let (Some(_), Some(node)) = (api_server, allowed) {
+        let message = "`allowedHosts` is for keys at the issuer; the API server names none";
+        findings.error("E013", node.span, message);
+    }
+    let api_server = api_server.and_then(|node| callers::api_server(node, findings));
+    discovery_fields(fields, allowed, api_server, findings)
+}
+
+fn discovery_fields(
+    mut fields: Fields<'_>,
+    allowed: Option<&Node>,
+    api_server: Option<ApiServer>,
+    findings: &mut Findings<'_>,
+) -> Option<ProviderKeys> {
     let allowed_hosts = read::filled_list(allowed, findings)
         .iter()
         .filter_map(|node| scalars::host(node, findings))
@@ -189,7 +214,13 @@ fn discovery(node: &Node, findings: &mut Findings<'_>) -> Option<ProviderKeys> {
     let unknown_key_cooldown_s = duration("unknownKeyCooldown", 30);
     let max_stale_s = duration("maxStale", 24 * 3600);
     fields.finish(findings);
-    Some(ProviderKeys::Discovery { allowed_hosts, refresh_s, unknown_key_cooldown_s, max_stale_s })
+    Some(ProviderKeys::Discovery {
+        api_server,
+        allowed_hosts,
+        refresh_s,
+        unknown_key_cooldown_s,
+        max_stale_s,
+    })
 }
 
 fn bearer() -> CredentialSource {

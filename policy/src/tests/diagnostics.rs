@@ -386,14 +386,14 @@ fn nothing_matches_by_being_empty() {
     check_rule(
         "    require: {token: {}, source: {at: origin}}\n",
         expect![[r#"
-        error[E001]: `token` needs `scopes`, `maxAge` or `origins`
-          --> policy.yaml:11:22
-        11 |     require: {token: {}, source: {at: origin}}
-           |                      ^^
-        error[E001]: `source` needs `cidrSets` or `sources`
-          --> policy.yaml:11:34
-        11 |     require: {token: {}, source: {at: origin}}
-           |                                  ^^^^^^^^^^^^"#]],
+            error[E001]: `token` needs `scopes`, `maxAge`, `origins` or `services`
+              --> policy.yaml:11:22
+            11 |     require: {token: {}, source: {at: origin}}
+               |                      ^^
+            error[E001]: `source` needs `cidrSets` or `sources`
+              --> policy.yaml:11:34
+            11 |     require: {token: {}, source: {at: origin}}
+               |                                  ^^^^^^^^^^^^"#]],
     );
 }
 

@@ -353,6 +353,7 @@ fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
             acr: None,
             claims: tenant.as_ref(),
         }),
+        service: None,
         source: c.source.map(|(ip, via)| SourceFacts { ip: ip.parse().unwrap(), via }),
         device: None,
         justification: c.justification.map(|(checked, age)| JustificationFacts {

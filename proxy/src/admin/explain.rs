@@ -226,7 +226,7 @@ const GATEWAY: &[Step] = &[
     ),
     ("accept: a route, and a body of permitted size", &["route_unknown", "body_too_large"]),
     (
-        "identify: the end user",
+        "identify: the end user, or the workload outside the mesh",
         &[
             "user_token_missing",
             "user_token_malformed",
@@ -235,6 +235,9 @@ const GATEWAY: &[Step] = &[
             "user_token_revoked",
             "user_claim_invalid",
             "user_keys_unavailable",
+            "caller_token_invalid",
+            "caller_token_expired",
+            "caller_unverifiable",
         ],
     ),
     (
@@ -374,6 +377,7 @@ mod tests {
             expires_at: 1_795_000_060,
             entry: &gateway,
             user: Some(user),
+            service: None,
             source: Some(SourceFacts { ip: "198.51.100.7".parse().unwrap(), via: "peer" }),
             device: None,
             justification: None,

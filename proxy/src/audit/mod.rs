@@ -19,8 +19,9 @@ pub use decided::DecidedInput;
 pub use id::DecisionId;
 pub use pseudonym::{Personal, PseudonymKey};
 pub use record::{
-    AuditContext, Callee, ContextFields, Control, DeviceFields, JustificationFields, Peer, Reason,
-    Record, RecordKind, RequestFacts, ResponseFacts, SourceFields, Text, Timing, Trace, UserFields,
+    AuditContext, Callee, ContextFields, Control, DeviceFields, JustificationFields, Peer,
+    PodFields, Reason, Record, RecordKind, RequestFacts, ResponseFacts, ServiceFields,
+    SourceFields, Text, Timing, Trace, UserFields,
 };
 pub use sink::{
     AuditConfig, AuditSink, AuditSlot, AuditStats, AuditUnavailable, AuditWriter, OnFull, Place,

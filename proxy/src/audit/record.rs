@@ -160,6 +160,24 @@ pub struct UserFields {
     pub account: Option<Text>,
 }
 
+/// A workload that calls on its own behalf.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceFields {
+    /// Who it is.
+    pub id: WorkloadId,
+    /// The pod its token is bound to.
+    pub pod: Option<PodFields>,
+}
+
+/// A pod, in the namespace of its workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodFields {
+    /// Its name.
+    pub name: Text,
+    /// Its UID.
+    pub uid: Text,
+}
+
 /// Where a request came from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceFields {
@@ -210,6 +228,8 @@ pub struct ContextFields {
     pub token_sha256: Option<[u8; 32]>,
     /// The end user.
     pub user: Option<UserFields>,
+    /// The workload, where the subject is one.
+    pub service: Option<ServiceFields>,
     /// Effective scope.
     pub scope: Vec<String>,
     /// The client's address.

@@ -199,6 +199,7 @@ fn full_record() -> Record {
             id: "alice".into(),
             account: Some("42-4242".into()),
         }),
+        service: None,
         scope: vec!["orders:read".to_owned()],
         source: Some(SourceFields {
             ip: "198.51.100.7".parse().unwrap(),

@@ -15,7 +15,8 @@ use serde::{Serialize, Serializer};
 use super::pseudonym::Personal;
 use super::record::{
     AuditContext, Callee, ContextFields, Control, DeviceFields, JustificationFields, Peer, Reason,
-    Record, RequestFacts, ResponseFacts, SourceFields, Text, Timing, Trace, UserFields,
+    Record, RequestFacts, ResponseFacts, ServiceFields, SourceFields, Text, Timing, Trace,
+    UserFields,
 };
 use super::sink::Place;
 
@@ -167,6 +168,8 @@ struct ContextWire<'a> {
     tok: Option<Hex<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<UserWire<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    svc: Option<ServiceWire<'a>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     scope: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,6 +191,20 @@ enum PeerWire<'a> {
     None {
         none: &'static str,
     },
+}
+
+/// A workload that is the subject.
+#[derive(Serialize)]
+struct ServiceWire<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<PodWire<'a>>,
+}
+
+#[derive(Serialize)]
+struct PodWire<'a> {
+    name: &'a str,
+    uid: &'a str,
 }
 
 #[derive(Serialize)]
@@ -394,6 +411,7 @@ fn verified_of<'a>(
         jti: Some(&context.jti),
         tok: Some(hash_prefix(context.token_sha256())),
         user: subject_of(context, how),
+        svc: context.sub.service().map(|id| ServiceWire { id: id.as_str(), pod: None }),
         scope: if full { &context.scope } else { &[] },
         src: rctx.req_ip.map(|ip| SourceWire {
             ip: how.show("src", &ip.to_string()),
@@ -414,7 +432,7 @@ fn verified_of<'a>(
     }
 }
 
-/// The person a token speaks of; workloads stand in `entry` and `peer`.
+/// The person a token speaks of; workloads stand in `svc`, `entry` and `peer`.
 fn subject_of<'a>(context: &'a RequestContext, how: &Personal) -> Option<UserWire<'a>> {
     let acct = context.rctx.acct.as_deref().map(|account| personal(how, "acct", account));
     match &context.sub {
@@ -438,6 +456,7 @@ fn fields_of<'a>(fields: &'a ContextFields, how: &Personal, full: bool) -> Conte
         jti: text(&fields.jti),
         tok: fields.token_sha256.as_ref().map(hash_prefix),
         user: fields.user.as_ref().map(|user| user_of(user, how)),
+        svc: fields.service.as_ref().map(service_of),
         scope: if full { &fields.scope } else { &[] },
         src: fields.source.as_ref().map(|source| source_of(source, how)),
         dev: fields.device.as_ref().map(|device| device_of(device, how)),
@@ -450,6 +469,14 @@ fn user_of<'a>(user: &'a UserFields, how: &Personal) -> UserWire<'a> {
         idp: user.provider.as_str(),
         id: personal(how, "user", user.id.as_str()),
         acct: user.account.as_ref().map(|account| personal(how, "acct", account.as_str())),
+    }
+}
+
+fn service_of(service: &ServiceFields) -> ServiceWire<'_> {
+    let pod = service.pod.as_ref();
+    ServiceWire {
+        id: service.id.as_str(),
+        pod: pod.map(|pod| PodWire { name: pod.name.as_str(), uid: pod.uid.as_str() }),
     }
 }
 

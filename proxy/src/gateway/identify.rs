@@ -154,6 +154,11 @@ impl UserVerifier {
         }
     }
 
+    /// Whether tokens with this `iss` are for the providers to verify.
+    pub(super) fn knows_issuer(&self, issuer: &str) -> bool {
+        self.providers.iter().any(|provider| provider.spec.issuer == issuer)
+    }
+
     /// Removes every user credential from a request that goes on: what identifies a user here
     /// is nobody else's business. Other schemes in the same header stay.
     pub fn remove_credentials(&self, headers: &mut HeaderMap) {
@@ -226,7 +231,7 @@ fn credential<'h, 'p>(
 }
 
 /// The credential at one place. RFC 9110 §11.1: the scheme is compared without case.
-fn credential_at<'h>(
+pub(super) fn credential_at<'h>(
     headers: &'h HeaderMap,
     source: &CredentialSource,
 ) -> Result<Option<&'h str>, IdentifyError> {

@@ -21,6 +21,7 @@ use http::{HeaderValue, Method};
 
 use crate::clock::Now;
 use crate::gateway::accept::Connection;
+use crate::gateway::callers::ServiceCaller;
 use crate::gateway::capture::{ClientAddress, StatedJustification};
 use crate::gateway::identify::EndUser;
 use crate::gateway::rules::GatewayRules;
@@ -31,10 +32,60 @@ use crate::refusal::{Refusal, Refused, Stage};
 pub struct Findings {
     /// The client's address and where it was read.
     pub client: ClientAddress,
-    /// The end user; `None` where anonymous requests are let in.
-    pub user: Option<Arc<EndUser>>,
+    /// Who asks; `None` where anonymous requests are let in.
+    pub who: Option<Who>,
     /// The stated justification.
     pub justification: Option<StatedJustification>,
+}
+
+/// Whom a request is made for, as its credential proved.
+pub enum Who {
+    /// An end user.
+    User(Arc<EndUser>),
+    /// A workload outside the mesh, on its own behalf.
+    Service(Arc<ServiceCaller>),
+}
+
+impl Findings {
+    fn user(&self) -> Option<&EndUser> {
+        match &self.who {
+            Some(Who::User(user)) => Some(user),
+            Some(Who::Service(_)) | None => None,
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match &self.who {
+            Some(Who::User(user)) => user.subject().clone(),
+            Some(Who::Service(caller)) => caller.subject(),
+            None => Subject::Anonymous,
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        match &self.who {
+            Some(Who::Service(_)) => Origin::Service,
+            Some(Who::User(_)) | None => Origin::User,
+        }
+    }
+
+    /// Who vouches: a provider by our name of it, or the cluster.
+    fn idp(&self) -> Option<&str> {
+        match &self.who {
+            Some(Who::User(user)) => Some(user.provider()),
+            Some(Who::Service(caller)) => caller.idp(),
+            None => None,
+        }
+    }
+
+    /// What the credential grants, or the document for it; `None`: neither says.
+    fn granted_scopes(&self) -> Option<&[String]> {
+        match &self.who {
+            Some(Who::User(user)) => user.granted_scopes(),
+            Some(Who::Service(caller)) => Some(caller.granted_scopes()),
+            None => None,
+        }
+    }
 }
 
 /// The rule of a request.
@@ -110,8 +161,7 @@ pub fn token(
         let why = rules.no_minter.clone().unwrap_or_default();
         return Err(Refused::new(Refusal::IdentityUnavailable, Stage::Mint, why));
     };
-    let origin = Origin::User;
-    let mut rctx = Rctx::new(origin, to.clone());
+    let mut rctx = Rctx::new(findings.origin(), to.clone());
     for key in &rule.rctx {
         capture(&mut rctx, *key, conn, findings, now);
     }
@@ -124,8 +174,8 @@ pub fn token(
         }
     }
     let context = NewContext {
-        sub: subject(findings.user.as_deref()),
-        scope: scope(rule, findings.user.as_deref())?,
+        sub: findings.subject(),
+        scope: scope(rule, findings)?,
         req_wl: conn.identity_of(rules)?,
         rctx,
         tctx,
@@ -142,36 +192,31 @@ pub fn token(
     Ok(Minted { token, context, txn, sha256, jti: URL_SAFE_NO_PAD.encode(jti) })
 }
 
-fn subject(user: Option<&EndUser>) -> Subject {
-    user.map_or(Subject::Anonymous, |user| user.subject().clone())
-}
-
 /// The path pattern of the rule that the request fits; never the path itself.
 fn template(rule: &MintRule, head: &Head) -> Option<String> {
     let fits = rule.matcher.paths.iter().find(|pattern| pattern.matches_exactly(&head.path))?;
     Some(fits.route().to_string())
 }
 
-/// The rule's scope, as far as the user's own token grants it.
-fn scope(rule: &MintRule, user: Option<&EndUser>) -> Result<Vec<String>, Refused> {
-    let granted = user.and_then(EndUser::granted_scopes);
-    let Some(granted) = granted else { return Ok(rule.scope.clone()) };
+/// The rule's scope, as far as the credential grants it.
+fn scope(rule: &MintRule, findings: &Findings) -> Result<Vec<String>, Refused> {
+    let Some(granted) = findings.granted_scopes() else { return Ok(rule.scope.clone()) };
     let scope: Vec<_> = rule.scope.iter().filter(|name| granted.contains(name)).cloned().collect();
     if scope.is_empty() {
-        let detail = "the user's token grants none of the rule's scopes";
+        let detail = "the credential grants none of the rule's scopes";
         return Err(Refused::new(Refusal::MintRuleMissing, Stage::Mint, detail).with_sub("scope"));
     }
     Ok(scope)
 }
 
 fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings, now: Now) {
-    let user = findings.user.as_deref();
+    let user = findings.user();
     match key {
         RctxKey::ReqIp => {
             rctx.req_ip = Some(findings.client.ip);
             rctx.ip_src = IpSource::parse(&findings.client.src.to_string());
         }
-        RctxKey::Idp => rctx.idp = user.map(|user| user.provider().to_owned()),
+        RctxKey::Idp => rctx.idp = findings.idp().map(str::to_owned),
         RctxKey::ClientId => rctx.client_id = user.and_then(|u| u.client_id()).map(str::to_owned),
         RctxKey::Acr => rctx.acr = user.and_then(|u| u.acr()).map(str::to_owned),
         RctxKey::AuthTime => rctx.auth_time = user.and_then(|u| u.auth_time()).map(UnixTime),

@@ -5,7 +5,9 @@
 //! `mint` (the context token, for exactly that callee). [`serve`] is the whole order.
 
 pub mod accept;
+pub mod callers;
 pub mod capture;
+mod cluster;
 pub mod identify;
 mod identify_error;
 mod key_schedule;
@@ -32,11 +34,13 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 
+use crate::clock::Now;
 use crate::context_index::TraceId;
 use crate::gateway::accept::Connection;
+use crate::gateway::callers::CallerError;
 use crate::gateway::capture::{CaptureError, KindMatch};
 use crate::gateway::identify::{EndUser, IdentifyError};
-use crate::gateway::mint::{Asked, Findings};
+use crate::gateway::mint::{Asked, Findings, Who};
 use crate::gateway::rules::{GatewayRules, Route};
 use crate::http::body::ProxyBody;
 use crate::http::hygiene;
@@ -76,11 +80,8 @@ async fn serve(
     let route = route(rules, &head)?;
     let justification = stated(&rules.policy, &head)?;
     let preflight = is_preflight(route, &parts);
-    let user = if preflight { None } else { identify(conn, rules, &parts.headers, journal)? };
-    if let Some(user) = user.as_ref().filter(|user| user.is_revoked(&snap.revocations, now)) {
-        let detail = format!("a Revocation names this user of {}", user.provider());
-        return Err(Refused::new(Refusal::UserTokenRevoked, Stage::Identify, detail));
-    }
+    let who = if preflight { None } else { identify(conn, rules, &parts.headers, journal).await? };
+    check_revoked(who.as_ref(), snap, now)?;
     rules.users.remove_credentials(&mut parts.headers);
     parts.headers.remove(AUTHORIZATION);
     let rule = if preflight { None } else { Some(mint::rule(rules, &parts.method, &head)?) };
@@ -89,7 +90,7 @@ async fn serve(
     let version = upgrade::transport_version(parts.version, switch.as_ref());
     let secured =
         encrypt::lease(conn.worker(), &route.destination, None, version, snap, journal).await?;
-    let findings = Findings { client, user, justification };
+    let findings = Findings { client, who, justification };
     let token = match rule {
         None => None,
         Some(rule) => {
@@ -126,7 +127,36 @@ fn is_preflight(route: &Route, parts: &request::Parts) -> bool {
         && parts.headers.contains_key("access-control-request-method")
 }
 
-fn identify(
+/// Who the request is made for: a workload with a token of its own, or the end user.
+async fn identify(
+    conn: &Connection,
+    rules: &GatewayRules,
+    headers: &HeaderMap,
+    journal: &mut Journal,
+) -> Result<Option<Who>, Refused> {
+    if let Some(caller) = callers::identify(conn, rules, headers, journal.started).await? {
+        journal.caller(&caller);
+        return Ok(Some(Who::Service(caller)));
+    }
+    Ok(user(conn, rules, headers, journal)?.map(Who::User))
+}
+
+/// A revocation counts before any rule is asked.
+fn check_revoked(who: Option<&Who>, snap: &Snapshot, now: Now) -> Result<(), Refused> {
+    match who {
+        Some(Who::User(user)) if user.is_revoked(&snap.revocations, now) => {
+            let detail = format!("a Revocation names this user of {}", user.provider());
+            Err(Refused::new(Refusal::UserTokenRevoked, Stage::Identify, detail))
+        }
+        Some(Who::Service(caller)) => match caller.revoked(&snap.revocations, now) {
+            Some(by) => Err(CallerError::Revoked(by).refused()),
+            None => Ok(()),
+        },
+        Some(Who::User(_)) | None => Ok(()),
+    }
+}
+
+fn user(
     conn: &Connection,
     rules: &GatewayRules,
     headers: &HeaderMap,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_policy::doc::{FileRef, ProviderKeys};
+use countersign_policy::doc::{ApiServer, FileRef, ProviderKeys};
 use http::uri::Scheme;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::cluster::Cluster;
 use super::provider_keys::Provider;
 use super::strict_json;
 use super::user_keys::{KeySetError, UserKeySet};
@@ -28,6 +29,9 @@ const JWKS_BYTES_MAX: usize = countersign_config::limits::JWKS_BYTES_MAX;
 const DISCOVERY_BYTES_MAX: usize = 64 * 1024;
 /// One request to a provider, from name resolution to the last byte.
 const FETCH_MS_MAX: u64 = 10_000;
+/// Where every Kubernetes API server publishes its issuer and keys.
+const CLUSTER_DISCOVERY: &str = "/.well-known/openid-configuration";
+const CLUSTER_KEYS: &str = "/openid/v1/jwks";
 /// One attempt to connect to one address.
 const CONNECT_MS_MAX: u64 = 3_000;
 /// Addresses of a host that are tried.
@@ -36,6 +40,9 @@ const ADDRESSES_MAX: usize = 4;
 /// Why keys could not be had. The text goes to status and logs.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
+    /// The API server of a cluster could not be asked, or said something else.
+    #[error("{0}")]
+    Cluster(String),
     /// Nobody answered at the address.
     #[error("could not connect to {host}: {error}")]
     Connect {
@@ -139,6 +146,9 @@ impl Fetcher {
     pub(super) async fn keys(&self, provider: &Provider) -> Result<UserKeySet, FetchError> {
         let (place, json) = match &provider.spec.keys {
             ProviderKeys::File(file) => read_file(file)?,
+            ProviderKeys::Discovery { api_server: Some(server), .. } => {
+                of_cluster(server, &provider.spec.issuer).await?
+            }
             ProviderKeys::Discovery { allowed_hosts, .. } => {
                 let url = self.discover(&provider.spec.issuer, allowed_hosts).await?;
                 let json = self.get(&url, JWKS_BYTES_MAX).await?;
@@ -327,6 +337,35 @@ fn check_status(status: StatusCode, url: &KeyUrl) -> Result<(), FetchError> {
         "200 was expected"
     };
     Err(FetchError::Status { url: url.to_string(), status, hint })
+}
+
+/// The keys of a cluster, from its API server: the address it publishes for its keys need not be
+/// one that pods can reach.
+async fn of_cluster(server: &ApiServer, issuer: &str) -> Result<(String, Bytes), FetchError> {
+    let cluster = Cluster::of(server).map_err(FetchError::Cluster)?;
+    let at = |path: &str| format!("{}{path}", cluster.server);
+    let document = ask(&cluster, CLUSTER_DISCOVERY).await?;
+    let bad = |problem: String| FetchError::Discovery { url: at(CLUSTER_DISCOVERY), problem };
+    let document = strict_json::object(&document).map_err(|error| bad(error.to_string()))?;
+    let stated = document.get("issuer").and_then(Value::as_str).unwrap_or_default();
+    if stated != issuer {
+        return Err(bad(format!("`issuer` is `{stated}`, configured is `{issuer}`")));
+    }
+    Ok((at(CLUSTER_KEYS), ask(&cluster, CLUSTER_KEYS).await?))
+}
+
+async fn ask(cluster: &Cluster, path: &str) -> Result<Bytes, FetchError> {
+    let answer = cluster.get(path).await.map_err(FetchError::Cluster)?;
+    let hint = match answer.status {
+        StatusCode::OK => return Ok(answer.body),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            "; bind the ClusterRole `system:service-account-issuer-discovery` to the service \
+             account of this gateway"
+        }
+        _ => "",
+    };
+    let what = format!("GET {}{path}: {}{hint}", cluster.server, answer.summary());
+    Err(FetchError::Cluster(what))
 }
 
 fn read_file(file: &FileRef) -> Result<(String, Bytes), FetchError> {

@@ -13,6 +13,7 @@ use countersign_ctxtoken::{
 use countersign_policy::doc::{ClientAddressFrom, ContextPolicy, IssuerKeys, TrustedIssuer};
 use countersign_policy::{Documents, Workload};
 
+use crate::gateway::callers::CallerRules;
 use crate::gateway::capture::{AddressFrom, AddressRules};
 use crate::gateway::identify::UserVerifier;
 use crate::gateway::provider_keys::Provider;
@@ -36,7 +37,9 @@ pub struct GatewayRules {
     pub address: AddressRules,
     /// Verifies end users' tokens.
     pub users: UserVerifier,
-    /// All identity providers of the documents, for the key tasks.
+    /// Which workloads outside the mesh may call; `None`: none.
+    pub callers: Option<Arc<CallerRules>>,
+    /// All identity providers of the documents, and the cluster whose tokens callers bring, for the key tasks.
     pub providers: Vec<Arc<Provider>>,
     /// Makes context tokens; `None` while there is no identity, or it is no listed issuer.
     pub minter: Option<Minter>,
@@ -63,10 +66,13 @@ impl GatewayRules {
             return Ok(None);
         }
         let policy = select(documents, workload)?;
-        let providers: Vec<Arc<Provider>> =
+        let mut providers: Vec<Arc<Provider>> =
             documents.providers.iter().map(|named| Arc::new(named.clone())).collect();
         let listed = |provider: &&Arc<Provider>| policy.user_providers.contains(&provider.name);
         let users = UserVerifier::new(providers.iter().filter(listed).cloned());
+        let callers =
+            super::callers::rules::build(&policy.callers, &documents.mesh, config, certs)?;
+        providers.extend(super::callers::rules::cluster_keys(&policy.callers).map(Arc::new));
         let (minter, no_minter) = match minter(documents, certs) {
             Ok(minter) => (Some(minter), None),
             Err(why) => (None, Some(why)),
@@ -77,6 +83,7 @@ impl GatewayRules {
             routes: routes(config, destinations)?,
             policy: Arc::new(policy),
             users,
+            callers: callers.map(Arc::new),
             providers,
             minter,
             no_minter,

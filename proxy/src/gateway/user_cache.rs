@@ -67,7 +67,7 @@ fn same_keys(known: &Remembered, keys: &KeysSnapshot, now: Now) -> bool {
     keys.current(known.user.provider(), now).is_some_and(|set| Arc::ptr_eq(set, &known.keys))
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     hash

@@ -232,7 +232,7 @@ fn parse_key(
 }
 
 /// An uncompressed curve point; that it lies on the curve is checked when the key is parsed.
-fn point(jwk: &Map<String, Value>, bytes: usize) -> Result<Vec<u8>, KeySetError> {
+pub(super) fn point(jwk: &Map<String, Value>, bytes: usize) -> Result<Vec<u8>, KeySetError> {
     let (x, y) = (member(jwk, "x")?, member(jwk, "y")?);
     if x.len() != bytes || y.len() != bytes {
         return Err(KeySetError::Malformed("a curve coordinate has the wrong length".into()));
@@ -243,7 +243,7 @@ fn point(jwk: &Map<String, Value>, bytes: usize) -> Result<Vec<u8>, KeySetError>
     Ok(point)
 }
 
-fn member(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, KeySetError> {
+pub(super) fn member(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, KeySetError> {
     let text = jwk.get(name).and_then(Value::as_str);
     text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
         .ok_or_else(|| KeySetError::Malformed(format!("`{name}` of a key is not base64url text")))

@@ -24,6 +24,8 @@ pub(crate) struct UnverifiedToken<'a> {
     pub(crate) typ: Option<String>,
     /// JOSE `kid`, as sent.
     pub(crate) kid: Option<String>,
+    /// Whether the header has no member but `alg`, `kid` and `typ`.
+    pub(crate) plain_header: bool,
     /// The claims.
     pub(crate) claims: Map<String, Value>,
     /// What the signature covers.
@@ -62,6 +64,7 @@ pub(crate) fn parse(token: &str) -> Result<UnverifiedToken<'_>, IdentifyError> {
         alg: text(&header, "alg")?.ok_or(IdentifyError::Malformed("the token names no `alg`"))?,
         typ: text(&header, "typ")?,
         kid,
+        plain_header: header.keys().all(|name| ["alg", "kid", "typ"].contains(&name.as_str())),
         claims: object(&decode(payload)?)?,
         signed: signed.as_bytes(),
         signature: decode(signature)?,

@@ -138,11 +138,14 @@ pub fn revoked(
     revocations: &Revocations,
     now: Now,
 ) -> Option<&'static str> {
-    if revocations.revokes_no_token() {
+    if revocations.is_empty() {
         return None;
     }
     let now_ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
     let issued_ms = i64::try_from(token.iat.0).unwrap_or(i64::MAX).saturating_mul(1_000);
+    if token.sub.service().is_some_and(|id| revocations.identity(id, issued_ms, now_ms)) {
+        return Some("service");
+    }
     let rctx = &token.rctx;
     let user = token
         .sub

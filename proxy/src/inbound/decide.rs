@@ -194,6 +194,7 @@ fn facts<'a>(ctx: &'a RequestContext, via: &'a str) -> ContextFacts<'a> {
             acr: rctx.acr.as_deref(),
             claims: rctx.claims.as_ref(),
         }),
+        service: ctx.sub.service(),
         source: rctx.req_ip.map(|ip| SourceFacts { ip, via }),
         device: rctx.dev.as_ref().map(|device| DeviceFacts {
             id: Some(&device.id),

@@ -48,6 +48,10 @@ pub enum NoPeer {
     AppTls,
     /// A client of the public listener.
     PublicClient,
+    /// A client of the public listener that sent a service account token.
+    ServiceAccountToken,
+    /// A client of the public listener that sent a JWT-SVID.
+    JwtSvid,
 }
 
 impl NoPeer {
@@ -57,6 +61,8 @@ impl NoPeer {
             NoPeer::Plaintext => "plaintext",
             NoPeer::AppTls => "app_tls",
             NoPeer::PublicClient => "public_client",
+            NoPeer::ServiceAccountToken => "service_account_token",
+            NoPeer::JwtSvid => "jwt_svid",
         }
     }
 }

@@ -73,6 +73,7 @@ pub(super) fn named(name: &str, spec: IdentityProvider) -> Provider {
 
 pub(super) fn discovery(unknown_key_cooldown_s: u64) -> ProviderKeys {
     ProviderKeys::Discovery {
+        api_server: None,
         allowed_hosts: vec!["login.example.com".into()],
         refresh_s: 900,
         unknown_key_cooldown_s,

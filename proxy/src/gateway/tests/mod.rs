@@ -1,7 +1,9 @@
 //! Tests of the gateway's stages.
 
+mod callers;
 mod identify;
 mod issuer;
+mod jwt_svid;
 mod key_schedule;
 mod provider_keys;
 mod user_cache;
