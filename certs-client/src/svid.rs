@@ -24,7 +24,7 @@ use crate::bundle::{Bundle, TrustBundles, sha256};
 use crate::location;
 
 pub(crate) use self::facts::public_key;
-pub use self::facts::{LeafFacts, claimed_id, facts, not_after, spki};
+pub use self::facts::{LeafFacts, claimed_id, facts, location, not_after, spki};
 
 /// What the leaf is used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -11,6 +11,7 @@ mod cert;
 mod check;
 mod completion;
 mod demo;
+mod signer;
 mod token;
 mod why;
 
@@ -43,6 +44,8 @@ enum Command {
     DemoService(demo::service::ServiceArgs),
     /// Authority and issuer for laptops and tests; never for production
     Dev(dev::DevArgs),
+    /// Sign the certificate requests of pods in Kubernetes
+    Signer(signer::SignerArgs),
     /// Look at tokens and check them
     Token(token::TokenArgs),
     /// Say why a request was allowed or refused
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DemoService(args) => demo::service::run(args),
         Command::Dev(args) => dev::run(args),
+        Command::Signer(args) => signer::run(&args),
         Command::Token(args) => token::run(args),
         Command::Why(args) => why::run(&args),
     };

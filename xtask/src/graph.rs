@@ -27,7 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["workload-id", "policy"]),
     ("certs-client", &["workload-id", "ctxtoken", "policy", "config"]),
     ("proxy", &["workload-id", "ctxtoken", "policy", "config", "certs-client"]),
-    ("cli", &["workload-id", "ctxtoken", "policy", "config", "certs-client"]),
+    ("controller", &["workload-id", "policy", "config", "certs-client"]),
+    ("cli", &["workload-id", "ctxtoken", "policy", "config", "certs-client", "controller"]),
     ("xtask", &["config"]),
 ];
 

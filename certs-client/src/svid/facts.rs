@@ -44,6 +44,14 @@ pub fn facts(certificate: &CertificateDer<'_>) -> Result<LeafFacts, SvidError> {
     })
 }
 
+/// Where a leaf says its holder runs, without any trust in it.
+///
+/// # Errors
+/// [`SvidError::BadCertificate`].
+pub fn location(certificate: &CertificateDer<'_>) -> Result<Option<location::Location>, SvidError> {
+    Ok(location::of(&parse(1, certificate)?))
+}
+
 /// End of validity of a certificate, seconds since the Unix epoch.
 ///
 /// # Errors

@@ -59,7 +59,7 @@ impl Reader<'_, '_> {
         });
         let life_s = self.life(fields.optional("lifetime"));
         let per_minute = fields.optional("perServiceAccountPerMinute");
-        let per_minute = per_minute.and_then(|node| read::integer(node, 1, 100_000, self.findings));
+        let per_minute = per_minute.and_then(|node| read::integer(node, 1, 60_000, self.findings));
         let bundle = fields.optional("clusterTrustBundle");
         let cluster_trust_bundle = bundle.and_then(|node| self.object_name(node));
         if let (Some(node), Some(name), Some(signer)) =

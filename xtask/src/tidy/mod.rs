@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Crates whose code runs in a user's mesh.
 const PRODUCT: &[&str] =
-    &["workload-id", "ctxtoken", "policy", "config", "certs-client", "proxy", "cli"];
+    &["workload-id", "ctxtoken", "policy", "config", "certs-client", "controller", "proxy", "cli"];
 
 /// The crate folder a path is in, if the crate is a product crate.
 fn product_crate(path: &str) -> Option<&str> {

@@ -1,0 +1,61 @@
+//! Tests of the signer without an API server: what is decided, and what is signed.
+
+mod authority;
+mod decide;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use countersign_certs_client::{KeyMaker, SigningKey, csr};
+use countersign_workload_id::{TrustDomain, WorkloadId};
+use serde_json::{Value, json};
+
+use super::decide::Rules;
+use super::request::Request;
+
+const DOMAIN: &str = "prod.example.com";
+const UID: &str = "5c0e7a0e-3b0f-4c55-9f6b-1d8f0a2b7c11";
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse(DOMAIN).unwrap()
+}
+
+fn orders() -> WorkloadId {
+    WorkloadId::new(&domain(), "shop", "orders").unwrap()
+}
+
+fn rules() -> Rules {
+    Rules { trust_domain: domain(), life_s: (600, 7200) }
+}
+
+fn key() -> SigningKey {
+    KeyMaker::Software.make().unwrap()
+}
+
+/// An object as the API server shows it after `shop/orders` asked from its pod.
+fn object(name: &str, pem: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "creationTimestamp": "2026-11-21T18:00:00Z"},
+        "spec": {
+            "request": STANDARD.encode(pem),
+            "signerName": "countersign.dev/workload",
+            "expirationSeconds": 3600,
+            "usages": ["digital signature", "client auth", "server auth"],
+            "username": "system:serviceaccount:shop:orders",
+            "extra": {
+                "authentication.kubernetes.io/credential-id": ["JTI=x"],
+                "authentication.kubernetes.io/node-name": ["node-1"],
+                "authentication.kubernetes.io/pod-name": ["orders-1"],
+                "authentication.kubernetes.io/pod-uid": [UID],
+            },
+        },
+        "status": {},
+    })
+}
+
+/// The sound request of `shop/orders`.
+fn sound_object() -> Value {
+    object("csr-1", &csr::request(&key(), Some(&orders())).unwrap().pem)
+}
+
+fn request(object: Value) -> Request {
+    Request::read(object).unwrap()
+}
