@@ -28,6 +28,7 @@ pub(crate) fn against(written: &Written, documents: &Documents, findings: &mut F
     identity_fits(config, places, documents, findings);
     gateway_is_selected(config, places, documents, findings);
     captured::against(config, places, documents, findings);
+    listeners_name_federated_domains(places, documents, findings);
 }
 
 /// No two listeners want the same address.
@@ -181,6 +182,29 @@ fn identity_fits(
             config.namespace
         );
         findings.warn("P007", span, message).hint("write the same namespace in both places");
+    }
+}
+
+/// A listener accepts other trust domains only where the mesh is federated with them.
+fn listeners_name_federated_domains(
+    places: &Places,
+    documents: &Documents,
+    findings: &mut Findings<'_>,
+) {
+    let mesh = &documents.mesh;
+    for (domain, span) in &places.trust_domains {
+        if *domain == mesh.trust_domain {
+            let message =
+                format!("`{domain}` is this mesh itself, whose workloads may always call");
+            findings.error("P011", *span, message).hint("name other trust domains only");
+        } else if !mesh.is_federated_with(domain) {
+            let message = format!("the mesh is not federated with `{domain}`");
+            let known = mesh.federation.iter().map(|entry| entry.trust_domain.as_str());
+            let near = did_you_mean(domain.as_str(), known).unwrap_or_else(|| {
+                format!("add `federation: [{{trustDomain: {domain}, bundle: …}}]` to MeshConfig")
+            });
+            findings.error("P011", *span, message).hint(near);
+        }
     }
 }
 

@@ -60,6 +60,7 @@ fields! {
     "labels", "names and values", "none", "What selectors of policies compare.";
     "listeners.inbound[].address", "IP and port", "required", "Listens for other sidecars: mutual TLS.";
     "listeners.inbound[].mode", "`explicit`, `redirect`, `tproxy`", "`explicit`", "`explicit`: the listener's port is looked up in `app`. `redirect`: the kernel says which port was dialled. `tproxy`: the same, and the app sees the client's address. See [interception.md](interception.md).";
+    "listeners.inbound[].trustDomains", "list of trust domains", "none but the mesh's own", "Other trust domains whose workloads may call here; each needs an entry in `MeshConfig.federation`. See [identity/federation.md](identity/federation.md).";
     "listeners.outbound[].address", "IP and port", "required", "Listens for the app beside us: plaintext, so keep it on loopback.";
     "listeners.outbound[].mode", "`explicit`, `redirect`", "`explicit`", "`explicit`: the destination is read from each request: absolute form, `:authority` or `Host`, compared with `Destination.hosts`. `redirect`: it is the address that the app dialled.";
     "listeners.outbound[].destination", "`namespace/name`, or `namespace/name:port`", "from each request", "Binds the listener to one Destination. Without a port: port 80, or the only one.";

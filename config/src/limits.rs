@@ -105,6 +105,10 @@ bounds! {
     JWT_BUNDLE_BYTES_MAX: usize = 256 * KIB;
     /// Keys in one JWT bundle.
     JWT_BUNDLE_KEYS_MAX: usize = 64;
+    /// Time between two fetches of a federated bundle where its endpoint asks for less.
+    BUNDLE_REFRESH_S_MIN: u64 = 30;
+    /// Time between two fetches of a federated bundle where its endpoint asks for more.
+    BUNDLE_REFRESH_S_MAX: u64 = 3_600;
     /// An HTTP/1 request head: request line and all fields.
     H1_HEAD_BYTES_MAX: usize = 64 * KIB;
     /// Fields in an HTTP/1 head; also hyper's own default.
@@ -369,6 +373,10 @@ limits! {
     tcp_idle_ms_max: u64 = TCP_IDLE_MS_MAX, Any, 604_800_000;
     /// `SELF_TEST_MS`
     self_test_ms: u64 = SELF_TEST_MS, Lower, SELF_TEST_MS;
+    /// `BUNDLE_REFRESH_S_MIN`
+    bundle_refresh_s_min: u64 = BUNDLE_REFRESH_S_MIN, Lower, BUNDLE_REFRESH_S_MIN;
+    /// `BUNDLE_REFRESH_S_MAX`
+    bundle_refresh_s_max: u64 = BUNDLE_REFRESH_S_MAX, Lower, BUNDLE_REFRESH_S_MAX;
     /// `DRAIN_DELAY_MS`
     drain_delay_ms: u64 = DRAIN_DELAY_MS, Lower, DRAIN_DELAY_MS;
     /// `DRAIN_MS_MAX`

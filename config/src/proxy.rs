@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use countersign_policy::doc::PortProtocol;
-use countersign_workload_id::WorkloadId;
+use countersign_workload_id::{TrustDomain, WorkloadId};
 use ipnet::IpNet;
 
 use crate::identity::{IdentitySource, KeyPlace};
@@ -151,6 +151,8 @@ pub struct InboundListener {
     pub address: SocketAddr,
     /// How it learns the port that was meant.
     pub mode: ListenMode,
+    /// Other trust domains whose workloads may call here, sorted; ours always may.
+    pub trust_domains: Vec<TrustDomain>,
 }
 
 /// A listener for the app beside us.

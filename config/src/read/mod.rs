@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use countersign_policy::yaml::{Fields, Findings, Node, Span, Value, did_you_mean, read};
+use countersign_workload_id::TrustDomain;
 
 use crate::proxy::{DestinationRef, ProxyConfig};
 
@@ -50,6 +51,8 @@ pub(crate) struct Places {
     pub(crate) app: Vec<Span>,
     /// `interception`, if it is written.
     pub(crate) interception: Option<Span>,
+    /// Every entry of `listeners.inbound[].trustDomains`.
+    pub(crate) trust_domains: Vec<(TrustDomain, Span)>,
     /// Every reference to a Destination.
     pub(crate) destinations: Vec<(DestinationRef, Span)>,
     /// Every entry of `documents.files`.

@@ -22,6 +22,15 @@ pub struct Destination {
 }
 
 impl Destination {
+    /// Everybody who may answer anywhere; all are of one trust domain.
+    pub fn identities(&self) -> impl Iterator<Item = &WorkloadId> {
+        let general = match &self.peer {
+            DestinationPeer::Mesh { identities } => identities.as_slice(),
+            DestinationPeer::Tls { .. } => &[],
+        };
+        general.iter().chain(self.endpoints.iter().flat_map(|endpoint| &endpoint.identities))
+    }
+
     /// Who may answer at an endpoint, over mesh mTLS; empty outside the mesh.
     pub fn identities_at<'d>(&'d self, endpoint: &'d Endpoint) -> &'d [WorkloadId] {
         match &self.peer {

@@ -6,7 +6,7 @@ use countersign_workload_id::{IdPattern, TrustDomain, WorkloadId};
 use ipnet::IpNet;
 use jiff::civil::Date;
 
-use super::FileRef;
+use super::{FederatedDomain, FileRef};
 use crate::path::{CanonicalOptions, PathTemplate};
 
 /// The one `MeshConfig`, named `default`.
@@ -34,9 +34,16 @@ pub struct MeshConfig {
     pub on_audit_full: OnAuditFull,
     /// What becomes of calls to places that no document knows.
     pub outbound: Outbound,
+    /// The other trust domains whose workloads may be met, sorted by name.
+    pub federation: Vec<FederatedDomain>,
 }
 
 impl MeshConfig {
+    /// Whether workloads of another trust domain may be met at all.
+    pub fn is_federated_with(&self, domain: &TrustDomain) -> bool {
+        self.federation.iter().any(|entry| entry.trust_domain == *domain)
+    }
+
     /// What a workload of this namespace may do with a destination that no document knows.
     pub fn outbound_unknown(&self, namespace: &str) -> Unknown {
         let own = self.outbound.namespaces.get(namespace);

@@ -23,6 +23,7 @@ macro_rules! closed_names {
 pub mod access;
 pub mod callers;
 pub mod destination;
+pub mod federation;
 pub mod gateway;
 mod matching;
 pub mod mesh;
@@ -43,6 +44,7 @@ pub use callers::{ApiServer, Callers, JwtSvidCallers, ServiceAccountCallers, Svi
 pub use destination::{
     Destination, DestinationPeer, DestinationPort, Endpoint, PortProtocol, TlsRoots,
 };
+pub use federation::{BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain};
 pub use gateway::{
     ClientAddress, ClientAddressFrom, ContextPolicy, JustificationKind, MintRule, RctxKey, TctxKey,
     WhenMissing,

@@ -46,7 +46,18 @@ pub(super) fn read(
             .error("E013", span, "nothing leads to this destination")
             .hint("name `hosts`, `addresses` or `endpoints`");
     }
-    Some(Destination { hosts, addresses, ports, endpoints, peer })
+    let destination = Destination { hosts, addresses, ports, endpoints, peer };
+    if !is_of_one_domain(&destination) {
+        let message = "identities of two trust domains cannot answer for one destination";
+        findings.error("E013", peer_node?.span, message).hint("write two destinations");
+    }
+    Some(destination)
+}
+
+fn is_of_one_domain(destination: &Destination) -> bool {
+    let mut domains = destination.identities().map(WorkloadId::trust_domain);
+    let first = domains.next();
+    domains.all(|domain| Some(domain) == first)
 }
 
 /// A host and a port lead to one destination only.
@@ -218,20 +229,20 @@ fn mesh_peer(
     Some(DestinationPeer::Mesh { identities: identities(listed, known, findings) })
 }
 
-/// SPIFFE IDs of this mesh.
+/// SPIFFE IDs of this mesh, or of one federated trust domain.
 fn identities(node: Option<&Node>, known: &Known, findings: &mut Findings<'_>) -> Vec<WorkloadId> {
     let mut out: Vec<WorkloadId> = Vec::new();
     for node in read::filled_list(node, findings) {
         let Some(id) = scalars::workload_id(node, findings) else { continue };
         let domain = id.trust_domain();
         match &known.trust_domain {
-            Some(own) if own != domain => {
+            Some(own) if own != domain && !known.federated.contains_key(domain) => {
                 let message = format!(
-                    "trust domain `{}` is not this mesh's own, `{}`",
-                    domain.as_str(),
-                    own.as_str()
+                    "trust domain `{domain}` is not this mesh's own, `{own}`, and not federated"
                 );
-                findings.error("E005", node.span, message);
+                findings.error("E005", node.span, message).hint(format!(
+                    "add `federation: [{{trustDomain: {domain}, bundle: …}}]` to MeshConfig"
+                ));
             }
             _ => out.push(id),
         }
@@ -258,7 +269,7 @@ fn tls_peer(node: &Node, findings: &mut Findings<'_>) -> Option<DestinationPeer>
 }
 
 /// `system` or `{file: PATH}`.
-fn tls_roots(node: &Node, findings: &mut Findings<'_>) -> Option<TlsRoots> {
+pub(super) fn tls_roots(node: &Node, findings: &mut Findings<'_>) -> Option<TlsRoots> {
     if node.text() == Some("system") {
         return Some(TlsRoots::System);
     }

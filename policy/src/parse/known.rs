@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct Known {
     /// `None` if the mesh's own is faulty: then IDs are not compared with it.
     pub(crate) trust_domain: Option<TrustDomain>,
+    /// Other trust domains, with their places.
+    pub(crate) federated: BTreeMap<TrustDomain, Span>,
     pub(crate) cidr_sets: BTreeMap<String, Span>,
     pub(crate) calendars: BTreeMap<String, (Span, Vec<Date>)>,
     pub(crate) providers: BTreeMap<String, KnownProvider>,

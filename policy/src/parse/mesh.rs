@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use jiff::civil::Date;
 
-use super::{known::Known, scalars};
+use super::{federation, known::Known, scalars};
 use crate::{
     doc::{
         Custody, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer, Unknown,
@@ -45,6 +45,10 @@ pub(super) fn read(
     let context = fields.optional("context").map(|node| context(node, known, findings));
     let cidr_sets = fields.optional("cidrSets").map(|node| cidr_sets(node, known, findings));
     let calendars = fields.optional("calendars").map(|node| calendars(node, known, findings));
+    let federation = fields.optional("federation");
+    let mut federation: Vec<_> =
+        federation.map(|node| federation::read(node, known, findings)).unwrap_or_default();
+    federation.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
     let on_audit_full = fields.optional("audit").and_then(|node| audit(node, findings));
     // Their entries are read as documents of their own.
     for inline in ["identityProviders", "gateways", "destinations"] {
@@ -64,6 +68,7 @@ pub(super) fn read(
         calendars: calendars.unwrap_or_default(),
         on_audit_full: on_audit_full.unwrap_or(OnAuditFull::Gap),
         outbound: outbound.unwrap_or_default(),
+        federation,
     })
 }
 

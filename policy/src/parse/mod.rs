@@ -8,6 +8,7 @@ mod access;
 mod atoms;
 mod callers;
 mod destination;
+mod federation;
 mod gateway;
 mod known;
 mod matchers;

@@ -838,10 +838,10 @@ fn one_host_and_one_issuer_have_one_owner() {
               --> policy.yaml:5:130
             5 | }], endpoints: [{address: orders, port: 0}],
               |                                         ^
-            error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
+            error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`, and not federated
               --> policy.yaml:6:53
             6 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-              |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+              |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ add `federation: [{trustDomain: other, bundle: …}]` to MeshConfig
             error[E019]: `orders.shop:80` belongs to a destination already
               --> policy.yaml:11:16
             11 | spec: {hosts: [orders.shop], ports: [{port: 80, protocol: http}, {port: 81, protocol: tcp}], endpoints: [{address: order
@@ -866,10 +866,10 @@ fn one_host_and_one_issuer_have_one_owner() {
               --> policy.yaml:12:15
             12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
                |               ^^^^^^^^ the first one is at policy.yaml:6
-            error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`
+            error[E005]: trust domain `other` is not this mesh's own, `prod.example.com`, and not federated
               --> policy.yaml:12:53
             12 |   addresses: [10.0.0.1], peer: {mesh: {identities: ["spiffe://other/ns/shop/sa/a"]}}}
-               |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]],
+               |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ add `federation: [{trustDomain: other, bundle: …}]` to MeshConfig"#]],
     );
     let halves = "apiVersion: countersign.dev/v1alpha1\nkind: ContextPolicy\nmetadata: {name: edge, namespace: edge}\nspec:\n  selector: {all: true}\n  role: gateway\n  user: {providers: [corp], whenMissing: refuse}\n  mint: [{match: {any: true}, scope: a}]\n  clientAddress: {trustedHops: 1, from: forwarded, trustedProxies: [\"0.0.0.0/1\", \"128.0.0.0/1\", \"::ffff:10.0.0.0/104\"]}\n";
     check(

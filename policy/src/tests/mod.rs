@@ -5,5 +5,6 @@ mod cases;
 mod codes;
 mod corpus;
 mod diagnostics;
+mod federation;
 mod opaque;
 mod property;
