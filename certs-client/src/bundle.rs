@@ -24,6 +24,9 @@ pub enum BundleError {
         /// What the parser said.
         detail: String,
     },
+    /// Not a SPIFFE bundle, or one that breaks its rules.
+    #[error("the SPIFFE bundle cannot be used: {0}")]
+    BadDocument(String),
     /// Not a JSON bundle map, or one that breaks its rules.
     #[error("the SPIFFE bundle map cannot be used: {0}")]
     BadMap(String),

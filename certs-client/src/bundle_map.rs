@@ -5,16 +5,17 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_config::limits::TRUST_DOMAINS_MAX;
 use countersign_workload_id::TrustDomain;
-use rustls_pki_types::CertificateDer;
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor},
 };
 
-use crate::bundle::{Bundle, BundleError, TrustBundles};
+use crate::{
+    bundle::{Bundle, BundleError, TrustBundles},
+    bundle_doc::KeyWire,
+};
 
 #[derive(Deserialize)]
 struct MapWire {
@@ -26,16 +27,6 @@ struct DomainsWire(BTreeMap<String, BundleWire>);
 #[derive(Deserialize)]
 struct BundleWire {
     keys: Vec<KeyWire>,
-}
-
-#[derive(Deserialize)]
-struct KeyWire {
-    #[serde(rename = "use")]
-    key_use: Option<String>,
-    kty: Option<String>,
-    kid: Option<String>,
-    #[serde(default)]
-    x5c: Vec<String>,
 }
 
 /// Reads a bundle map, whole or not at all.
@@ -60,23 +51,15 @@ fn domain(name: &str, wire: BundleWire) -> Result<(TrustDomain, Bundle), BundleE
     let domain = TrustDomain::parse(name).map_err(|error| bad(&error))?;
     let authorities = wire
         .keys
-        .into_iter()
-        .filter(|key| key.key_use.as_deref() == Some("x509-svid") && key.kty.is_some())
-        .map(|key| authority(&key).map_err(|problem| bad(&problem)))
+        .iter()
+        .filter_map(KeyWire::authority)
+        .map(|authority| authority.map_err(|problem| bad(&problem)))
         .collect::<Result<Vec<_>, _>>()?;
     if authorities.is_empty() {
         return Err(bad(&"no x509-svid key"));
     }
     let bundle = Bundle::from_certificates(authorities).map_err(|error| bad(&error))?;
     Ok((domain, bundle))
-}
-
-fn authority(key: &KeyWire) -> Result<CertificateDer<'static>, &'static str> {
-    if key.kid.is_some() {
-        return Err("an x509-svid key has a kid");
-    }
-    let first = key.x5c.first().ok_or("an x509-svid key has no x5c")?;
-    STANDARD.decode(first).map(CertificateDer::from).map_err(|_| "x5c is not base64")
 }
 
 impl<'de> Deserialize<'de> for DomainsWire {

@@ -11,9 +11,11 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod bundle_doc;
 mod bundle_map;
 pub mod crl;
 pub mod csr;
+pub mod federation;
 pub mod gate;
 pub mod https;
 pub mod identity;
@@ -30,6 +32,7 @@ pub mod svid;
 mod tests;
 
 pub use bundle::{Bundle, BundleError, TrustBundles};
+pub use bundle_doc::BundleDoc;
 pub use crl::Crl;
 pub use gate::{Delivered, GateError};
 pub use identity::{Certs, Identity};

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use countersign_certs_client::federation::Federation;
 use countersign_certs_client::{Certs, CertsHandle};
 use countersign_config::{
     AuditSink as AuditTo, ListenMode, PersonalData, Propagation as Configured, ProxyConfig, env,
@@ -29,6 +30,7 @@ use crate::audit::{
 use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
 use crate::control::{self, Control, Socket};
+use crate::federation;
 use crate::gateway;
 use crate::gateway::callers::review::Reviews;
 use crate::gateway::provider_fetch::Fetcher;
@@ -175,6 +177,7 @@ struct Running {
     readiness: Readiness,
     certs: CertsHandle,
     reload: Reload,
+    federation: Federation,
     provider_keys: ProviderKeys,
     edges: Edges,
     workers: Vec<JoinHandle<()>>,
@@ -240,6 +243,9 @@ impl Started {
         readiness.met(Condition::Listeners);
         announce(&shared.config, &self_id, &documents, workers.len());
         let live = Arc::clone(&shared.live);
+        let pace = federation::pace(&shared.config.limits);
+        let mut federation = Federation::new(Arc::new(|| Now::read().millis()), pace);
+        federation.follow(federation::endpoints(&documents));
         let state = (documents, first);
         let reload = Reload::new(live, builder, state, readiness.clone(), metrics.clone(), audit);
         Ok(Running {
@@ -248,6 +254,7 @@ impl Started {
             readiness,
             certs,
             reload,
+            federation,
             provider_keys,
             edges,
             workers,
@@ -295,6 +302,7 @@ impl Running {
         let mut status = self.certs.status();
         let mut updates = self.certs.certs();
         self.reload.identity_status(&status.borrow_and_update());
+        let mut fetched = self.federation.fetched();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut renewing = true;
         loop {
@@ -311,7 +319,14 @@ impl Running {
                     let status = status.borrow_and_update();
                     if changed.is_ok() { self.reload.identity_status(&status) } else { renewing = false }
                 }
+                Ok(()) = fetched.changed() => {
+                    let fetched = Arc::clone(&fetched.borrow_and_update());
+                    self.reload.federated(&fetched);
+                }
                 _ = tick.tick() => self.look_around(renewing),
+            }
+            if let Some(documents) = self.reload.take_federation_change() {
+                self.federation.follow(federation::endpoints(&documents));
             }
             if let Some(gateway) = self.reload.take_gateway_change() {
                 self.provider_keys.set_providers(&gateway.providers);
@@ -611,7 +626,11 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
                 bind(listener.address, "listeners.inbound")?
             }
         };
-        let listener = inbound::accept::Listener { address: listener.address, mode: listener.mode };
+        let listener = inbound::accept::Listener {
+            address: listener.address,
+            mode: listener.mode,
+            trust_domains: listener.trust_domains.clone(),
+        };
         sockets.inbound.push((socket, listener));
     }
     for listener in &config.outbound {

@@ -118,7 +118,7 @@ pub fn peer_counts(peer: Option<&MeshPeer>, against: &Against<'_>) -> Result<(),
     if let Some(by) = peer.revoked(&against.snap.revocations, against.now) {
         return Err(EndReason::Revoked(by).into());
     }
-    if against.trust_shrank && !peer.is_vouched_for(&against.snap.certs.bundles) {
+    if against.trust_shrank && !peer.is_vouched_for(&against.snap.bundles) {
         return Err(EndReason::Revoked("authority").into());
     }
     Ok(())

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod context_index;
 pub mod control;
 pub mod failures;
+pub mod federation;
 pub mod gateway;
 pub mod http;
 mod identity;

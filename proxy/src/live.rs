@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use countersign_certs_client::{Certs, Identity};
+use countersign_certs_client::{Certs, Identity, TrustBundles};
 use countersign_config::{ProxyConfig, limits};
 use countersign_ctxtoken::{IssuerSet, Limits as TokenLimits, Presenters};
 use countersign_policy::doc::Custody;
@@ -14,6 +14,7 @@ use countersign_policy::{Compiled, Documents, Revocations, Workload};
 use countersign_workload_id::TrustDomain;
 use tokio::sync::watch;
 
+use crate::federation::Bundles;
 use crate::gateway::rules::GatewayRules;
 use crate::outbound::discover::Destinations;
 use crate::tls::outside::OutsideRoots;
@@ -24,6 +25,8 @@ use crate::tls::{MeshTls, TlsBuildError};
 pub struct Snapshot {
     /// Whose certificates and anchors, and their generation.
     pub certs: Arc<Certs>,
+    /// Whom certificates are believed from: our own domain, and those the documents name.
+    pub bundles: Arc<TrustBundles>,
     /// TLS configurations of that generation; `None` without a usable identity.
     pub tls: Option<Arc<MeshTls>>,
     /// The documents in force.
@@ -117,6 +120,8 @@ pub struct Builder {
     generation: u64,
     /// What vouches for services outside the mesh.
     roots: OutsideRoots,
+    /// The bundles of other trust domains.
+    pub federation: Bundles,
     /// The issuer list built last, and the documents it was built from.
     issuers: Option<(String, Arc<IssuerSet>)>,
 }
@@ -139,7 +144,8 @@ impl Builder {
             Workload { namespace: config.namespace.clone(), labels: config.labels.clone() };
         let provider = crate::tls::provider(&config.tls_groups);
         let roots = OutsideRoots::new(Arc::clone(&provider));
-        Builder { config, workload, provider, generation: 0, roots, issuers: None }
+        let federation = Bundles::default();
+        Builder { config, workload, provider, generation: 0, roots, federation, issuers: None }
     }
 
     /// The issuer list. A key set's file that cannot be read right now must not hold up new
@@ -170,15 +176,15 @@ impl Builder {
     ) -> Result<Snapshot, BuildError> {
         let domain = &documents.mesh.trust_domain;
         let revocations = Arc::new(Revocations::of(documents));
-        let trust =
-            Trust { bundles: Arc::clone(&certs.bundles), revocations: Arc::clone(&revocations) };
+        let bundles = Arc::new(self.federation.in_force(&documents.mesh, certs));
+        let trust = Trust { bundles: Arc::clone(&bundles), revocations: Arc::clone(&revocations) };
         let next = self.generation + 1;
-        let tls = match &certs.identity {
-            Some(identity) => {
-                Some(Arc::new(MeshTls::build(identity, &trust, domain, &self.provider, next)?))
-            }
-            None => None,
+        let accepted: Vec<_> =
+            self.config.inbound.iter().map(|listener| listener.trust_domains.as_slice()).collect();
+        let build = |identity: &Arc<Identity>| {
+            MeshTls::build(identity, &trust, (domain, &accepted), &self.provider, next)
         };
+        let tls = certs.identity.as_ref().map(build).transpose()?.map(Arc::new);
         let me = certs.identity.as_ref().map(|identity| &identity.id);
         let destinations = Destinations::build(documents, &self.config, me, &mut self.roots)
             .map_err(BuildError::Documents)?;
@@ -190,6 +196,7 @@ impl Builder {
         self.generation = next;
         Ok(Snapshot {
             certs: Arc::clone(certs),
+            bundles,
             tls,
             documents: Arc::clone(documents),
             hash: hash.get(..8).unwrap_or(&hash).into(),

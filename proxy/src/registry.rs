@@ -165,7 +165,7 @@ impl Registry {
         inner.next_ms.set(0);
         if snap.generation > inner.generation.get() {
             inner.generation.set(snap.generation);
-            let bundles = Arc::clone(&snap.certs.bundles);
+            let bundles = Arc::clone(&snap.bundles);
             let before = inner.trust.borrow_mut().replace(Arc::clone(&bundles));
             if before.is_some_and(|before| !bundles.covers(&before)) {
                 inner.trust_shrank_at.set(snap.generation);

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use countersign_certs_client::{Certs, State, Status, svid};
+use countersign_certs_client::federation::Fetched;
+use countersign_certs_client::{Certs, State, Status, TrustBundles, svid};
 use countersign_config::{ProxyConfig, document_files};
 use countersign_policy::Documents;
-use countersign_policy::doc::{DestinationPeer, FileRef, TlsRoots};
+use countersign_policy::doc::{DestinationPeer, FederatedBundle, FileRef, TlsRoots};
+use countersign_workload_id::TrustDomain;
 
 use crate::admin::{Condition, Readiness};
 use crate::audit::{AuditSink, Record, Text};
@@ -31,6 +33,7 @@ pub struct Reload {
     audit: AuditSink,
     seen: Vec<(PathBuf, Option<(SystemTime, u64)>)>,
     gateway_changed: bool,
+    federation_changed: bool,
     /// The newest certificates are not in force yet; tried again every second.
     certs_waiting: bool,
 }
@@ -55,6 +58,7 @@ impl Reload {
             audit,
             seen: Vec::new(),
             gateway_changed: false,
+            federation_changed: false,
             certs_waiting: false,
         };
         reload.report();
@@ -75,6 +79,44 @@ impl Reload {
                 "certificates in force"
             );
             self.report();
+        }
+    }
+
+    /// Takes over what the bundle endpoints of other trust domains say.
+    pub fn federated(&mut self, fetched: &Arc<Fetched>) {
+        for (domain, known) in fetched.iter() {
+            let process = self.metrics.process();
+            process.bundle_fetches(domain.as_str(), known.fetches.by_result());
+            if let Some(at) = known.confirmed_at {
+                process.trust_confirmed(
+                    domain.as_str(),
+                    Now::from_micros(at.saturating_mul(1_000_000)),
+                );
+            }
+        }
+        if !self.builder.federation.take(Arc::clone(fetched)) {
+            return;
+        }
+        let (documents, certs) = (Arc::clone(&self.documents), Arc::clone(&self.certs));
+        if self.publish(&documents, &certs) {
+            self.report();
+        }
+    }
+
+    /// Says which trust domains are named and trusted in vain. Their workloads are refused; nobody
+    /// else is affected, so it never makes the proxy unready.
+    fn federation_status(&self, bundles: &TrustBundles) {
+        let federation = &self.documents.mesh.federation;
+        let missing: Vec<&str> = federation
+            .iter()
+            .filter(|entry| bundles.get(&entry.trust_domain).is_none())
+            .map(|entry| entry.trust_domain.as_str())
+            .collect();
+        if missing.is_empty() {
+            self.readiness.met(Condition::Trust);
+        } else {
+            let why = format!("no bundle of the federated trust domain {}", missing.join(", "));
+            self.readiness.degraded(Condition::Trust, why);
         }
     }
 
@@ -113,7 +155,12 @@ impl Reload {
                 None
             }
         });
-        keys.chain(roots).map(FileRef::resolve).collect()
+        let bundles =
+            self.documents.mesh.federation.iter().filter_map(|entry| match &entry.bundle {
+                FederatedBundle::File(file) => Some(file),
+                FederatedBundle::Source | FederatedBundle::Endpoint(_) => None,
+            });
+        keys.chain(roots).chain(bundles).map(FileRef::resolve).collect()
     }
 
     fn take_over(&mut self, documents: Arc<Documents>) {
@@ -133,6 +180,7 @@ impl Reload {
         self.audit.record(record);
         self.documents = documents;
         self.gateway_changed = true;
+        self.federation_changed = true;
         self.report();
     }
 
@@ -161,6 +209,11 @@ impl Reload {
         std::mem::take(&mut self.gateway_changed)
             .then(|| self.live.load().gateway.clone())
             .flatten()
+    }
+
+    /// The documents, once after each change of them.
+    pub fn take_federation_change(&mut self) -> Option<Arc<Documents>> {
+        std::mem::take(&mut self.federation_changed).then(|| Arc::clone(&self.documents))
     }
 
     /// Says how the identity source is doing. The source logs it itself, once a minute at most.
@@ -203,9 +256,21 @@ impl Reload {
     fn report(&self) {
         let process = self.metrics.process();
         process.snapshot("documents", &self.documents.sha256_hex());
-        for domain in self.certs.bundles.domains() {
+        let bundles = Arc::clone(&self.live.load().bundles);
+        let federation = &self.documents.mesh.federation;
+        // What an endpoint serves is confirmed by its endpoint.
+        let fetched = |domain: &TrustDomain| {
+            let entry = federation.iter().find(|entry| entry.trust_domain == *domain);
+            entry.is_some_and(|entry| matches!(entry.bundle, FederatedBundle::Endpoint(_)))
+        };
+        for domain in bundles.domains().filter(|domain| !fetched(domain)) {
             process.trust_confirmed(domain.as_str(), Now::read());
         }
+        process.only_trust(|name| {
+            let known = |domain: &TrustDomain| domain.as_str() == name;
+            bundles.domains().any(known) || federation.iter().any(|e| known(&e.trust_domain))
+        });
+        self.federation_status(&bundles);
     }
 }
 

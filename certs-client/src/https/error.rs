@@ -111,6 +111,9 @@ fn certificate_problem(error: &CertificateError, trusted: &dyn fmt::Display) -> 
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("the server's certificate has ended ({error})")
         }
+        CertificateError::Other(rustls::OtherError(why)) => {
+            format!("the server's certificate is not accepted: {why}")
+        }
         other => format!("the server's certificate is not accepted: {other}"),
     }
 }

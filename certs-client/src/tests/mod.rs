@@ -3,6 +3,8 @@
 mod attacks;
 mod authority;
 mod bundle;
+mod bundle_doc;
+mod federation;
 mod files;
 mod files_watch;
 mod gate;

@@ -134,6 +134,13 @@ fn routes(config: &ProxyConfig, destinations: &Destinations) -> Result<Vec<Route
             let prefix = &route.prefix;
             return Err(format!("gateway route {prefix} leads out of the mesh, to {name}"));
         }
+        if destination.foreign {
+            let prefix = &route.prefix;
+            return Err(format!(
+                "gateway route {prefix} leads to {name}, of another trust domain, which takes no \
+                 context of ours"
+            ));
+        }
         Ok(Route {
             host: route.host.clone(),
             prefix: route.prefix.clone(),

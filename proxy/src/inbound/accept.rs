@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use countersign_config::{AppPort, AppTls, ListenMode, limits};
 use countersign_policy::doc::PortProtocol;
+use countersign_workload_id::TrustDomain;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -39,12 +40,14 @@ use crate::worker::Worker;
 pub use crate::inbound::connection::Connection;
 
 /// An inbound listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Listener {
     /// The address it listens on.
     pub address: SocketAddr,
     /// How it learns which port was meant.
     pub mode: ListenMode,
+    /// Other trust domains whose workloads may call here.
+    pub trust_domains: Vec<TrustDomain>,
 }
 
 /// Serves one accepted connection to its end.
@@ -58,7 +61,7 @@ pub async fn connection(
     // This future lives as long as the connection, so its stages are boxed.
     let arrival = Box::pin(arrival::take(&worker, at, stream, from));
     let Some((stream, captured)) = arrival.await else { return };
-    let Some(entry) = Entry::new(worker, captured) else { return };
+    let Some(entry) = Entry::new(worker, listener, captured) else { return };
     // Silent connections wait without a buffer.
     let begun = Instant::now();
     let wait = entry.patience();
@@ -89,6 +92,7 @@ struct Opened {
 pub(super) struct Entry {
     pub(super) worker: Rc<Worker>,
     pub(super) captured: Captured,
+    listener: Rc<Listener>,
     /// The port that was meant.
     pub(super) port: u16,
     /// Where the app listens.
@@ -99,7 +103,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn new(worker: Rc<Worker>, captured: Captured) -> Option<Entry> {
+    fn new(worker: Rc<Worker>, listener: Rc<Listener>, captured: Captured) -> Option<Entry> {
         let config = &worker.shared.config;
         let original = captured.orig_dst().0;
         let port = original.port();
@@ -114,6 +118,7 @@ impl Entry {
             detect: Duration::from_millis(detect_ms.min(limits::DETECT_MS_MAX)),
             worker,
             captured,
+            listener,
             port,
             app,
         })
@@ -156,13 +161,15 @@ impl Entry {
             (true, _) => {
                 // Taken before: what changes during the handshake is held against the connection.
                 let snap = self.worker.snapshot();
-                let done = handshake::mesh(&self.worker, &snap, hello, stream, until);
+                let by = (&*snap, self.listener.trust_domains.as_slice());
+                let done = handshake::mesh(&self.worker, by, hello, stream, until);
                 let done = Box::pin(done).await;
                 self.mesh(done, snap).await
             }
             (false, AppTls::Terminate) => {
                 let snap = self.worker.snapshot();
-                let done = handshake::terminate(&self.worker, &snap, hello, stream, until);
+                let by = (&*snap, self.listener.trust_domains.as_slice());
+                let done = handshake::terminate(&self.worker, by, hello, stream, until);
                 let done = Box::pin(done).await;
                 self.terminated(done, snap).await
             }

@@ -50,8 +50,13 @@ impl Connection {
         let series = match &peer {
             Peer::Mesh(peer) => {
                 let id = peer.id();
-                let namespace = id.namespace().unwrap_or("other");
-                worker.metrics.peer(namespace, id.service_account().unwrap_or("other"))
+                if id.trust_domain() == snap.trust_domain() {
+                    let namespace = id.namespace().unwrap_or("other");
+                    worker.metrics.peer(namespace, id.service_account().unwrap_or("other"))
+                } else {
+                    // Namespaces of others are not ours, whatever they are called.
+                    worker.metrics.peer(id.trust_domain().as_str(), "foreign")
+                }
             }
             Peer::None(_) => worker.metrics.no_peer(),
         };

@@ -114,7 +114,7 @@ fn check(
 ) -> Result<(Arc<Verified<RequestContext>>, CacheResult), VerifyError> {
     let with = VerifyWith {
         issuers: &snap.issuers,
-        chains: &*snap.certs.bundles,
+        chains: &*snap.bundles,
         trust_domain: snap.trust_domain(),
         now: UnixTime(now.secs()),
         skew_s: SKEW_S,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use countersign_workload_id::TrustDomain;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
@@ -66,19 +67,19 @@ pub(super) async fn hello(
     read.map_err(|error| Failed { reason: error.reason, detail: error.detail })
 }
 
-/// The handshake with another sidecar.
+/// The handshake with another sidecar, at a listener that accepts these other trust domains.
 ///
 /// # Errors
 /// [`Failed`].
 pub(super) async fn mesh(
     worker: &Worker,
-    snap: &Snapshot,
+    (snap, accepted): (&Snapshot, &[TrustDomain]),
     hello: Hello,
     stream: TcpStream,
     until: Instant,
 ) -> Result<Done, Failed> {
-    let tls = snap.tls.as_ref().ok_or_else(no_certificate)?;
-    finish(worker, hello, stream, Arc::clone(&tls.server), until).await
+    let config = snap.tls.as_ref().and_then(|tls| tls.server(accepted));
+    finish(worker, hello, stream, config.ok_or_else(no_certificate)?, until).await
 }
 
 /// The handshake with a TLS client that has a certificate of the mesh.
@@ -87,13 +88,13 @@ pub(super) async fn mesh(
 /// [`Failed`].
 pub(super) async fn terminate(
     worker: &Worker,
-    snap: &Snapshot,
+    (snap, accepted): (&Snapshot, &[TrustDomain]),
     hello: Hello,
     stream: TcpStream,
     until: Instant,
 ) -> Result<Done, Failed> {
-    let tls = snap.tls.as_ref().ok_or_else(no_certificate)?;
-    finish(worker, hello, stream, Arc::clone(&tls.terminate), until).await
+    let config = snap.tls.as_ref().and_then(|tls| tls.terminate(accepted));
+    finish(worker, hello, stream, config.ok_or_else(no_certificate)?, until).await
 }
 
 fn no_certificate() -> Failed {

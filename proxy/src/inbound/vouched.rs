@@ -38,7 +38,7 @@ fn check(
     };
     let with = VerifyWith {
         issuers: &snap.issuers,
-        chains: &*snap.certs.bundles,
+        chains: &*snap.bundles,
         trust_domain: snap.trust_domain(),
         now: UnixTime(against.now.secs().min(token.exp.0)),
         skew_s: SKEW_S,

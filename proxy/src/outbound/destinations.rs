@@ -11,7 +11,7 @@ use std::sync::Arc;
 use countersign_config::{AppPort, ProxyConfig, limits};
 use countersign_policy::Documents;
 use countersign_policy::doc::{self, DestinationPeer, PortProtocol, TlsRoots};
-use countersign_workload_id::WorkloadId;
+use countersign_workload_id::{TrustDomain, WorkloadId};
 
 use crate::http::upgrade::Allowed;
 use crate::tls::outside::{OutsideRoots, OutsideTls};
@@ -49,6 +49,8 @@ pub struct Destination {
     pub protocol: Option<PortProtocol>,
     /// How its other end is spoken to.
     pub peer: ToPeer,
+    /// Whether it is of another trust domain: no context of ours goes there.
+    pub foreign: bool,
     /// Who may answer where an endpoint does not say otherwise; `None` outside the mesh, or where
     /// each endpoint says.
     pub expected: Option<Arc<ExpectedIds>>,
@@ -65,9 +67,14 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Whether its other end is a sidecar, the only kind of peer that ever gets a context.
+    /// Whether its other end is a sidecar.
     pub fn is_mesh(&self) -> bool {
         matches!(self.peer, ToPeer::Mesh)
+    }
+
+    /// Whether a context may go there: to sidecars of our own trust domain only.
+    pub fn takes_context(&self) -> bool {
+        self.is_mesh() && !self.foreign
     }
 
     /// What may pass beside requests and answers.
@@ -150,7 +157,8 @@ impl Destinations {
         for named in &documents.destinations {
             let name: Arc<str> = format!("{}/{}", named.namespace, named.name).into();
             let unusable = |why: String| format!("Destination {name}: {why}");
-            let read = Read::of(&named.spec, roots).map_err(unusable)?;
+            let own = &documents.mesh.trust_domain;
+            let read = Read::of(&named.spec, own, roots).map_err(unusable)?;
             for port in &named.spec.ports {
                 all.add(&named.spec, read.port(&name, &named.spec, port));
             }
@@ -260,6 +268,7 @@ fn undeclared(name: &str, port: u16, peer: ToPeer, endpoints: Vec<Endpoint>) -> 
         port,
         protocol: None,
         peer,
+        foreign: false,
         expected: None,
         preserve_http1: false,
         grpc: false,
@@ -272,13 +281,18 @@ fn undeclared(name: &str, port: u16, peer: ToPeer, endpoints: Vec<Endpoint>) -> 
 /// What all ports of a document share.
 struct Read {
     peer: ToPeer,
+    foreign: bool,
     expected: Option<Arc<ExpectedIds>>,
     /// Equal lists are kept once, so that comparing them is comparing pointers.
     endpoints: Vec<Endpoint>,
 }
 
 impl Read {
-    fn of(spec: &doc::Destination, outside: &mut OutsideRoots) -> Result<Read, String> {
+    fn of(
+        spec: &doc::Destination,
+        own: &TrustDomain,
+        outside: &mut OutsideRoots,
+    ) -> Result<Read, String> {
         let count = spec.endpoints.len();
         if count > limits::ENDPOINTS_PER_SERVICE_MAX {
             let max = limits::ENDPOINTS_PER_SERVICE_MAX;
@@ -297,7 +311,8 @@ impl Read {
                 (ToPeer::Outside(Arc::new(tls)), None)
             }
         };
-        let mut read = Read { peer, expected, endpoints: Vec::with_capacity(count) };
+        let foreign = spec.identities().any(|id| id.trust_domain() != own);
+        let mut read = Read { peer, foreign, expected, endpoints: Vec::with_capacity(count) };
         let mut lists: HashMap<&[WorkloadId], Arc<ExpectedIds>> = HashMap::new();
         for endpoint in &spec.endpoints {
             let expected = match (&read.peer, endpoint.identities.as_slice()) {
@@ -337,6 +352,7 @@ impl Read {
             port: port.port,
             protocol: Some(port.protocol),
             peer: self.peer.clone(),
+            foreign: self.foreign,
             expected: self.expected.clone(),
             preserve_http1: port.preserve_http1,
             grpc: port.protocol == PortProtocol::Grpc,

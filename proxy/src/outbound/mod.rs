@@ -45,7 +45,7 @@ async fn serve(
     let switch = Switch::take(&mut parts, &clean.hop, &body, destination.switches())?;
     let version = upgrade::transport_version(parts.version, switch.as_ref());
     let secured = encrypt::lease(conn.worker(), &destination, only, version, snap, journal).await?;
-    let held = held.filter(|_| destination.is_mesh());
+    let held = held.filter(|_| destination.takes_context());
     let token = held.map(|held| held.token.clone());
     let (authority, dialled) = (clean.authority, conn.orig_dst());
     let outgoing = Outgoing { parts, body, authority, token, slot, switch, dialled };

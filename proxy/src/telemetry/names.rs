@@ -92,6 +92,8 @@ metrics! {
         "Steps of the wall clock by more than 30 s.";
     TRUST_AGE = Gauge "countersign_trust_age_seconds" "seconds" ["trust_domain"]
         "Time since the trust bundle was last confirmed by its source.";
+    BUNDLE_FETCHES = Counter "countersign_federation_fetches_total" "" ["trust_domain", "result"]
+        "Fetches of federated bundles: `changed`, `unchanged`, `failed`, or `regression`, an older bundle that was ignored.";
     CONNECTIONS = Gauge "countersign_connections" "" ["direction"]
         "Open connections.";
     CONNECTIONS_TOTAL = Counter "countersign_connections_total" "" ["direction"]

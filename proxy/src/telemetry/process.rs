@@ -19,6 +19,7 @@ struct State {
     lifecycle: lifecycle::State,
     identity: Status,
     trust_confirmed: BTreeMap<String, Now>,
+    bundle_fetches: BTreeMap<String, [(&'static str, u64); 4]>,
     issuer_keys_loaded: BTreeMap<String, Now>,
     snapshots: BTreeMap<&'static str, String>,
     rejected: BTreeMap<(String, &'static str), u64>,
@@ -38,6 +39,7 @@ impl ProcessMetrics {
             lifecycle: lifecycle::State::Starting,
             identity: Status::default(),
             trust_confirmed: BTreeMap::new(),
+            bundle_fetches: BTreeMap::new(),
             issuer_keys_loaded: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             rejected: BTreeMap::new(),
@@ -69,6 +71,22 @@ impl ProcessMetrics {
     /// The bundle of a trust domain was confirmed by its source.
     pub fn trust_confirmed(&self, trust_domain: &str, now: Now) {
         set_capped(&mut self.lock().trust_confirmed, trust_domain, now);
+    }
+
+    /// Fetches of a federated bundle so far, by result.
+    pub fn bundle_fetches(&self, trust_domain: &str, by_result: [(&'static str, u64); 4]) {
+        let mut state = self.lock();
+        let known = state.bundle_fetches.contains_key(trust_domain);
+        if known || state.bundle_fetches.len() < limits::SERIES_PER_METRIC_MAX {
+            state.bundle_fetches.insert(trust_domain.to_owned(), by_result);
+        }
+    }
+
+    /// Forgets the trust domains that are no longer known.
+    pub fn only_trust(&self, known: impl Fn(&str) -> bool) {
+        let mut state = self.lock();
+        state.trust_confirmed.retain(|domain, _| known(domain));
+        state.bundle_fetches.retain(|domain, _| known(domain));
     }
 
     /// The keys of an issuer or identity provider were loaded.
@@ -131,6 +149,12 @@ impl ProcessMetrics {
         page.begin(&names::TRUST_AGE);
         for (trust_domain, at) in &state.trust_confirmed {
             page.sample(&names::TRUST_AGE, &[trust_domain], age_s(*at, now));
+        }
+        page.begin(&names::BUNDLE_FETCHES);
+        for (trust_domain, by_result) in &state.bundle_fetches {
+            for (result, count) in by_result {
+                page.sample(&names::BUNDLE_FETCHES, &[trust_domain, result], *count);
+            }
         }
         page.begin(&names::ISSUER_KEYS_AGE);
         for (issuer, at) in &state.issuer_keys_loaded {

@@ -23,7 +23,11 @@ impl Snapshots {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
         let text = std::fs::read_to_string(examples.join("sidecar.yaml")).unwrap();
         let text = text.replace("[mesh.yaml, policies/]", "[mesh.yaml]");
-        std::fs::copy(examples.join("mesh.yaml"), dir.path().join("mesh.yaml")).unwrap();
+        let mesh = std::fs::read_to_string(examples.join("mesh.yaml")).unwrap();
+        let federation = ["one.test", "other.test"]
+            .map(|domain| format!("    - {{trustDomain: {domain}, bundle: {{source: true}}}}\n"));
+        let mesh = format!("{mesh}\n  federation:\n{}", federation.concat());
+        std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
         let file = dir.path().join("proxy.yaml");
         std::fs::write(&file, text).unwrap();
         let (config, documents) = ProxyConfig::load(&file).unwrap();

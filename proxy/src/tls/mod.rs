@@ -90,41 +90,68 @@ pub enum TlsBuildError {
 
 /// The mesh TLS of one generation, shared by all workers.
 pub struct MeshTls {
-    /// Terminates connections from mesh peers.
-    pub server: Arc<rustls::ServerConfig>,
-    /// The same for TLS clients that are no sidecars: HTTP, or no protocol named.
-    pub terminate: Arc<rustls::ServerConfig>,
+    /// One for each set of other trust domains that a listener accepts, and one for none.
+    servers: Vec<Server>,
     provider: Arc<CryptoProvider>,
     certified: Arc<rustls::sign::CertifiedKey>,
     trust: Trust,
     generation: u64,
 }
 
+/// The server side of listeners that accept the same trust domains.
+struct Server {
+    /// Beside our own.
+    domains: Vec<TrustDomain>,
+    /// Terminates connections from mesh peers.
+    mesh: Arc<rustls::ServerConfig>,
+    /// The same for TLS clients that are no sidecars: HTTP, or no protocol named.
+    terminate: Arc<rustls::ServerConfig>,
+}
+
+impl Server {
+    fn build(
+        (domain, domains): (&TrustDomain, &[TrustDomain]),
+        trust: &Trust,
+        provider: &Arc<CryptoProvider>,
+        certified: &Arc<rustls::sign::CertifiedKey>,
+    ) -> Result<Server, TlsBuildError> {
+        let accepted = std::iter::once(domain).chain(domains).cloned().collect();
+        let verifier = MeshClients::new(accepted, trust.clone(), Arc::clone(provider));
+        let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(SingleCertificate(Arc::clone(certified))));
+        server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec(), ALPN_TCP.to_vec()];
+        harden(&mut server);
+        let mut terminate = server.clone();
+        terminate.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let (mesh, terminate) = (Arc::new(server), Arc::new(terminate));
+        Ok(Server { domains: domains.to_vec(), mesh, terminate })
+    }
+}
+
 impl MeshTls {
-    /// Builds both sides from one identity and those it believes.
+    /// Builds both sides from one identity and those it believes. `accepted` are the sets of other
+    /// trust domains that listeners accept.
     ///
     /// # Errors
     /// When rustls cannot use the key.
     pub fn build(
         identity: &Identity,
         trust: &Trust,
-        domain: &TrustDomain,
+        (domain, accepted): (&TrustDomain, &[&[TrustDomain]]),
         provider: &Arc<CryptoProvider>,
         generation: u64,
     ) -> Result<MeshTls, TlsBuildError> {
         let certified = identity.to_rustls();
-        let verifier = MeshClients::new(domain.clone(), trust.clone(), Arc::clone(provider));
-        let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::new(SingleCertificate(Arc::clone(&certified))));
-        server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec(), ALPN_TCP.to_vec()];
-        harden(&mut server);
-        let mut terminate = server.clone();
-        terminate.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let mut servers: Vec<Server> = Vec::new();
+        for domains in [&[][..]].iter().chain(accepted) {
+            if !servers.iter().any(|server| server.domains == *domains) {
+                servers.push(Server::build((domain, domains), trust, provider, &certified)?);
+            }
+        }
         Ok(MeshTls {
-            server: Arc::new(server),
-            terminate: Arc::new(terminate),
+            servers,
             provider: Arc::clone(provider),
             certified,
             trust: trust.clone(),
@@ -135,6 +162,20 @@ impl MeshTls {
     /// Generation of the snapshot it belongs to.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Terminates connections from sidecars, at a listener that accepts these other trust domains.
+    pub fn server(&self, domains: &[TrustDomain]) -> Option<Arc<rustls::ServerConfig>> {
+        self.of(domains).map(|server| Arc::clone(&server.mesh))
+    }
+
+    /// The same for TLS clients that are no sidecars.
+    pub fn terminate(&self, domains: &[TrustDomain]) -> Option<Arc<rustls::ServerConfig>> {
+        self.of(domains).map(|server| Arc::clone(&server.terminate))
+    }
+
+    fn of(&self, domains: &[TrustDomain]) -> Option<&Server> {
+        self.servers.iter().find(|server| server.domains == domains)
     }
 
     /// The client side towards one destination: accepts exactly `expected`.

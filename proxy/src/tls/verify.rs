@@ -61,7 +61,7 @@ pub enum PeerRefused {
     /// The chain or the leaf breaks a rule of X509-SVID.
     #[error("the peer's certificate is not acceptable")]
     Svid(#[source] svid::SvidError),
-    /// The identity is of a trust domain this listener does not accept.
+    /// The identity is of a trust domain that we know and this listener does not accept.
     #[error("the peer is {0}, of another trust domain")]
     ForeignDomain(WorkloadId),
     /// A revocation hits the certificate.
@@ -132,18 +132,22 @@ pub struct Trust {
     pub revocations: Arc<Revocations>,
 }
 
-/// Accepts mesh clients of our own trust domain.
+/// Accepts mesh clients of our own trust domain, and of those that the listener names.
 #[derive(Debug)]
 pub struct MeshClients {
-    domain: TrustDomain,
+    domains: Box<[TrustDomain]>,
     trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
 impl MeshClients {
     /// A verifier for one listener and one trust generation.
-    pub fn new(domain: TrustDomain, trust: Trust, provider: Arc<CryptoProvider>) -> MeshClients {
-        MeshClients { domain, trust, provider }
+    pub fn new(
+        domains: Box<[TrustDomain]>,
+        trust: Trust,
+        provider: Arc<CryptoProvider>,
+    ) -> MeshClients {
+        MeshClients { domains, trust, provider }
     }
 }
 
@@ -159,7 +163,7 @@ impl ClientCertVerifier for MeshClients {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let svid = validate(end_entity, intermediates, &self.trust, Usage::TlsClient, now)?;
-        if svid.id.trust_domain() != &self.domain {
+        if !self.domains.contains(svid.id.trust_domain()) {
             return Err(refuse(PeerRefused::ForeignDomain(svid.id)));
         }
         Ok(ClientCertVerified::assertion())

@@ -1,0 +1,133 @@
+//! Whom certificates are believed from: our own trust domain, and those that a document names.
+//!
+//! Invariant: a bundle is in force for the trust domain its document entry names and only as long
+//! as the entry is there; what an identity source delivers beyond that is not looked at. Bundles of
+//! different domains are never merged. A bundle that cannot be had leaves its domain untrusted, and
+//! nobody else.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use countersign_certs_client::federation::{Endpoint, Fetched, Pace, Profile};
+use countersign_certs_client::{Bundle, BundleDoc, Certs, TrustBundles};
+use countersign_config::Limits;
+use countersign_config::limits::JWKS_BYTES_MAX;
+use countersign_policy::Documents;
+use countersign_policy::doc::{
+    EndpointProfile, FederatedBundle, FederatedDomain, FileRef, MeshConfig, TlsRoots,
+};
+use countersign_workload_id::TrustDomain;
+
+/// The bundles of other trust domains, wherever they come from.
+#[derive(Debug, Default)]
+pub struct Bundles {
+    /// What endpoints said.
+    fetched: Arc<Fetched>,
+    /// What files said last, by file and domain: one that cannot be read right now changes nothing.
+    files: BTreeMap<(PathBuf, TrustDomain), Bundle>,
+}
+
+impl Bundles {
+    /// Takes over what endpoints say now; whether a bundle is another one.
+    pub fn take(&mut self, fetched: Arc<Fetched>) -> bool {
+        let bundles = |all: &Fetched| -> Vec<(TrustDomain, Option<Bundle>)> {
+            all.iter()
+                .map(|(domain, one)| (domain.clone(), authorities(one.doc.as_ref())))
+                .collect()
+        };
+        let changed = bundles(&self.fetched) != bundles(&fetched);
+        self.fetched = fetched;
+        changed
+    }
+
+    /// The bundles in force under these documents.
+    pub fn in_force(&mut self, mesh: &MeshConfig, certs: &Certs) -> TrustBundles {
+        let mut all = TrustBundles::new();
+        if let Some(own) = certs.bundles.get(&mesh.trust_domain) {
+            all.insert(mesh.trust_domain.clone(), own.clone());
+        }
+        for FederatedDomain { trust_domain, bundle } in &mesh.federation {
+            let bundle = match bundle {
+                FederatedBundle::Source => certs.bundles.get(trust_domain).cloned(),
+                FederatedBundle::File(file) => self.of_file(file, trust_domain),
+                FederatedBundle::Endpoint(_) => {
+                    authorities(self.fetched.get(trust_domain).and_then(|one| one.doc.as_ref()))
+                }
+            };
+            if let Some(bundle) = bundle {
+                all.insert(trust_domain.clone(), bundle);
+            }
+        }
+        all
+    }
+
+    fn of_file(&mut self, file: &FileRef, domain: &TrustDomain) -> Option<Bundle> {
+        let path = file.resolve();
+        let read = read_capped(&path)
+            .and_then(|text| BundleDoc::of_file(&text, domain).map_err(|error| error.to_string()));
+        let key = (path, domain.clone());
+        match read.map(|doc| doc.authorities) {
+            Ok(Some(bundle)) => {
+                self.files.insert(key, bundle.clone());
+                Some(bundle)
+            }
+            Ok(None) => {
+                self.files.remove(&key);
+                None
+            }
+            Err(problem) => {
+                let last = self.files.get(&key).cloned();
+                let (file, kept) = (key.0.display(), last.is_some());
+                tracing::warn!(code = "FD-04", %domain, kept, "bundle file {file}: {problem}");
+                last
+            }
+        }
+    }
+}
+
+fn authorities(doc: Option<&Arc<BundleDoc>>) -> Option<Bundle> {
+    doc.and_then(|doc| doc.authorities.clone())
+}
+
+fn read_capped(path: &std::path::Path) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+
+    let limit = u64::try_from(JWKS_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    match text.len() > JWKS_BYTES_MAX {
+        true => Err(format!("larger than {JWKS_BYTES_MAX} bytes")),
+        false => Ok(text),
+    }
+}
+
+/// The endpoints that the documents name.
+pub fn endpoints(documents: &Documents) -> Vec<Endpoint> {
+    let endpoint = |entry: &FederatedDomain| {
+        let FederatedBundle::Endpoint(endpoint) = &entry.bundle else { return None };
+        let profile = match &endpoint.profile {
+            EndpointProfile::Web { roots: TlsRoots::System } => Profile::Web(None),
+            EndpointProfile::Web { roots: TlsRoots::File(file) } => {
+                Profile::Web(Some(file.resolve()))
+            }
+            EndpointProfile::Spiffe { endpoint_id, initial_bundle } => {
+                Profile::Spiffe { id: endpoint_id.clone(), initial: initial_bundle.resolve() }
+            }
+        };
+        Some(Endpoint {
+            domain: entry.trust_domain.clone(),
+            url: endpoint.url.clone(),
+            profile,
+            redirects: endpoint.redirects,
+            max_stale_s: endpoint.max_stale_s,
+        })
+    };
+    documents.mesh.federation.iter().filter_map(endpoint).collect()
+}
+
+/// How often endpoints are asked.
+pub fn pace(limits: &Limits) -> Pace {
+    Pace { least_s: limits.bundle_refresh_s_min, most_s: limits.bundle_refresh_s_max }
+}
