@@ -15,6 +15,7 @@ pub mod components;
 pub mod documents;
 pub mod h2raw;
 pub mod hold;
+pub mod kubelet_writer;
 pub mod lab;
 pub mod load;
 pub mod netns;

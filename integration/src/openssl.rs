@@ -92,6 +92,19 @@ impl Openssl {
         }
     }
 
+    /// The key of a leaf in the traditional form, `BEGIN EC PRIVATE KEY`, which cert-manager calls
+    /// `PKCS1` and writes unless told otherwise.
+    ///
+    /// # Panics
+    /// When openssl fails.
+    pub fn traditional(program: &Path, key_pem: &str) -> String {
+        let mut command = Command::new(program);
+        let done = process::run_with(command.args(["ec", "-in", "/dev/stdin"]), key_pem);
+        let text = String::from_utf8(done.stdout).unwrap();
+        assert!(text.contains("BEGIN EC PRIVATE KEY"), "openssl ec: {text}");
+        text
+    }
+
     fn key(&self, name: &str) {
         let out = format!("{name}.key");
         self.run(&[
