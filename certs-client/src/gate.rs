@@ -108,7 +108,10 @@ pub fn admit(
 }
 
 /// with an empty subject the name in the SAN is the only one, so it must be critical.
-fn check_san_critical(chain: &[CertificateDer<'static>]) -> Result<(), GateError> {
+///
+/// # Errors
+/// [`GateError::SanNotCritical`]; others where there is no leaf to look at.
+pub fn check_san_critical(chain: &[CertificateDer<'static>]) -> Result<(), GateError> {
     let Some(leaf) = chain.first() else { return Err(SvidError::NoCertificate.into()) };
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else {
         return Err(GateError::Unreadable("the leaf does not parse".to_owned()));

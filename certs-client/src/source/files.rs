@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use self::contents::FileError;
 use self::{contents::Contents, token_key::TokenKey};
+pub use self::contents::{signing_key, trust};
 use super::publish::{Failed, Publisher};
 use crate::{
     bundle::BundleError,

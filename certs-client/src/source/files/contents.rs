@@ -89,7 +89,11 @@ impl Contents {
     }
 }
 
-fn signing_key(text: &[u8]) -> Result<SigningKey, GateError> {
+/// The first private key of a PEM text.
+///
+/// # Errors
+/// When there is none, or none that can be used; the text names the fix.
+pub fn signing_key(text: &[u8]) -> Result<SigningKey, GateError> {
     let section = pem::private_key(text)
         .map_err(|error| GateError::Unreadable(format!("key file: {error}")))?;
     match section {
@@ -104,7 +108,10 @@ fn signing_key(text: &[u8]) -> Result<SigningKey, GateError> {
 ///
 /// Order and repetition mean nothing (kubelet merges and reorders), so they are taken out: the same
 /// authorities in another order are no change.
-fn trust(text: &[u8], own: TrustDomain) -> Result<TrustBundles, GateError> {
+///
+/// # Errors
+/// When it holds anything but authorities, or none.
+pub fn trust(text: &[u8], own: TrustDomain) -> Result<TrustBundles, GateError> {
     let is_json = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if is_json {
         return Ok(bundle_map::parse(text)?);
