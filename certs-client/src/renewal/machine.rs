@@ -43,6 +43,8 @@ pub enum Event {
     },
     /// An attempt failed for good: what is asked will never be granted.
     Refused,
+    /// The token that holds the private key lost it: only a new certificate helps.
+    KeyLost,
     /// The source took the identity away.
     Withdrawn,
 }
@@ -86,6 +88,7 @@ pub struct Renewal {
     attempt: u32,
     asking: bool,
     refused: bool,
+    key_lost: bool,
     /// End of the wait after a failure, Unix milliseconds.
     wait_until_ms: Option<u64>,
     /// What people were told last, and when.
@@ -128,10 +131,11 @@ impl Renewal {
                 let point = least + (most - least) * u64::from(random) / u64::from(u32::MAX);
                 let received = now_ms / 1_000;
                 self.held = Some(Held { not_before, received, not_after, point });
-                (self.ended, self.warned) = (None, None);
+                (self.ended, self.warned, self.key_lost) = (None, None, false);
                 (self.attempt, self.asking, self.wait_until_ms) = (0, false, None);
             }
             Event::Failed { retry_after } => self.failed(retry_after, now_ms, random),
+            Event::KeyLost => self.key_lost = true,
             Event::Refused => (self.asking, self.refused) = (false, true),
             Event::Withdrawn => {
                 if self.held.take().is_some() {
@@ -152,6 +156,7 @@ impl Renewal {
             (Some(until), _) => *until,
             // By a clock that was set back it has not begun: nobody would accept it.
             (None, Some(held)) if now_ms / 1_000 < held.not_before => now_ms,
+            (None, Some(_)) if self.key_lost => now_ms,
             (None, Some(held)) => held.target_ms(),
             (None, None) => now_ms,
         };

@@ -188,6 +188,10 @@ impl Publisher {
 
     /// What a source that asks by itself does next.
     pub(crate) fn next(&self) -> Next {
+        let held = Arc::clone(&self.certs.borrow());
+        if held.identity.as_ref().is_some_and(|identity| !identity.key.is_usable()) {
+            self.on(Event::KeyLost);
+        }
         self.renewal().next((self.clock)())
     }
 

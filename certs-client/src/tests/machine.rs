@@ -401,3 +401,15 @@ fn one_attempt_at_a_time() {
         machine.on(Event::Tick, now_ms, 0);
     }
 }
+
+#[test]
+fn a_key_its_token_lost_is_replaced_at_once_but_not_in_a_loop() {
+    let mut sim = Sim::with_an_hour(Answer::Down);
+    sim.random = u32::MAX;
+    sim.on(Event::KeyLost);
+    sim.advance(10);
+    assert_eq!(sim.asked(), [0, 1, 3, 7]);
+    sim.otherwise = Answer::Good(HOUR);
+    sim.advance(10);
+    assert_eq!(sim.asked().len(), 5, "a good one ends it: {:?}", sim.asked());
+}
