@@ -86,7 +86,7 @@ pub fn admit(
     expected_id: Option<&WorkloadId>,
     now: u64,
 ) -> Result<Identity, GateError> {
-    let Delivered { chain, key, crls: _ } = delivered;
+    let Delivered { chain, key, .. } = delivered;
     let svid = svid::validate(&chain, bundles, Usage::TlsClient, svid::unix_time(now))?;
     if svid.public_key != key.public_key() {
         return Err(GateError::KeyMismatch);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use countersign_workload_id::WorkloadId;
 use rustls_pki_types::CertificateDer;
 
-use crate::{bundle::TrustBundles, jwt_bundle::JwtBundles, key::SigningKey};
+use crate::{bundle::TrustBundles, crl::Crls, jwt_bundle::JwtBundles, key::SigningKey};
 
 /// A private key with the certificate chain that says whose it is.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub struct Certs {
     pub bundles: Arc<TrustBundles>,
     /// The keys of JWT-SVIDs, by trust domain; empty where nobody asked for them.
     pub jwt_bundles: Arc<JwtBundles>,
+    /// The revocation lists in force.
+    pub crls: Arc<Crls>,
     /// Grows with every change; 0 is the empty snapshot before the first delivery.
     pub generation: u64,
 }

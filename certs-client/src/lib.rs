@@ -33,7 +33,7 @@ mod tests;
 
 pub use bundle::{Bundle, BundleError, TrustBundles};
 pub use bundle_doc::BundleDoc;
-pub use crl::Crl;
+pub use crl::{Crl, Crls};
 pub use gate::{Delivered, GateError};
 pub use identity::{Certs, Identity};
 pub use jwt_bundle::{JwksForm, JwtBundle, JwtBundleError, JwtBundles};

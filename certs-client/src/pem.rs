@@ -5,7 +5,7 @@
 //! error. A certificate that is skipped would be a missing leaf or a missing authority.
 
 use rustls_pki_types::{
-    CertificateDer,
+    CertificateDer, CertificateRevocationListDer,
     pem::{Error, PemObject, SectionKind},
 };
 use zeroize::Zeroizing;
@@ -17,6 +17,13 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(sections(text)?)
         .map(|section| section.map_err(|error| words(&error)))
+        .collect()
+}
+
+/// All `X509 CRL` sections, in order, DER.
+pub(crate) fn crls(text: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    CertificateRevocationListDer::pem_slice_iter(sections(text)?)
+        .map(|section| section.map(|crl| crl.as_ref().to_vec()).map_err(|error| words(&error)))
         .collect()
 }
 

@@ -89,6 +89,19 @@ impl fmt::Display for Failure {
     }
 }
 
+/// How revocation lists are doing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct CrlStatus {
+    /// Lists in force.
+    pub lists: usize,
+    /// Serial numbers they name.
+    pub serials: usize,
+    /// Lists whose authority should have signed a newer one by now.
+    pub stale: usize,
+    /// Lists that were discarded so far.
+    pub discarded_total: u64,
+}
+
 /// The state of the source, replaced as a whole.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Status {
@@ -108,6 +121,8 @@ pub struct Status {
     pub attempt: u32,
     /// Steps of the wall clock by more than 30 s so far.
     pub clock_steps_total: u64,
+    /// The revocation lists in force.
+    pub crls: CrlStatus,
     /// End of the current identity, seconds since the Unix epoch.
     pub not_after: Option<u64>,
     /// When the source last delivered something good, seconds since the Unix epoch.

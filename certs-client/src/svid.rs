@@ -21,6 +21,7 @@ use x509_parser::{
 };
 
 use crate::bundle::{Bundle, TrustBundles, sha256};
+use crate::crl::Crls;
 use crate::location;
 
 pub(crate) use self::facts::public_key;
@@ -225,6 +226,31 @@ impl ChainValidator for TrustBundles {
         let key = VerifyingKey::from_spki_der(&svid.spki).map_err(|error| error.to_string())?;
         let not_after = countersign_ctxtoken::UnixTime(svid.not_after);
         Ok(ChainKey { id: svid.id, key, not_after })
+    }
+}
+
+/// Chains of signers of tokens, of which those their authorities have revoked do not count.
+#[derive(Clone, Copy, Debug)]
+pub struct SignerChains<'a> {
+    /// The authorities, by trust domain.
+    pub bundles: &'a TrustBundles,
+    /// What they have revoked.
+    pub crls: &'a Crls,
+}
+
+impl ChainValidator for SignerChains<'_> {
+    fn validate(
+        &self,
+        chain_der: &[Vec<u8>],
+        now: countersign_ctxtoken::UnixTime,
+    ) -> Result<ChainKey, String> {
+        let key = ChainValidator::validate(self.bundles, chain_der, now)?;
+        let chain: Vec<CertificateDer<'_>> =
+            chain_der.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        if self.crls.revoke_chain(key.id.trust_domain(), &chain) {
+            return Err(format!("the certificate of {} is on a revocation list", key.id));
+        }
+        Ok(key)
     }
 }
 

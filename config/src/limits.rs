@@ -79,6 +79,8 @@ bounds! {
     CONTROL_CALL_MS_MAX: u64 = 10_000;
     /// Bytes of one answer of an authority or API server, and of a file with authorities.
     CONTROL_ANSWER_BYTES_MAX: usize = 256 * KIB;
+    /// Certificate revocation lists of one delivery.
+    CRLS_MAX: usize = 64;
     /// Time for a TLS handshake, from accept to finished.
     HANDSHAKE_MS_MAX: u64 = 5_000;
     /// TLS handshakes a worker computes in one turn of its loop; waiting for a client takes no slot.
@@ -89,7 +91,7 @@ bounds! {
     PEER_CHAIN_CERTS_MAX: usize = 6;
     /// All certificates of a peer's chain together.
     PEER_CHAIN_BYTES_MAX: usize = 32 * KIB;
-    /// One certificate revocation list.
+    /// Bytes of one certificate revocation list; larger ones are discarded.
     CRL_BYTES_MAX: usize = MIB;
     /// Longest life that a certificate of ours is asked for.
     IDENTITY_LIFE_S_MAX: u64 = 86_400;

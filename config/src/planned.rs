@@ -3,7 +3,6 @@
 
 /// Names and what they come with.
 pub(crate) const PLANNED: &[(&str, &str)] = &[
-    ("CRL_BYTES_MAX", "revocation"),
     ("H2_HPACK_BYTES_MAX", "a setting of the HTTP/2 library; its default is the same"),
     ("RETRY_BODY_BYTES_MAX", "routes that opt in to replay"),
     ("HOPS_BYTES_MAX", "hop records"),

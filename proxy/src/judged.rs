@@ -115,7 +115,7 @@ fn after_peer_expiry_s(worker: &Worker) -> u64 {
 /// Which revocation hits it, or that no authority vouches for it any longer.
 pub fn peer_counts(peer: Option<&MeshPeer>, against: &Against<'_>) -> Result<(), Verdict> {
     let Some(peer) = peer else { return Ok(()) };
-    if let Some(by) = peer.revoked(&against.snap.revocations, against.now) {
+    if let Some(by) = peer.revoked(against.snap, against.now) {
         return Err(EndReason::Revoked(by).into());
     }
     if against.trust_shrank && !peer.is_vouched_for(&against.snap.bundles) {

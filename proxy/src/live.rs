@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use countersign_certs_client::svid::SignerChains;
 use countersign_certs_client::{Certs, Identity, TrustBundles};
 use countersign_config::{ProxyConfig, limits};
 use countersign_ctxtoken::{IssuerSet, Limits as TokenLimits, Presenters};
@@ -57,6 +58,11 @@ impl Snapshot {
     /// The trust domain of the mesh.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.documents.mesh.trust_domain
+    }
+
+    /// What chains of signers of tokens are checked by.
+    pub fn chains(&self) -> SignerChains<'_> {
+        SignerChains { bundles: &self.bundles, crls: &self.certs.crls }
     }
 
     /// Our own identity.
@@ -177,7 +183,11 @@ impl Builder {
         let domain = &documents.mesh.trust_domain;
         let revocations = Arc::new(Revocations::of(documents));
         let bundles = Arc::new(self.federation.in_force(&documents.mesh, certs));
-        let trust = Trust { bundles: Arc::clone(&bundles), revocations: Arc::clone(&revocations) };
+        let trust = Trust {
+            bundles: Arc::clone(&bundles),
+            crls: Arc::clone(&certs.crls),
+            revocations: Arc::clone(&revocations),
+        };
         let next = self.generation + 1;
         let accepted: Vec<_> =
             self.config.inbound.iter().map(|listener| listener.trust_domains.as_slice()).collect();

@@ -16,8 +16,8 @@ use countersign_config::FilesKey;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::contents::FileError;
-use self::{contents::Contents, token_key::TokenKey};
 pub use self::contents::{signing_key, trust};
+use self::{contents::Contents, token_key::TokenKey};
 use super::publish::{Failed, Publisher};
 use crate::{
     bundle::BundleError,

@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::{CertSource, Clock};
 use crate::{
     bundle::TrustBundles,
+    crl::{Authorities, Crl, CrlStore},
     gate::{self, Delivered, GateError},
     identity::{Certs, Identity},
     jwt_bundle::JwtBundles,
@@ -24,7 +25,7 @@ use crate::{
         self,
         machine::{Action, Event, Next, Renewal},
     },
-    status::{Failure, NextTry, State, Status},
+    status::{CrlStatus, Failure, NextTry, State, Status},
 };
 
 /// Time between looks at the clock.
@@ -34,6 +35,7 @@ pub(crate) struct Publisher {
     certs: watch::Sender<Arc<Certs>>,
     status: watch::Sender<Arc<Status>>,
     renewal: Mutex<Renewal>,
+    crls: Mutex<CrlStore>,
     expected_id: Option<WorkloadId>,
     clock: Clock,
 }
@@ -56,17 +58,25 @@ impl Publisher {
         let status =
             Status { source: source.to_string(), kind: source.kind(), ..Status::default() };
         let (status, status_reader) = watch::channel(Arc::new(status));
-        let publisher = Publisher { certs, status, renewal: Mutex::default(), expected_id, clock };
+        let publisher = Publisher {
+            certs,
+            status,
+            renewal: Mutex::default(),
+            crls: Mutex::default(),
+            expected_id,
+            clock,
+        };
         (publisher, certs_reader, status_reader)
     }
 
     /// Validates a delivery and publishes it with the bundles that came with it.
     pub(crate) fn deliver(
         &self,
-        delivered: Delivered,
+        mut delivered: Delivered,
         bundles: TrustBundles,
     ) -> Result<(), GateError> {
         let now = self.now_s();
+        let crls = std::mem::take(&mut delivered.crls);
         let identity = gate::admit(delivered, &bundles, self.expected_id.as_ref(), now)?;
         let held = Arc::clone(&self.certs.borrow());
         let same_leaf =
@@ -78,6 +88,7 @@ impl Publisher {
         let identity = same_leaf.unwrap_or_else(|| Arc::new(identity));
         let (not_before, not_after) = (identity.not_before, identity.not_after);
         self.publish(Some(identity), Arc::new(bundles));
+        self.deliver_crls(&crls);
         self.update_status(|status| {
             status.identities_total += u64::from(rotated);
             status.not_after = Some(not_after);
@@ -94,21 +105,25 @@ impl Publisher {
         self.publish(identity, Arc::new(bundles));
     }
 
+    /// Takes revocation lists. One that cannot be used is discarded; what is in force stays until
+    /// its authority signs a newer one.
+    pub(crate) fn deliver_crls(&self, crls: &[Crl]) {
+        let held = Arc::clone(&self.certs.borrow());
+        let judged = self.crls().take(crls, &authorities(held.identity.as_deref(), &held.bundles));
+        for problem in &judged.discarded {
+            warn!(code = "RV-02", %problem, "a revocation list was discarded");
+        }
+        let discarded = u64::try_from(judged.discarded.len()).unwrap_or(u64::MAX);
+        if discarded > 0 {
+            self.update_status(|status| status.crls.discarded_total += discarded);
+        }
+        self.replace(Certs { crls: Arc::new(judged.crls), ..Certs::clone(&held) });
+    }
+
     /// Publishes the keys of JWT-SVIDs; identity and X.509 bundles stay.
     pub(crate) fn deliver_jwt_bundles(&self, jwt_bundles: JwtBundles) {
-        let changed = self.certs.send_if_modified(|held| {
-            if *held.jwt_bundles == jwt_bundles {
-                return false;
-            }
-            let jwt_bundles = Arc::new(jwt_bundles);
-            let generation = held.generation.saturating_add(1);
-            *held = Arc::new(Certs { jwt_bundles, generation, ..Certs::clone(held) });
-            true
-        });
-        if changed {
-            let generation = self.certs.borrow().generation;
-            self.update_status(|status| status.generation = generation);
-        }
+        let held = Arc::clone(&self.certs.borrow());
+        self.replace(Certs { jwt_bundles: Arc::new(jwt_bundles), ..Certs::clone(&held) });
     }
 
     /// Takes the identity away at once.
@@ -215,6 +230,9 @@ impl Publisher {
         loop {
             tokio::time::sleep(TICK).await;
             self.on(Event::Tick);
+            if !self.certs.borrow().crls.is_empty() {
+                self.look_at_crls();
+            }
         }
     }
 
@@ -265,19 +283,50 @@ impl Publisher {
     }
 
     fn publish(&self, identity: Option<Arc<Identity>>, bundles: Arc<TrustBundles>) {
+        let held = Arc::clone(&self.certs.borrow());
+        let crls = if held.bundles == bundles {
+            Arc::clone(&held.crls)
+        } else {
+            let trusted = authorities(identity.as_deref(), &bundles);
+            Arc::new(self.crls().trust_changed(&trusted))
+        };
+        self.replace(Certs { identity, bundles, crls, ..Certs::clone(&held) });
+    }
+
+    /// Puts the next snapshot in force, if it differs from the one that is.
+    fn replace(&self, next: Certs) {
         let leaf = |identity: &Option<Arc<Identity>>| identity.as_ref().map(|i| i.leaf_sha256);
         let changed = self.certs.send_if_modified(|held| {
-            if leaf(&held.identity) == leaf(&identity) && held.bundles == bundles {
-                return false;
+            let same = leaf(&held.identity) == leaf(&next.identity)
+                && held.bundles == next.bundles
+                && held.crls == next.crls
+                && held.jwt_bundles == next.jwt_bundles;
+            if !same {
+                *held = Arc::new(Certs { generation: held.generation.saturating_add(1), ..next });
             }
-            let generation = held.generation.saturating_add(1);
-            let jwt_bundles = Arc::clone(&held.jwt_bundles);
-            *held = Arc::new(Certs { identity, bundles, jwt_bundles, generation });
-            true
+            !same
         });
         if changed {
-            let generation = self.certs.borrow().generation;
-            self.update_status(|status| status.generation = generation);
+            let certs = Arc::clone(&self.certs.borrow());
+            self.update_status(|status| status.generation = certs.generation);
+            self.look_at_crls();
+        }
+    }
+
+    /// A list past its time stays in force, and is told.
+    fn look_at_crls(&self) {
+        let crls = Arc::clone(&self.certs.borrow().crls);
+        let before = self.status.borrow().crls.clone();
+        let stale = crls.stale(self.now_s());
+        let now = CrlStatus { lists: crls.len(), serials: crls.serials(), stale, ..before.clone() };
+        if stale > before.stale {
+            warn!(
+                code = "RV-03",
+                stale, "a revocation list is past its nextUpdate; it stays in force"
+            );
+        }
+        if now != before {
+            self.update_status(|status| status.crls = now);
         }
     }
 
@@ -289,9 +338,19 @@ impl Publisher {
         (self.clock)() / 1000
     }
 
+    fn crls(&self) -> MutexGuard<'_, CrlStore> {
+        self.crls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn renewal(&self) -> MutexGuard<'_, Renewal> {
         self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who may sign revocation lists that count for us.
+fn authorities<'a>(me: Option<&'a Identity>, bundles: &'a TrustBundles) -> Authorities<'a> {
+    let own = me.map(|me| (me.id.trust_domain(), me.chain_der.as_slice()));
+    Authorities { bundles, own }
 }
 
 /// Without randomness waits are the longest ones, which is safe.

@@ -10,17 +10,22 @@ use std::{
 
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevocationReason, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use crate::{Bundle, Delivered, SigningKey, TrustBundles};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::{Bundle, Crl, Delivered, SigningKey, TrustBundles};
 
 /// The time of all tests that do not run in real time.
 pub(super) const NOW: u64 = 1_800_000_000;
+/// Seconds.
+const DAY: u64 = 86_400;
 /// The identity most tests are about.
 pub(super) const ORDERS: &str = "spiffe://demo.test/ns/shop/sa/orders";
 
@@ -47,6 +52,41 @@ impl TestCa {
         let certificate = params.self_signed(&key).unwrap().der().clone();
         let domain = TrustDomain::parse(domain).unwrap();
         TestCa { domain, certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// One whose certificate says something else than what it does.
+    pub(super) fn claiming(domain: &str, claim: impl FnOnce(&mut CertificateParams)) -> TestCa {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = authority_params(domain, "root");
+        let mut claimed = params.clone();
+        claim(&mut claimed);
+        let certificate = claimed.self_signed(&key).unwrap().der().clone();
+        let domain = TrustDomain::parse(domain).unwrap();
+        TestCa { domain, certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// A list of these certificates, the `number`-th of this authority, a day old and good for
+    /// another day.
+    pub(super) fn crl(&self, number: u64, revoked: &[&CertificateDer<'_>]) -> Crl {
+        let at = |seconds| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+        let one = |certificate: &&CertificateDer<'_>| {
+            let (_, parsed) = X509Certificate::from_der(certificate).unwrap();
+            RevokedCertParams {
+                serial_number: SerialNumber::from_slice(parsed.raw_serial()),
+                revocation_time: at(NOW - DAY),
+                reason_code: Some(RevocationReason::KeyCompromise),
+                invalidity_date: None,
+            }
+        };
+        let params = CertificateRevocationListParams {
+            this_update: at(NOW - DAY + number),
+            next_update: at(NOW + DAY),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(one).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Crl::from_der(params.signed_by(&self.issuer).unwrap().der().to_vec())
     }
 
     /// An authority below this one.
@@ -181,7 +221,7 @@ fn authority_params(domain: &str, name: &str) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, format!("{name} of {domain}"));
     params.subject_alt_names = vec![uri(&format!("spiffe://{domain}"))];
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     life(&mut params, NOW - 3600, NOW + 1_000_000_000);
     params
 }

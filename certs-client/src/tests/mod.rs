@@ -4,6 +4,7 @@ mod attacks;
 mod authority;
 mod bundle;
 mod bundle_doc;
+mod crl;
 mod federation;
 mod files;
 mod files_watch;

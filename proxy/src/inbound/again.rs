@@ -105,10 +105,7 @@ pub fn check_revoked(
     now: Now,
 ) -> Result<(), Refused> {
     let revocations = &snap.revocations;
-    if revocations.is_empty() {
-        return Ok(());
-    }
-    if let Some(by) = conn.peer().mesh().and_then(|peer| peer.revoked(revocations, now)) {
+    if let Some(by) = conn.peer().mesh().and_then(|peer| peer.revoked(snap, now)) {
         let detail = format!("the certificate of the caller is revoked ({by})");
         let refused = Refused::new(Refusal::PolicyDenied, Stage::Decide, detail);
         return Err(refused.with_sub("revoked"));

@@ -114,7 +114,7 @@ fn check(
 ) -> Result<(Arc<Verified<RequestContext>>, CacheResult), VerifyError> {
     let with = VerifyWith {
         issuers: &snap.issuers,
-        chains: &*snap.bundles,
+        chains: &snap.chains(),
         trust_domain: snap.trust_domain(),
         now: UnixTime(now.secs()),
         skew_s: SKEW_S,

@@ -38,7 +38,7 @@ fn check(
     };
     let with = VerifyWith {
         issuers: &snap.issuers,
-        chains: &*snap.bundles,
+        chains: &snap.chains(),
         trust_domain: snap.trust_domain(),
         now: UnixTime(against.now.secs().min(token.exp.0)),
         skew_s: SKEW_S,

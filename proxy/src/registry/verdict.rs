@@ -19,7 +19,7 @@ pub enum EndReason {
     Expiry,
     /// Policy no longer allows it.
     Policy(DenyReason),
-    /// What it rests on was revoked: `certificate`, `identity`, `pod`, `user`, `issuer_key`,
+    /// What it rests on was revoked: `certificate`, `crl`, `identity`, `pod`, `user`, `issuer_key`,
     /// `device`, `transaction` or `authority`.
     Revoked(&'static str),
 }
@@ -61,7 +61,8 @@ impl EndReason {
 pub struct Against<'a> {
     /// The snapshot in force.
     pub snap: &'a Snapshot,
-    /// Whether an authority was removed since the entry was judged: chains are checked again.
+    /// Whether an authority was removed, or revoked something, since the entry was judged: chains
+    /// are checked again.
     pub trust_shrank: bool,
     /// The time.
     pub now: Now,

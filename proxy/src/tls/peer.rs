@@ -7,12 +7,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_certs_client::crl::Numbered;
 use countersign_certs_client::{TrustBundles, Usage, svid};
-use countersign_policy::{RevocableLeaf, Revocations};
+use countersign_policy::RevocableLeaf;
 use countersign_workload_id::WorkloadId;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::clock::Now;
+use crate::live::Snapshot;
+use crate::tls::verify::CRL;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -31,6 +34,7 @@ struct Proven {
     leaf: svid::LeafFacts,
     leaf_sha256: [u8; 32],
     chain: Box<[CertificateDer<'static>]>,
+    numbered: Box<[Numbered]>,
 }
 
 impl fmt::Debug for MeshPeer {
@@ -81,7 +85,8 @@ impl MeshPeer {
         let mut leaf_sha256 = [0; 32];
         leaf_sha256.copy_from_slice(digest.as_ref());
         let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
-        let proven = Proven { leaf: svid::facts(leaf)?, leaf_sha256, chain: chain.into() };
+        let (leaf, numbered) = (svid::facts(leaf)?, Numbered::of(&chain)?);
+        let proven = Proven { leaf, leaf_sha256, chain: chain.into(), numbered };
         Ok(MeshPeer(Arc::new(proven)))
     }
 
@@ -100,16 +105,23 @@ impl MeshPeer {
         self.0.leaf_sha256
     }
 
-    /// Which entry of a revocation hits this peer's certificate.
-    pub fn revoked(&self, revocations: &Revocations, now: Now) -> Option<&'static str> {
-        let Proven { leaf, leaf_sha256, .. } = &*self.0;
+    /// What revokes this peer's certificate: an entry of a document (`certificate`, `identity`,
+    /// `pod`), or its authority (`crl`).
+    pub fn revoked(&self, snap: &Snapshot, now: Now) -> Option<&'static str> {
+        let Proven { leaf, leaf_sha256, numbered, .. } = &*self.0;
+        if snap.certs.crls.revoke(leaf.id.trust_domain(), numbered) {
+            return Some(CRL);
+        }
+        if snap.revocations.revokes_no_peer() {
+            return None;
+        }
         let leaf = RevocableLeaf {
             sha256: leaf_sha256,
             id: &leaf.id,
             not_before_ms: millis(leaf.not_before),
             pod_uid: leaf.pod_uid.as_deref(),
         };
-        revocations.leaf(&leaf, i64::try_from(now.millis()).unwrap_or(i64::MAX))
+        snap.revocations.leaf(&leaf, i64::try_from(now.millis()).unwrap_or(i64::MAX))
     }
 
     /// Whether an authority of its trust domain still vouches for it. The ends of certificates are

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_certs_client::{TrustBundles, Usage, svid};
+use countersign_certs_client::{Crls, TrustBundles, Usage, svid};
 use countersign_policy::{RevocableLeaf, Revocations};
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,6 +17,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
 };
+
+/// What revokes a certificate on a list of its authority, where documents name their entries.
+pub const CRL: &str = "crl";
 
 /// The identities that may answer for a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +72,7 @@ pub enum PeerRefused {
     Revoked {
         /// Whose certificate it is.
         id: WorkloadId,
-        /// The entry that hits: `certificate`, `identity` or `pod`.
+        /// The entry that hits: `certificate`, `identity` or `pod`; or `crl`.
         by: &'static str,
     },
     /// The server is not the one that was expected.
@@ -117,7 +120,8 @@ fn validate(
         not_before_ms: ms(svid.not_before),
         pod_uid: svid.pod_uid.as_deref(),
     };
-    match trust.revocations.leaf(&leaf, ms(now.as_secs())) {
+    let listed = trust.crls.revoke_chain(svid.id.trust_domain(), &chain).then_some(CRL);
+    match listed.or_else(|| trust.revocations.leaf(&leaf, ms(now.as_secs()))) {
         Some(by) => Err(refuse(PeerRefused::Revoked { id: svid.id, by })),
         None => Ok(svid),
     }
@@ -128,7 +132,9 @@ fn validate(
 pub struct Trust {
     /// The authorities, by trust domain.
     pub bundles: Arc<TrustBundles>,
-    /// What is revoked.
+    /// What its authorities have revoked.
+    pub crls: Arc<Crls>,
+    /// What the documents revoke.
     pub revocations: Arc<Revocations>,
 }
 

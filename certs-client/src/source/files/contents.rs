@@ -15,6 +15,7 @@ use super::{Paths, TokenKey};
 use crate::{
     bundle::{Bundle, TrustBundles, sha256},
     bundle_map,
+    crl::Crl,
     gate::{Delivered, GateError},
     key::{KeyError, SigningKey},
     pem::{self, KeySection},
@@ -23,6 +24,8 @@ use crate::{
 
 /// Bytes of one file.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Bytes of the trust file, which may hold revocation lists.
+const TRUST_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 /// Why the files cannot be used.
 #[derive(Debug)]
@@ -60,7 +63,8 @@ impl Contents {
             Some(FilesKey::Pkcs11(_)) => Key::InToken,
             None => Key::WithCertificate,
         };
-        Ok(Contents { certificate: read(&paths.certificate)?, key, bundle: read(&paths.bundle)? })
+        let bundle = read_up_to(&paths.bundle, TRUST_BYTES_MAX)?;
+        Ok(Contents { certificate: read(&paths.certificate)?, key, bundle })
     }
 
     pub(super) fn digest(&self) -> [u8; 32] {
@@ -85,7 +89,9 @@ impl Contents {
             Key::WithCertificate => signing_key(&self.certificate)?,
         };
         let bundles = trust(&self.bundle, own)?;
-        Ok((Delivered { chain, key, crls: Vec::new() }, bundles))
+        let crls = Crl::from_pem(&self.bundle)
+            .map_err(|error| GateError::Unreadable(format!("trust file: {error}")))?;
+        Ok((Delivered { chain, key, crls }, bundles))
     }
 }
 
@@ -104,7 +110,8 @@ pub fn signing_key(text: &[u8]) -> Result<SigningKey, GateError> {
     }
 }
 
-/// A trust file is a SPIFFE bundle map (JSON) or PEM authorities of our own trust domain.
+/// A trust file is a SPIFFE bundle map (JSON) or PEM authorities of our own trust domain, with
+/// their revocation lists if there are any.
 ///
 /// Order and repetition mean nothing (kubelet merges and reorders), so they are taken out: the same
 /// authorities in another order are no change.
@@ -123,13 +130,16 @@ pub fn trust(text: &[u8], own: TrustDomain) -> Result<TrustBundles, GateError> {
 }
 
 pub(super) fn read(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let path = path.as_ref();
+    read_up_to(path.as_ref(), FILE_BYTES_MAX)
+}
+
+fn read_up_to(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let failed = |error| FileError::Read { path: path.to_owned(), error };
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     let file = File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(failed(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes"))));
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(failed(io::Error::other(format!("larger than {bytes_max} bytes"))));
     }
     Ok(bytes)
 }

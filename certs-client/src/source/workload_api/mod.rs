@@ -19,7 +19,7 @@ use countersign_config::limits::TCP_KEEPALIVE_IDLE_S;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, metadata::MetadataValue, transport::Channel};
 use tonic_prost::ProstCodec;
-use tracing::{info, warn};
+use tracing::info;
 
 use self::wire::{
     JwtBundlesRequest, JwtBundlesResponse, X509BundlesRequest, X509BundlesResponse,
@@ -356,7 +356,6 @@ impl<'a> Received<'a> {
     }
 
     fn identity(&self, message: X509SvidResponse) -> Result<(), GateError> {
-        warn_about_crls(message.crl.len());
         let (delivered, bundles) = read::identity(message, self.publisher.expected_id())
             .inspect_err(|error| {
                 // The message is complete, and our identity is not in it: it is no longer ours.
@@ -373,13 +372,13 @@ impl<'a> Received<'a> {
     }
 
     fn bundles(&self, message: X509BundlesResponse) -> Result<(), GateError> {
-        warn_about_crls(message.crl.len());
-        let bundles = read::bundles(message)?;
+        let (bundles, crls) = read::bundles(message)?;
         let in_force = self.change(|held| {
             held.bundles = Some(bundles);
             held.bundles_newer = true;
         });
         self.publisher.deliver_bundles(in_force);
+        self.publisher.deliver_crls(&crls);
         Ok(())
     }
 
@@ -397,11 +396,5 @@ impl<'a> Received<'a> {
         let mut held = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut held);
         held.in_force()
-    }
-}
-
-fn warn_about_crls(count: usize) {
-    if count > 0 {
-        warn!(count, "the authority sent revocation lists; this version does not use them");
     }
 }

@@ -50,12 +50,13 @@ pub(crate) fn identity(
     Ok((Delivered { chain, key, crls }, bundles))
 }
 
-/// The bundles of a message that carries nothing else.
-pub(crate) fn bundles(message: X509BundlesResponse) -> Result<TrustBundles, GateError> {
+/// The bundles of a message that carries no identity, and its revocation lists.
+pub(crate) fn bundles(message: X509BundlesResponse) -> Result<(TrustBundles, Vec<Crl>), GateError> {
     if message.bundles.is_empty() {
         return Err(GateError::EmptyField("bundles"));
     }
-    bundles_by_domain(message.bundles, "bundles")
+    let crls = message.crl.into_iter().map(Crl::from_der).collect();
+    Ok((bundles_by_domain(message.bundles, "bundles")?, crls))
 }
 
 /// An identity of a message with every mandatory field present.
