@@ -104,6 +104,14 @@ impl Authority {
         }
     }
 
+    /// Writes the private key as `NAME.key`, for programs that sign.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write_key(&self, folder: &Path, name: &str) -> PathBuf {
+        write(folder, &format!("{name}.key"), &self.issuer.key().serialize_pem())
+    }
+
     /// Writes the bundle as `NAME.pem`.
     ///
     /// # Panics

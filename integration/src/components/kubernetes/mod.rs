@@ -8,6 +8,7 @@
 
 mod certificates;
 mod server;
+mod signing;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use crate::client::{Call, Conn};
 use crate::{tls, wait};
 use certificates::Certificates;
 use server::{Folder, Server};
+pub use signing::{Outcome, Signing};
 
 /// A running cluster; dropping it stops it.
 pub struct Cluster {
