@@ -44,6 +44,9 @@ impl Identity {
 pub struct Certs {
     /// Our identity; `None` before the first delivery, after a withdrawal and after expiry.
     pub identity: Option<Arc<Identity>>,
+    /// What signs context tokens instead of the identity, of the same workload; `None` where the
+    /// source singles nothing out.
+    pub token_signer: Option<Arc<Identity>>,
     /// The authorities, by trust domain.
     pub bundles: Arc<TrustBundles>,
     /// The keys of JWT-SVIDs, by trust domain; empty where nobody asked for them.
@@ -52,4 +55,11 @@ pub struct Certs {
     pub crls: Arc<Crls>,
     /// Grows with every change; 0 is the empty snapshot before the first delivery.
     pub generation: u64,
+}
+
+impl Certs {
+    /// What signs context tokens: what the source marked for it, else the identity.
+    pub fn token_signer(&self) -> Option<&Arc<Identity>> {
+        self.token_signer.as_ref().or(self.identity.as_ref())
+    }
 }

@@ -17,6 +17,13 @@ pub const BACKOFF_EMPTY_MS_MAX: u64 = 5_000;
 /// First ceiling of the wait; it doubles with every attempt.
 const BACKOFF_MS_BASE: u64 = 1_000;
 
+/// The longest wait of a source that is asked by us and pushes, with `left_s` until the identity
+/// that is held ends: what waits must not sleep through it.
+pub fn backoff_ms_max(left_s: Option<u64>) -> u64 {
+    let Some(left_s) = left_s else { return BACKOFF_EMPTY_MS_MAX };
+    left_s.saturating_mul(1000 / 10).clamp(BACKOFF_MS_BASE, BACKOFF_MS_MAX)
+}
+
 /// The wait before attempt `attempt + 1`, full jitter: `random` is uniform in `0..=u32::MAX`.
 pub fn backoff(attempt: u32, random: u32, ms_max: u64) -> Duration {
     let ceiling = BACKOFF_MS_BASE.saturating_mul(1 << attempt.min(16)).min(ms_max);

@@ -72,12 +72,26 @@ impl Publisher {
     /// Validates a delivery and publishes it with the bundles that came with it.
     pub(crate) fn deliver(
         &self,
+        delivered: Delivered,
+        bundles: TrustBundles,
+    ) -> Result<(), GateError> {
+        self.deliver_both(delivered, None, bundles)
+    }
+
+    /// As [`Publisher::deliver`], with another certificate of the same workload that signs its
+    /// context tokens.
+    pub(crate) fn deliver_both(
+        &self,
         mut delivered: Delivered,
+        token_signer: Option<Delivered>,
         bundles: TrustBundles,
     ) -> Result<(), GateError> {
         let now = self.now_s();
         let crls = std::mem::take(&mut delivered.crls);
         let identity = gate::admit(delivered, &bundles, self.expected_id.as_ref(), now)?;
+        let token_signer = token_signer
+            .map(|signer| gate::admit(signer, &bundles, Some(&identity.id), now))
+            .transpose()?;
         let held = Arc::clone(&self.certs.borrow());
         let same_leaf =
             held.identity.as_ref().filter(|held| held.leaf_sha256 == identity.leaf_sha256).cloned();
@@ -87,7 +101,7 @@ impl Publisher {
         }
         let identity = same_leaf.unwrap_or_else(|| Arc::new(identity));
         let (not_before, not_after) = (identity.not_before, identity.not_after);
-        self.publish(Some(identity), Arc::new(bundles));
+        self.publish(Some(identity), token_signer.map(Arc::new), Arc::new(bundles));
         self.deliver_crls(&crls);
         self.update_status(|status| {
             status.identities_total += u64::from(rotated);
@@ -101,8 +115,8 @@ impl Publisher {
 
     /// Publishes bundles that came alone; the identity stays.
     pub(crate) fn deliver_bundles(&self, bundles: TrustBundles) {
-        let identity = self.certs.borrow().identity.clone();
-        self.publish(identity, Arc::new(bundles));
+        let held = self.published();
+        self.publish(held.identity.clone(), held.token_signer.clone(), Arc::new(bundles));
     }
 
     /// Takes revocation lists. One that cannot be used is discarded; what is in force stays until
@@ -131,7 +145,7 @@ impl Publisher {
         if let Some(identity) = &self.certs.borrow().identity {
             error!(id = %identity.id, "identity withdrawn by its source");
         }
-        self.publish(None, Arc::new(bundles));
+        self.publish(None, None, Arc::new(bundles));
         self.update_status(|status| status.not_after = None);
         self.on(Event::Withdrawn);
     }
@@ -186,12 +200,9 @@ impl Publisher {
 
     /// The wait after failed attempt number `attempt`, and when it ends.
     pub(crate) fn backoff(&self, attempt: u32) -> (Duration, NextTry) {
-        let ms_max = if self.has_identity() {
-            renewal::BACKOFF_MS_MAX
-        } else {
-            renewal::BACKOFF_EMPTY_MS_MAX
-        };
-        let wait = renewal::backoff(attempt, random(), ms_max);
+        let ends = self.published().identity.as_ref().map(|identity| identity.not_after);
+        let left_s = ends.map(|ends| ends.saturating_sub(self.now_s()));
+        let wait = renewal::backoff(attempt, random(), renewal::backoff_ms_max(left_s));
         (wait, self.next_try(wait))
     }
 
@@ -250,7 +261,7 @@ impl Publisher {
         };
         if actions.contains(&Action::Expire) {
             let held = Arc::clone(&self.certs.borrow());
-            self.publish(None, Arc::clone(&held.bundles));
+            self.publish(None, None, Arc::clone(&held.bundles));
         }
         if changed(&self.status.borrow()) {
             self.update_status(|status| {
@@ -282,7 +293,12 @@ impl Publisher {
         }
     }
 
-    fn publish(&self, identity: Option<Arc<Identity>>, bundles: Arc<TrustBundles>) {
+    fn publish(
+        &self,
+        identity: Option<Arc<Identity>>,
+        token_signer: Option<Arc<Identity>>,
+        bundles: Arc<TrustBundles>,
+    ) {
         let held = Arc::clone(&self.certs.borrow());
         let crls = if held.bundles == bundles {
             Arc::clone(&held.crls)
@@ -290,7 +306,7 @@ impl Publisher {
             let trusted = authorities(identity.as_deref(), &bundles);
             Arc::new(self.crls().trust_changed(&trusted))
         };
-        self.replace(Certs { identity, bundles, crls, ..Certs::clone(&held) });
+        self.replace(Certs { identity, token_signer, bundles, crls, ..Certs::clone(&held) });
     }
 
     /// Puts the next snapshot in force, if it differs from the one that is.
@@ -298,6 +314,7 @@ impl Publisher {
         let leaf = |identity: &Option<Arc<Identity>>| identity.as_ref().map(|i| i.leaf_sha256);
         let changed = self.certs.send_if_modified(|held| {
             let same = leaf(&held.identity) == leaf(&next.identity)
+                && leaf(&held.token_signer) == leaf(&next.token_signer)
                 && held.bundles == next.bundles
                 && held.crls == next.crls
                 && held.jwt_bundles == next.jwt_bundles;

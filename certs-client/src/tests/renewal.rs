@@ -2,7 +2,7 @@
 
 use crate::{
     State,
-    renewal::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, backoff, state_at},
+    renewal::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, backoff, backoff_ms_max, state_at},
 };
 
 #[test]
@@ -14,6 +14,15 @@ fn the_wait_grows_is_jittered_and_has_bounds() {
     assert_eq!(ms(3, u32::MAX / 2), 3_999, "full jitter");
     assert_eq!(ms(30, u32::MAX), u128::from(BACKOFF_MS_MAX));
     assert_eq!(backoff(30, u32::MAX, 5_000).as_millis(), 5_000);
+}
+
+/// An agent that comes back while a short certificate still lives is found in time.
+#[test]
+fn w7_the_wait_is_short_beside_what_is_left() {
+    assert_eq!(backoff_ms_max(None), 5_000);
+    assert_eq!(backoff_ms_max(Some(3600)), BACKOFF_MS_MAX);
+    assert_eq!(backoff_ms_max(Some(30)), 3_000);
+    assert_eq!(backoff_ms_max(Some(0)), 1_000);
 }
 
 #[test]

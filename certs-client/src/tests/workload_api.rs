@@ -1,6 +1,8 @@
 //! The Workload API source against a server that follows a script: the good course, and every
 //! fault the specification speaks of.
 
+mod tokens;
+
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -27,8 +29,9 @@ use crate::{
     source::workload_api::{
         Endpoint, JwtKeys,
         wire::{
-            FETCH_X509_BUNDLES, FETCH_X509_SVID, X509BundlesRequest, X509BundlesResponse, X509Svid,
-            X509SvidRequest, X509SvidResponse,
+            FETCH_JWT_BUNDLES, FETCH_X509_BUNDLES, FETCH_X509_SVID, JwtBundlesRequest,
+            JwtBundlesResponse, X509BundlesRequest, X509BundlesResponse, X509Svid, X509SvidRequest,
+            X509SvidResponse,
         },
     },
 };
@@ -51,6 +54,7 @@ impl<M: Clone> Script<M> {
 struct Server {
     svids: Mutex<Script<X509SvidResponse>>,
     bundles: Mutex<Script<X509BundlesResponse>>,
+    jwt_bundles: Mutex<Script<JwtBundlesResponse>>,
     /// Path and security header of every call.
     calls: Mutex<Vec<(String, Option<String>)>>,
 }
@@ -70,6 +74,7 @@ impl Running {
         let server = Arc::new(Server {
             svids: Mutex::new(Script(svids.into())),
             bundles: Mutex::new(Script(bundles.into())),
+            jwt_bundles: Mutex::new(Script([vec![Err(Status::unimplemented("no"))]].into())),
             calls: Mutex::default(),
         });
         let accepting = Arc::clone(&server);
@@ -122,6 +127,11 @@ async fn answer(
         FETCH_X509_BUNDLES => {
             let answer = server.bundles.lock().unwrap().next();
             let codec = ProstCodec::<X509BundlesResponse, X509BundlesRequest>::default();
+            Grpc::new(codec).server_streaming(Say(Some(answer)), request).await
+        }
+        FETCH_JWT_BUNDLES => {
+            let answer = server.jwt_bundles.lock().unwrap().next();
+            let codec = ProstCodec::<JwtBundlesResponse, JwtBundlesRequest>::default();
             Grpc::new(codec).server_streaming(Say(Some(answer)), request).await
         }
         _ => Status::unimplemented("no such call").into_http(),

@@ -165,7 +165,7 @@ fn address_rules(policy: &ContextPolicy) -> AddressRules {
 }
 
 fn minter(documents: &Documents, certs: &Certs) -> Result<Minter, String> {
-    let identity = certs.identity.as_ref().ok_or("this gateway has no identity yet")?;
+    let identity = certs.token_signer().ok_or("this gateway has no identity yet")?;
     let issuer =
         documents.mesh.issuers.iter().find(|issuer| issuer.id == identity.id).ok_or_else(|| {
             format!(

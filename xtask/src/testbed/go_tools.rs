@@ -23,6 +23,12 @@ struct GoTool {
 
 const TOOLS: &[GoTool] = &[
     GoTool {
+        name: "gospiffe", // a program of ours, written with go-spiffe
+        packages: &["countersign.dev/testbed/gospiffe"],
+        cgo: false,
+        ldflags: "",
+    },
+    GoTool {
         name: "h2spec",
         packages: &["github.com/summerwind/h2spec/cmd/h2spec"],
         cgo: false,

@@ -356,14 +356,14 @@ impl<'a> Received<'a> {
     }
 
     fn identity(&self, message: X509SvidResponse) -> Result<(), GateError> {
-        let (delivered, bundles) = read::identity(message, self.publisher.expected_id())
-            .inspect_err(|error| {
-                // The message is complete, and our identity is not in it: it is no longer ours.
-                if matches!(error, GateError::UnexpectedId { .. }) {
-                    self.withdraw_identity();
-                }
-            })?;
-        self.publisher.deliver(delivered, bundles.clone())?;
+        let used = read::identity(message, self.publisher.expected_id()).inspect_err(|error| {
+            // The message is complete, and our identity is not in it: it is no longer ours.
+            if matches!(error, GateError::UnexpectedId { .. }) {
+                self.withdraw_identity();
+            }
+        })?;
+        let read::Used { identity, token_signer, bundles } = used;
+        self.publisher.deliver_both(identity, token_signer, bundles.clone())?;
         self.change(|held| {
             held.identities = Some(bundles);
             held.bundles_newer = false;

@@ -16,19 +16,35 @@ use crate::{
     key::SigningKey,
 };
 
-/// The identity of a message that this process uses, and the bundles of that message.
+/// The hint of the identity that signs context tokens.
+pub(crate) const TOKEN_HINT: &str = "countersign";
+
+/// What this process uses of a message.
+#[derive(Debug)]
+pub(crate) struct Used {
+    /// Its identity.
+    pub(crate) identity: Delivered,
+    /// What signs its context tokens, where that is another certificate.
+    pub(crate) token_signer: Option<Delivered>,
+    /// The bundles of the message.
+    pub(crate) bundles: TrustBundles,
+}
+
+/// Reads a message with identities.
 ///
-/// The first one is the default; a configured `expected` identity is looked for among all.
+/// The first one is the default; a configured `expected` identity is looked for among all. Of the
+/// same workload's certificates the first with the hint `countersign` signs its tokens: of another
+/// workload's it would be refused, because who hands a token over must be who issued it.
 pub(crate) fn identity(
     message: X509SvidResponse,
     expected: Option<&WorkloadId>,
-) -> Result<(Delivered, TrustBundles), GateError> {
+) -> Result<Used, GateError> {
     let X509SvidResponse { svids, crl, federated_bundles } = message;
     let svids = svids.into_iter().map(Complete::check).collect::<Result<Vec<_>, _>>()?;
     let presented = svids.first().ok_or(GateError::EmptyField("svids"))?.id.clone();
     let chosen = match expected {
-        None => svids.into_iter().next(),
-        Some(expected) => svids.into_iter().find(|svid| svid.id == *expected),
+        None => svids.first(),
+        Some(expected) => svids.iter().find(|svid| svid.id == *expected),
     };
     let Some(chosen) = chosen else {
         let expected = expected.unwrap_or(&presented).clone();
@@ -37,17 +53,13 @@ pub(crate) fn identity(
     let own = Bundle::from_concatenated_der(&chosen.bundle)?;
     let mut bundles = bundles_by_domain(federated_bundles, "federated_bundles")?;
     bundles.insert(chosen.id.trust_domain().clone(), own);
-
-    let chain = split_der(&chosen.chain).map_err(|(position, detail)| {
-        GateError::Unreadable(format!("certificate {position}: {detail}"))
-    })?;
-    let leaf = chain.first().ok_or(GateError::EmptyField("x509_svid"))?;
-    if crate::svid::claimed_id(leaf)? != chosen.id {
-        return Err(GateError::Unreadable("spiffe_id is not the ID in the certificate".to_owned()));
-    }
-    let key = SigningKey::from_pkcs8(&chosen.key)?;
-    let crls = crl.into_iter().map(Crl::from_der).collect();
-    Ok((Delivered { chain, key, crls }, bundles))
+    let marked = svids.iter().find(|svid| svid.hint == TOKEN_HINT && svid.id == chosen.id);
+    let marked = marked.filter(|marked| marked.chain != chosen.chain);
+    Ok(Used {
+        identity: chosen.deliver(crl.into_iter().map(Crl::from_der).collect())?,
+        token_signer: marked.map(|marked| marked.deliver(Vec::new())).transpose()?,
+        bundles,
+    })
 }
 
 /// The bundles of a message that carries no identity, and its revocation lists.
@@ -65,6 +77,7 @@ struct Complete {
     chain: Vec<u8>,
     key: Zeroizing<Vec<u8>>,
     bundle: Vec<u8>,
+    hint: String,
 }
 
 impl Complete {
@@ -82,7 +95,21 @@ impl Complete {
         }
         let id = WorkloadId::parse(&svid.spiffe_id)
             .map_err(|error| GateError::Unreadable(format!("spiffe_id: {error}")))?;
-        Ok(Complete { id, chain: svid.x509_svid, key, bundle: svid.bundle })
+        let X509Svid { x509_svid: chain, bundle, hint, .. } = svid;
+        Ok(Complete { id, chain, key, bundle, hint })
+    }
+
+    /// What the gate takes.
+    fn deliver(&self, crls: Vec<Crl>) -> Result<Delivered, GateError> {
+        let chain = split_der(&self.chain).map_err(|(position, detail)| {
+            GateError::Unreadable(format!("certificate {position}: {detail}"))
+        })?;
+        let leaf = chain.first().ok_or(GateError::EmptyField("x509_svid"))?;
+        if crate::svid::claimed_id(leaf)? != self.id {
+            let problem = "spiffe_id is not the ID in the certificate";
+            return Err(GateError::Unreadable(problem.to_owned()));
+        }
+        Ok(Delivered { chain, key: SigningKey::from_pkcs8(&self.key)?, crls })
     }
 }
 

@@ -10,6 +10,7 @@ mod lenient;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use ca::{Ca, Issued};
 use serve::{Current, Offer, Socket};
+use tokens::Tokens;
 
 /// Shortest life of a leaf that can be asked for.
 const TTL_S_MIN: u64 = 4;
@@ -83,6 +85,7 @@ pub struct AuthorityConfig {
 /// A running authority; dropping it stops it.
 pub struct Authority {
     ca: Arc<Ca>,
+    tokens: Arc<Tokens>,
     ttl: Duration,
     rotate: Duration,
     dir: PathBuf,
@@ -97,10 +100,12 @@ impl Authority {
     /// # Errors
     /// When a socket cannot be made, or another authority serves it.
     pub async fn start(config: AuthorityConfig) -> anyhow::Result<Authority> {
+        let tokens = Arc::new(Tokens::new(config.trust_domain.clone(), unix_now())?);
         let ca = Arc::new(Ca::new(config.trust_domain, unix_now())?);
         make_folder(&config.dir)?;
         let mut authority = Authority {
             ca,
+            tokens,
             ttl: config.ttl,
             rotate: config.rotate,
             dir: config.dir,
@@ -180,7 +185,8 @@ impl Authority {
 
     fn offer(&self, id: &WorkloadId) -> anyhow::Result<Offer> {
         let issued = self.ca.issue(id, self.ttl.as_secs(), unix_now())?;
-        Ok(Offer { issued, bundle: self.ca.bundle_der().into() })
+        let tokens = Arc::clone(&self.tokens);
+        Ok(Offer { issued, bundle: self.ca.bundle_der().into(), tokens })
     }
 
     fn push(&self, id: &WorkloadId) -> anyhow::Result<Arc<Offer>> {

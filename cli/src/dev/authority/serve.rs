@@ -1,8 +1,8 @@
 //! The standard SPIFFE Workload API on one Unix socket: whoever may open the socket is the
 //! workload.
 //!
-//! `FetchX509SVID` and `FetchX509Bundles` are streams that push at every rotation; every other
-//! call answers `Unimplemented`, and a call without the security header `InvalidArgument`.
+//! The streams push at every rotation, JWT-SVIDs are made and checked on demand; every other call
+//! answers `Unimplemented`, and a call without the security header `InvalidArgument`.
 
 use std::{
     collections::HashMap,
@@ -18,9 +18,12 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use countersign_certs_client::source::workload_api::wire::{
-    FETCH_X509_BUNDLES, FETCH_X509_SVID, SECURITY_HEADER, X509BundlesRequest, X509BundlesResponse,
-    X509Svid, X509SvidRequest, X509SvidResponse,
+    FETCH_JWT_BUNDLES, FETCH_JWT_SVID, FETCH_X509_BUNDLES, FETCH_X509_SVID, JwtBundlesRequest,
+    JwtBundlesResponse, JwtSvid, JwtSvidRequest, JwtSvidResponse, SECURITY_HEADER,
+    VALIDATE_JWT_SVID, ValidateJwtSvidRequest, X509BundlesRequest, X509BundlesResponse, X509Svid,
+    X509SvidRequest, X509SvidResponse,
 };
+use countersign_workload_id::WorkloadId;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
@@ -33,7 +36,12 @@ use tonic::{Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-use super::{ca::Issued, lenient::Lenient};
+use super::{
+    ca::Issued,
+    lenient::Lenient,
+    tokens::{Tokens, ValidateJwtSvidResponse},
+    unix_now,
+};
 
 /// What a socket serves right now; `None` means the workload is not entitled to an identity.
 pub(super) type Current = Option<Arc<Offer>>;
@@ -42,6 +50,7 @@ pub(super) type Current = Option<Arc<Offer>>;
 pub(super) struct Offer {
     pub(super) issued: Issued,
     pub(super) bundle: Arc<[u8]>,
+    pub(super) tokens: Arc<Tokens>,
 }
 
 /// A bound socket; the file is removed when this is dropped.
@@ -144,8 +153,21 @@ async fn answer(
             let codec = ProstCodec::<X509BundlesResponse, X509BundlesRequest>::default();
             Grpc::new(codec).server_streaming(Push { current, render: bundles }, request).await
         }
+        FETCH_JWT_BUNDLES => {
+            let codec = ProstCodec::<JwtBundlesResponse, JwtBundlesRequest>::default();
+            let keys = |offer: &Offer| offer.tokens.bundles();
+            Grpc::new(codec).server_streaming(Push { current, render: keys }, request).await
+        }
+        FETCH_JWT_SVID => {
+            let codec = ProstCodec::<JwtSvidResponse, JwtSvidRequest>::default();
+            Grpc::new(codec).unary(Answer { current, answer: token }, request).await
+        }
+        VALIDATE_JWT_SVID => {
+            let codec = ProstCodec::<ValidateJwtSvidResponse, ValidateJwtSvidRequest>::default();
+            Grpc::new(codec).unary(Answer { current, answer: check }, request).await
+        }
         other => Status::unimplemented(format!(
-            "{other}: this authority for development serves X.509 identities and bundles only"
+            "{other}: this authority for development does not offer this call"
         ))
         .into_http(),
     };
@@ -184,6 +206,48 @@ impl<Q, M: Send + 'static> Service<tonic::Request<Q>> for Push<M> {
         });
         ready(Ok(tonic::Response::new(Box::pin(messages))))
     }
+}
+
+/// One answer to one question.
+struct Answer<Q, A> {
+    current: watch::Receiver<Current>,
+    answer: fn(&Offer, Q) -> Result<A, Status>,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Service<tonic::Request<Q>> for Answer<Q, A> {
+    type Response = tonic::Response<A>;
+    type Error = Status;
+    type Future = Ready<Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
+        let offer = self.current.borrow().clone();
+        ready(match offer {
+            Some(offer) => (self.answer)(&offer, request.into_inner()).map(tonic::Response::new),
+            None => Err(Status::permission_denied("no identity issued")),
+        })
+    }
+}
+
+fn token(offer: &Offer, asked: JwtSvidRequest) -> Result<JwtSvidResponse, Status> {
+    let id = &offer.issued.id;
+    if !asked.spiffe_id.is_empty() && WorkloadId::parse(&asked.spiffe_id).ok().as_ref() != Some(id)
+    {
+        return Err(Status::permission_denied(format!("{} is not yours", asked.spiffe_id)));
+    }
+    let svid = offer.tokens.issue(id, &asked.audience, unix_now());
+    let svid = svid.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let svid = JwtSvid { spiffe_id: id.to_string(), svid, hint: String::new() };
+    Ok(JwtSvidResponse { svids: vec![svid] })
+}
+
+fn check(offer: &Offer, asked: ValidateJwtSvidRequest) -> Result<ValidateJwtSvidResponse, Status> {
+    let checked = offer.tokens.check(&asked.svid, &asked.audience, unix_now());
+    let (id, claims) = checked.map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
+    Ok(ValidateJwtSvidResponse { spiffe_id: id.to_string(), claims: Some(claims.into()) })
 }
 
 fn svid(offer: &Offer) -> X509SvidResponse {

@@ -127,16 +127,48 @@ async fn calls_are_answered_as_the_specification_asks() {
         let answer = call(socket(), FETCH_X509_SVID, header).await;
         assert_eq!(answer.unwrap_err(), Code::InvalidArgument, "{header:?}");
     }
-    for path in [
-        "/SpiffeWorkloadAPI/FetchJWTSVID",
-        "/SpiffeWorkloadAPI/FetchJWTBundles",
-        "/SpiffeWorkloadAPI/ValidateJWTSVID",
-        "/SpiffeWorkloadAPI/FetchWITSVID",
-        "/other",
-    ] {
+    for path in ["/SpiffeWorkloadAPI/FetchWITSVID", "/other"] {
         let answer = call(socket(), path, Some("true")).await;
         assert_eq!(answer.unwrap_err(), Code::Unimplemented, "{path}");
     }
+}
+
+/// The keys come by the stream that a gateway follows, and tokens hold under them.
+#[tokio::test]
+async fn tokens_are_made_and_checked() {
+    let world = World::start().await;
+    let handle = world.fetch(&world.orders);
+    let mut certs = handle.certs();
+    let domain = world.orders.trust_domain();
+    let named = |certs: &Arc<Certs>| certs.jwt_bundles.get(domain).is_some();
+    let held = certs.wait_for(named).await.unwrap().clone();
+    let tokens = &world.authority.tokens;
+    let now = unix_now();
+    let token = tokens.issue(&world.orders, &["billing".to_owned()], now).unwrap();
+    let header: serde_json::Value = {
+        use base64::Engine as _;
+        let text = token.split('.').next().unwrap();
+        let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let kid = header["kid"].as_str().unwrap().to_owned();
+    assert!(held.jwt_bundles.get(domain).unwrap().kids().contains(&kid));
+
+    let (id, claims) = tokens.check(&token, "billing", now).unwrap();
+    assert_eq!((id, &claims["aud"]), (world.orders.clone(), &serde_json::json!(["billing"])));
+    let other = super::tokens::Tokens::new(domain.clone(), now).unwrap();
+    for (outcome, said) in [
+        (tokens.check(&token, "orders", now), "for somebody else"),
+        (tokens.check(&token, "", now), "for somebody else"),
+        (tokens.check(&token, "billing", now + 300), "the token ended"),
+        (tokens.check(&token[..token.len() - 4], "billing", now), "signature"),
+        (other.check(&token, "billing", now), "no key is called"),
+        (tokens.check("a.b", "billing", now), "not a compact JWS"),
+    ] {
+        let error = format!("{:#}", outcome.unwrap_err());
+        assert!(error.contains(said), "{error}");
+    }
+    assert!(tokens.issue(&world.orders, &[], now).is_err());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::process::Command;
 use super::Programs;
 use crate::netns::user;
 use crate::process::{self, Process};
-use crate::wait;
+use crate::{Leaf, wait};
 
 /// How an agent differs from the usual one.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +125,33 @@ plugins {{
             done.unwrap().status.success().then_some(())
         })
         .await;
+    }
+
+    /// The identity of this user's workloads and its key, as files that the agent's own client
+    /// wrote.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn fetch(&self, uid: u32) -> Leaf {
+        self.until_known(uid).await;
+        let folder = tempfile::tempdir().unwrap();
+        user::open_to_all(folder.path());
+        let shown = folder.path().display().to_string();
+        self.tell(uid, &["fetch", "x509", "-write", &shown]).await;
+        let file = |name: &str| folder.path().join(name);
+        Leaf::read(&file("svid.0.pem"), &file("svid.0.key")).unwrap()
+    }
+
+    /// What it answers this user's `api` command.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub async fn tell(&self, uid: u32, words: &[&str]) -> String {
+        let mut command = self.ask(uid, words);
+        let done = tokio::task::spawn_blocking(move || process::run(&mut command)).await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(done.status.success(), "{words:?}: {}{}", text(&done.stdout), text(&done.stderr));
+        text(&done.stdout)
     }
 
     async fn run(&mut self, more: &[&str]) {

@@ -300,6 +300,37 @@ impl Server {
         .await;
     }
 
+    /// Makes another authority of its own and gives its id; nothing is signed by it yet, and
+    /// everybody who asks is told to trust it.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn prepare_authority(&self) -> String {
+        let told = self.run(&["localauthority", "x509", "prepare", "-output", "json"]).await;
+        authority_id(&told, "prepared_authority")
+    }
+
+    /// Signs with the prepared authority from now on, and has what the old one signed replaced;
+    /// gives the old one's id.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn activate_authority(&self, prepared: &str) -> String {
+        let ask = ["localauthority", "x509", "show", "-output", "json"];
+        let old = authority_id(&self.run(&ask).await, "active");
+        self.run(&["localauthority", "x509", "activate", "-authorityID", prepared]).await;
+        self.run(&["localauthority", "x509", "taint", "-authorityID", &old]).await;
+        old
+    }
+
+    /// Nobody trusts this authority any longer.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn revoke_authority(&self, old: &str) {
+        self.run(&["localauthority", "x509", "revoke", "-authorityID", old]).await;
+    }
+
     /// Runs a command of `spire-server` against it and gives what it printed.
     ///
     /// # Panics
@@ -393,4 +424,10 @@ plugins {{
             self.endpoint.port()
         )
     }
+}
+
+fn authority_id(told: &str, which: &str) -> String {
+    let told: Value = serde_json::from_str(told).unwrap_or_else(|error| panic!("{error}: {told}"));
+    let id = told[which]["authority_id"].as_str();
+    id.unwrap_or_else(|| panic!("no {which} authority: {told}")).to_owned()
 }

@@ -1,0 +1,18 @@
+module countersign.dev/testbed/gospiffe
+
+go 1.26.6
+
+require (
+	github.com/spiffe/go-spiffe/v2 v2.8.1
+	golang.org/x/net v0.57.0
+)
+
+require (
+	github.com/Microsoft/go-winio v0.6.2 // indirect
+	github.com/go-jose/go-jose/v4 v4.1.4 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+	golang.org/x/text v0.40.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20251202230838-ff82c1b0f217 // indirect
+	google.golang.org/grpc v1.79.3 // indirect
+	google.golang.org/protobuf v1.36.11 // indirect
+)
