@@ -160,6 +160,25 @@ fn callers_that_cannot_work_are_errors() {
     );
 }
 
+/// The documents of the page are the ones that are read here.
+#[test]
+fn the_documents_of_the_page_load() {
+    let page = include_str!("../../../docs/identity/service-accounts.md");
+    let blocks: Vec<&str> = page.split("```yaml\n").skip(1).collect();
+    let block = |kind: &str| {
+        let found = blocks.iter().find(|block| block.contains(&format!("kind: {kind}")));
+        found.and_then(|block| block.split("```").next()).unwrap_or_default()
+    };
+    let sources = [
+        Source { name: "mesh.yaml", text: block("MeshConfig") },
+        Source { name: "orders.yaml", text: block("AccessPolicy") },
+    ];
+    let documents = load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+    let callers = &documents.gateways[0].spec.callers;
+    assert!(callers.service_account.is_some() && callers.jwt_svid.is_some());
+    assert_eq!(documents.access.len(), 1);
+}
+
 #[test]
 fn somebody_must_be_trusted_to_sign_for_services() {
     for allow in [

@@ -11,7 +11,6 @@ use countersign_integration::components::kubernetes::{Cluster, Pod};
 use countersign_integration::pki::Request;
 use countersign_integration::proxy::Spec;
 use countersign_integration::{App, Lab, Mesh, Proxy, Tokens, documents, lab, ports, tls};
-use http::Method;
 use serde_json::{Value, json};
 
 const API: &str = "api.example.com";
@@ -84,9 +83,9 @@ impl Edge {
     /// The gateway's record of the request that reached the app last. The decision id that the
     /// client is told is the callee's.
     fn issued(&self) -> Value {
-        let issued =
-            self.gateway.decisions().into_iter().filter(|record| record["kind"] == "issue");
-        issued.last().unwrap_or_else(|| panic!("nothing was minted: {}", self.gateway.log()))
+        let mut newest_first = self.gateway.decisions().into_iter().rev();
+        let issued = newest_first.find(|record| record["kind"] == "issue");
+        issued.unwrap_or_else(|| panic!("nothing was minted: {}", self.gateway.log()))
     }
 
     /// Revokes these in both proxies, and nothing else any more.
@@ -139,21 +138,23 @@ async fn own_token(cluster: &Cluster, folder: &Path, may_review: bool) -> std::p
     let namespace = cluster.namespace("edge").await;
     cluster.service_account(&namespace, "gateway").await;
     if may_review {
-        let binding = json!({
-            "metadata": {"name": format!("gateway-of-{namespace}")},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
-                "name": "system:auth-delegator",
-            },
-            "subjects": [{"kind": "ServiceAccount", "name": "gateway", "namespace": namespace}],
-        });
+        let binding = binding()
+            .replace("countersign-gateway-reviews-tokens", &format!("reviews-of-{namespace}"))
+            .replace("namespace: edge", &format!("namespace: {namespace}"));
         let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
-        cluster.admin(Method::POST, path, Some(&binding)).await.ok();
+        cluster.apply_yaml(path, &binding).await;
     }
     let token = cluster.token(&namespace, "gateway", &[], None, 3600).await;
     let file = folder.join(format!("{namespace}.token"));
     std::fs::write(&file, format!("{token}\n")).unwrap();
     file
+}
+
+/// The rights of a gateway, as the page for operators has them.
+fn binding() -> &'static str {
+    let page = include_str!("../../../../docs/identity/service-accounts.md");
+    let mut blocks = page.split("```yaml\n").filter_map(|block| block.split("```").next());
+    blocks.find(|block| block.contains("kind: ClusterRoleBinding")).unwrap()
 }
 
 /// The claims of a token, unverified.
