@@ -81,6 +81,8 @@ bounds! {
     CONTROL_ANSWER_BYTES_MAX: usize = 256 * KIB;
     /// Certificate revocation lists of one delivery.
     CRLS_MAX: usize = 64;
+    /// Clients whose failed handshakes one worker logs in a minute, each reason once; the rest are counted.
+    HANDSHAKE_LOG_CLIENTS_MAX: usize = 1_000;
     /// Time for a TLS handshake, from accept to finished.
     HANDSHAKE_MS_MAX: u64 = 5_000;
     /// TLS handshakes a worker computes in one turn of its loop; waiting for a client takes no slot.

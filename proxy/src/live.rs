@@ -15,6 +15,7 @@ use countersign_policy::{Compiled, Documents, Revocations, Workload};
 use countersign_workload_id::TrustDomain;
 use tokio::sync::watch;
 
+use crate::clock::Now;
 use crate::federation::Bundles;
 use crate::gateway::rules::GatewayRules;
 use crate::outbound::discover::Destinations;
@@ -58,6 +59,12 @@ impl Snapshot {
     /// The trust domain of the mesh.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.documents.mesh.trust_domain
+    }
+
+    /// The TLS of the mesh, while our own certificate holds: also in the moment before its end is
+    /// noticed.
+    pub fn mesh_tls(&self, now: Now) -> Option<&Arc<MeshTls>> {
+        self.tls.as_ref().filter(|_| self.identity().is_some_and(|me| now.secs() <= me.not_after))
     }
 
     /// What chains of signers of tokens are checked by.

@@ -38,6 +38,7 @@ use crate::registry::{EndReason, Registry};
 use crate::relay::RelayLimits;
 use crate::relay::buffers::Buffers;
 use crate::telemetry::{Direction, WorkerMetrics};
+use crate::tls::told::Told;
 use crate::upstream::budget::{self, Budget};
 use crate::upstream::pool::Pool;
 use crate::worker::accept::spawn_accept;
@@ -176,6 +177,8 @@ pub struct Worker {
     pub callers: RefCell<CallerCache>,
     /// Bad tokens per peer.
     pub failures: RefCell<Failures>,
+    /// Failed handshakes that were logged.
+    pub told: RefCell<Told>,
     /// Tokens this worker has verified.
     pub tokens: RefCell<TokenCache>,
     /// The pod's addresses, as far as this worker has met them.
@@ -231,6 +234,7 @@ impl Worker {
             users: RefCell::default(),
             callers: RefCell::default(),
             failures: RefCell::default(),
+            told: RefCell::default(),
             pool: Pool::new(&shared.config.limits),
             registry: Registry::new(Rc::clone(&metrics)),
             metrics,

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock::Now;
 use crate::http::serve::{self, Ending};
 use crate::inbound::handshake::{self, Failed};
 use crate::inbound::tcp;
@@ -342,7 +343,10 @@ impl Entry {
         let Failed { reason, detail } = failed;
         self.worker.metrics.handshake(Direction::Inbound, reason);
         let client = self.captured.client().0;
-        tracing::info!(reason, %client, detail, "handshake refused");
+        let untold = self.worker.told.borrow_mut().tell(client.ip(), reason, Now::read());
+        if let Some(untold) = untold {
+            tracing::info!(reason, %client, detail, untold, "handshake refused");
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
+use crate::clock::Now;
 use crate::live::Snapshot;
 use crate::tls::hello::{self, Hello};
 use crate::tls::peer::MeshPeer;
@@ -78,7 +79,7 @@ pub(super) async fn mesh(
     stream: TcpStream,
     until: Instant,
 ) -> Result<Done, Failed> {
-    let config = snap.tls.as_ref().and_then(|tls| tls.server(accepted));
+    let config = snap.mesh_tls(Now::read()).and_then(|tls| tls.server(accepted));
     finish(worker, hello, stream, config.ok_or_else(no_certificate)?, until).await
 }
 
@@ -93,7 +94,7 @@ pub(super) async fn terminate(
     stream: TcpStream,
     until: Instant,
 ) -> Result<Done, Failed> {
-    let config = snap.tls.as_ref().and_then(|tls| tls.terminate(accepted));
+    let config = snap.mesh_tls(Now::read()).and_then(|tls| tls.terminate(accepted));
     finish(worker, hello, stream, config.ok_or_else(no_certificate)?, until).await
 }
 

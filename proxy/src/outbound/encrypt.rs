@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use countersign_workload_id::WorkloadId;
 use http::Version;
 
+use crate::clock::Now;
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::outbound::discover::{Destination, Endpoint, ToPeer};
@@ -96,7 +97,8 @@ pub async fn lease(
     snap: &Snapshot,
     journal: &mut Journal,
 ) -> Result<Secured, Refused> {
-    if destination.is_mesh() && snap.tls.is_none() {
+    let mesh_tls = snap.mesh_tls(Now::read());
+    if destination.is_mesh() && mesh_tls.is_none() {
         let detail = "this proxy has no valid certificate";
         return Err(refused(Refusal::IdentityUnavailable, detail));
     }
@@ -105,7 +107,7 @@ pub async fn lease(
     let way = Way {
         only,
         offer: transport::offer(destination, version),
-        tls: snap.tls.clone(),
+        tls: mesh_tls.cloned(),
         generation: snap.certs_generation(),
         registry: worker.registry.clone(),
     };

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::audit::{Callee, Text};
+use crate::clock::Now;
 use crate::intercept::watched::Watched;
 use crate::journal::OpaqueJournal;
 use crate::judged;
@@ -169,7 +170,7 @@ async fn connect(
     let name = Name::of(destination, dialled.is_some() && found.only.is_none());
     match (&destination.peer, &endpoint.expected) {
         (ToPeer::Mesh, Some(expected)) => {
-            let Some(tls) = &snap.tls else {
+            let Some(tls) = snap.mesh_tls(Now::read()) else {
                 let detail = "this proxy has no valid certificate";
                 return Err(refuse_with(Refusal::IdentityUnavailable, detail));
             };

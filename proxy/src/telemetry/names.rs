@@ -88,6 +88,14 @@ metrics! {
         "Time since the source last delivered something good.";
     IDENTITY_GENERATION = Gauge "countersign_identity_generation" "" []
         "Grows with every change of certificate or trust.";
+    CRLS = Gauge "countersign_crls" "" []
+        "Revocation lists of authorities in force.";
+    CRL_SERIALS = Gauge "countersign_crl_serials" "" []
+        "Serial numbers they name.";
+    CRLS_STALE = Gauge "countersign_crls_stale" "" []
+        "Revocation lists past their nextUpdate; they stay in force.";
+    CRLS_DISCARDED = Counter "countersign_crls_discarded_total" "" []
+        "Revocation lists that could not be used; the last good ones stay.";
     IDENTITY_CLOCK_STEPS = Counter "countersign_identity_clock_steps_total" "" []
         "Steps of the wall clock by more than 30 s.";
     TRUST_AGE = Gauge "countersign_trust_age_seconds" "seconds" ["trust_domain"]

@@ -209,6 +209,17 @@ fn write_identity(page: &mut Page, status: &Status, now: Now) {
     page.sample(&names::IDENTITY_GENERATION, &[], status.generation);
     page.begin(&names::IDENTITY_CLOCK_STEPS);
     page.sample(&names::IDENTITY_CLOCK_STEPS, &[], status.clock_steps_total);
+    let crls = &status.crls;
+    for (name, count) in [
+        (&names::CRLS, crls.lists),
+        (&names::CRL_SERIALS, crls.serials),
+        (&names::CRLS_STALE, crls.stale),
+    ] {
+        page.begin(name);
+        page.sample(name, &[], count);
+    }
+    page.begin(&names::CRLS_DISCARDED);
+    page.sample(&names::CRLS_DISCARDED, &[], crls.discarded_total);
 }
 
 fn write_build(page: &mut Page) {

@@ -8,6 +8,7 @@ pub mod edge;
 pub mod hello;
 pub mod outside;
 pub mod peer;
+pub mod told;
 pub mod verify;
 
 use std::sync::Arc;

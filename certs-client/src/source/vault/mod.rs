@@ -156,8 +156,9 @@ async fn refresh(publisher: &Publisher, server: &Server, id: &WorkloadId) {
         tokio::time::sleep(jittered(server.source.trust_refresh_s)).await;
         match Authorities::fetch(server).await {
             Ok(authorities) => {
-                let (bundles, _) = authorities.of_domain(id.trust_domain());
+                let (bundles, crls) = authorities.of_domain(id.trust_domain());
                 publisher.deliver_bundles(bundles);
+                publisher.deliver_crls(&crls);
                 if failing {
                     info!(server = server.source.address, "authorities refreshed again");
                 }
