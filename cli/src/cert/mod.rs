@@ -13,6 +13,7 @@ mod report;
 mod source;
 #[cfg(test)]
 mod tests;
+mod text;
 mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -103,7 +104,8 @@ pub(crate) fn run(args: CertArgs) -> anyhow::Result<ExitCode> {
             Ok(exit(&report))
         }
         CertCommand::Verify(args) => {
-            let report = runtime.block_on(look(&args))?;
+            let mut report = runtime.block_on(look(&args))?;
+            report.refuse_bundle();
             if report.trust.is_none() && report.problems.is_empty() {
                 bail!("nothing was named that could vouch for it: --trust FILE");
             }

@@ -3,10 +3,8 @@
 //! Invariant: every problem is one the proxy would refuse it for, by the same code; nothing is
 //! judged here by rules of its own.
 
-use std::fmt::Write as _;
-
 use anyhow::Context as _;
-use countersign_certs_client::{Bundle, SvidError, Usage, gate, svid};
+use countersign_certs_client::{Bundle, SvidError, Usage, gate, location::Location, svid};
 use countersign_workload_id::WorkloadId;
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
@@ -44,14 +42,14 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) trust: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    expected: Option<String>,
-    /// UID of the pod it was issued to, as its signer attests.
+    pub(super) expected: Option<String>,
+    /// Where it was issued to, as its signer attests.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pod_uid: Option<String>,
+    pub(super) location: Option<LocationFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    private_key: Option<String>,
+    pub(super) private_key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    config: Option<String>,
+    pub(super) config: Option<String>,
     pub(super) certificates: Vec<CertificateFacts>,
     pub(super) problems: Vec<Problem>,
 }
@@ -66,30 +64,63 @@ pub(super) enum Kind {
 
 #[derive(Debug, Serialize)]
 pub(super) struct CertificateFacts {
-    subject: String,
-    issuer: String,
-    names: Vec<String>,
-    not_before: String,
-    not_after: String,
-    key: String,
+    pub(super) subject: String,
+    pub(super) issuer: String,
+    pub(super) names: Vec<String>,
+    pub(super) not_before: String,
+    pub(super) not_after: String,
+    pub(super) key: String,
     pub(super) serial: String,
     pub(super) sha256: String,
-    authority: bool,
+    pub(super) authority: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct LocationFacts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<String>,
+}
+
+impl From<Location> for LocationFacts {
+    fn from(Location { pod_uid, node, zone, region }: Location) -> LocationFacts {
+        LocationFacts { pod_uid, node, zone, region }
+    }
+}
+
+impl LocationFacts {
+    pub(super) fn words(&self) -> String {
+        let facts = [
+            ("pod", &self.pod_uid),
+            ("node", &self.node),
+            ("zone", &self.zone),
+            ("region", &self.region),
+        ];
+        let facts = facts
+            .into_iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value}")));
+        facts.collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Something a proxy would refuse it for.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem {
     pub(super) reason: &'static str,
-    text: String,
-    fixes: Vec<Fix>,
+    pub(super) text: String,
+    pub(super) fixes: Vec<Fix>,
 }
 
 /// What to do about it at one kind of authority.
 #[derive(Debug, Serialize)]
-struct Fix {
-    at: &'static str,
-    with: &'static str,
+pub(super) struct Fix {
+    pub(super) at: &'static str,
+    pub(super) with: &'static str,
 }
 
 impl Problem {
@@ -148,7 +179,7 @@ impl Report {
         self.seconds_left = Some(to.saturating_sub(now));
         let used = now.saturating_sub(from).max(0).saturating_mul(100);
         self.used_percent = used.checked_div(to.saturating_sub(from)).map(|used| used.min(100));
-        self.pod_uid = svid::facts(leaf).ok().and_then(|facts| facts.pod_uid);
+        self.location = svid::location(leaf).ok().flatten().map(LocationFacts::from);
         Ok(())
     }
 
@@ -219,6 +250,14 @@ impl Report {
         }
     }
 
+    /// Authorities are no identity, where one is asked for.
+    pub(super) fn refuse_bundle(&mut self) {
+        if self.kind == Kind::TrustBundle {
+            let text = "there are only authorities in it".to_owned();
+            self.problems.push(Problem::new("not_a_leaf", text));
+        }
+    }
+
     fn knows(&self, reason: &str) -> bool {
         self.problems.iter().any(|known| known.reason == reason)
     }
@@ -226,125 +265,6 @@ impl Report {
     /// Whether a good writer would have replaced it by now.
     pub(super) fn is_late(&self) -> bool {
         self.used_percent.is_some_and(|used| used >= LATE_PERCENT)
-    }
-
-    /// For people.
-    pub(super) fn to_text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write_facts(&mut out);
-        let _ = self.write_certificates(&mut out);
-        let _ = self.write_problems(&mut out);
-        out
-    }
-
-    /// Yes or no, for people.
-    pub(super) fn to_answer(&self) -> String {
-        let who = self.spiffe_id.as_deref().unwrap_or("no SPIFFE ID");
-        let mut out = match self.problems.is_empty() {
-            true => {
-                let left = time_left(self.seconds_left.unwrap_or_default());
-                let trust = self.trust.as_deref().unwrap_or_default();
-                format!("yes: {who}, {trust}, for another {left}\n")
-            }
-            false => format!("no: {who}\n"),
-        };
-        if !self.problems.is_empty() {
-            let _ = self.write_problems(&mut out);
-        }
-        out
-    }
-
-    fn write_facts(&self, out: &mut String) -> std::fmt::Result {
-        match (self.kind == Kind::TrustBundle, &self.spiffe_id) {
-            (true, _) => writeln!(out, "trust bundle")?,
-            (false, Some(id)) => writeln!(out, "{id}")?,
-            (false, None) => writeln!(out, "no SPIFFE ID")?,
-        }
-        writeln!(out, "  from       {}", self.source)?;
-        if let Some(peer) = &self.peer {
-            let protocol = peer.alpn.as_deref().unwrap_or("no protocol agreed");
-            let group = peer.group.as_deref().unwrap_or("-");
-            writeln!(out, "  live       {}, {}, {group}, {protocol}", peer.tls, peer.cipher)?;
-            writeln!(out, "  client     {}", client_words(&peer.client_certificate))?;
-        }
-        if let Some(left) = self.seconds_left {
-            let used = self.used_percent.unwrap_or(100);
-            let late = if self.is_late() { ", it should have been replaced by now" } else { "" };
-            writeln!(out, "  time left  {} ({used} % of its life is over{late})", time_left(left))?;
-        }
-        let lines = [
-            ("trust", &self.trust),
-            ("expected", &self.expected),
-            ("pod", &self.pod_uid),
-            ("key", &self.private_key),
-            ("config", &self.config),
-        ];
-        for (name, text) in lines {
-            if let Some(text) = text {
-                writeln!(out, "  {name:<9}  {text}")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_certificates(&self, out: &mut String) -> std::fmt::Result {
-        for (index, certificate) in self.certificates.iter().enumerate() {
-            let role = match (certificate.authority, index) {
-                (true, _) => "authority",
-                (false, 0) => "leaf",
-                (false, _) => "not an authority",
-            };
-            writeln!(out, "  [{index}] {role}, {}", certificate.key)?;
-            let subject =
-                if certificate.subject.is_empty() { "(empty)" } else { &certificate.subject };
-            writeln!(out, "      subject  {subject}")?;
-            writeln!(out, "      issuer   {}", certificate.issuer)?;
-            if !certificate.names.is_empty() {
-                writeln!(out, "      names    {}", certificate.names.join(", "))?;
-            }
-            writeln!(
-                out,
-                "      valid    {} to {}",
-                certificate.not_before, certificate.not_after
-            )?;
-            writeln!(out, "      serial   {}", certificate.serial)?;
-            writeln!(out, "      sha256   {}", certificate.sha256)?;
-        }
-        Ok(())
-    }
-
-    fn write_problems(&self, out: &mut String) -> std::fmt::Result {
-        if self.problems.is_empty() {
-            return writeln!(out, "no problems");
-        }
-        writeln!(out, "problems:")?;
-        for problem in &self.problems {
-            writeln!(out, "  {}: {}", problem.reason, problem.text)?;
-            for Fix { at, with } in &problem.fixes {
-                writeln!(out, "      {at:<14}  {with}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn client_words(certificate: &ClientCertificate) -> String {
-    match certificate {
-        ClientCertificate::NotAsked => "not asked for a certificate: it takes anybody".to_owned(),
-        ClientCertificate::Accepted { presented: true } => {
-            "asked for a certificate, accepted ours".to_owned()
-        }
-        ClientCertificate::Accepted { presented: false } => {
-            "asked for a certificate, went on without one".to_owned()
-        }
-        ClientCertificate::Refused { presented: true, alert } => {
-            format!("asked for a certificate, refused ours ({alert})")
-        }
-        ClientCertificate::Refused { presented: false, alert } => format!(
-            "asked for a certificate, refuses who has none ({alert}), as a sidecar must; \
-             --present shows it one"
-        ),
     }
 }
 
@@ -393,17 +313,6 @@ fn key_type(certificate: &X509Certificate<'_>) -> String {
         (Ok(PublicKey::RSA(key)), _) => format!("RSA {}", key.key_size()),
         _ => format!("unknown ({})", spki.algorithm.algorithm),
     }
-}
-
-/// A span in the largest unit that keeps it readable.
-pub(super) fn time_left(seconds: i64) -> String {
-    let words = |seconds: i64| match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    };
-    if seconds < 0 { format!("none, it ended {} ago", words(-seconds)) } else { words(seconds) }
 }
 
 /// An instant as people and programs write it.

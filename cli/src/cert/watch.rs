@@ -13,8 +13,9 @@ use serde::Serialize;
 
 use super::{
     LookArgs,
-    report::{Report, time_left, timestamp},
+    report::{Report, timestamp},
     source::{self, Found, Options, Place},
+    text::time_left,
 };
 
 /// Time between two looks at files and sockets.
