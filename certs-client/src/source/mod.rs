@@ -5,7 +5,7 @@
 //! delivers passes the gate and is published as a snapshot; what fails shows in the status.
 
 pub mod files;
-mod kubernetes;
+pub(crate) mod kubernetes;
 pub(crate) mod publish;
 pub mod renewing;
 mod vault;

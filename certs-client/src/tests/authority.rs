@@ -10,10 +10,10 @@ use std::{
 
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
-    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevocationReason, RevokedCertParams, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -124,6 +124,24 @@ impl TestCa {
         change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Leaf { certificate, key }
+    }
+
+    /// The certificate that a request asks for, as somebody who believes it would sign it.
+    pub(super) fn sign(
+        &self,
+        csr_pem: &str,
+        id: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertificateDer<'static> {
+        let request = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![uri(id)];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        life(&mut params, NOW - 60, NOW + 3600);
+        change(&mut params);
+        params.signed_by(&request.public_key, &self.issuer).unwrap().der().clone()
     }
 
     pub(super) fn bundle(&self) -> Bundle {

@@ -11,6 +11,7 @@ mod files_watch;
 mod gate;
 mod jwt_bundle;
 mod key;
+mod kubernetes;
 mod machine;
 mod renewal;
 mod svid;

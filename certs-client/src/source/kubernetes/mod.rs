@@ -25,18 +25,24 @@ use request::Decided;
 
 /// How long, and how often, a request is looked at until it is decided.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    every: Duration,
-    at_most: Duration,
+pub(crate) struct Pace {
+    pub(crate) every: Duration,
+    pub(crate) at_most: Duration,
 }
 
 const PACE: Pace = Pace { every: Duration::from_secs(1), at_most: Duration::from_secs(30) };
 
 /// The API server with the signer behind it.
-struct Signer {
+pub(crate) struct Signer {
     api: Api,
     config: KubernetesCsr,
     pace: Pace,
+}
+
+impl Signer {
+    pub(crate) fn new(config: KubernetesCsr, pace: Pace) -> Result<Signer, &'static str> {
+        Ok(Signer { api: Api::new(&config.api)?, config, pace })
+    }
 }
 
 /// Keeps an identity published that a signer in Kubernetes renews, and the trust that belongs to
@@ -45,13 +51,19 @@ pub(super) async fn run(publisher: &Publisher, config: KubernetesCsr, keys: &Key
     keep(publisher, config, keys, PACE).await;
 }
 
-async fn keep(publisher: &Publisher, config: KubernetesCsr, keys: &KeyMaker, pace: Pace) {
-    let api = match Api::new(&config.api) {
-        Ok(api) => api,
+/// As [`run`], at another pace.
+pub(crate) async fn keep(
+    publisher: &Publisher,
+    config: KubernetesCsr,
+    keys: &KeyMaker,
+    pace: Pace,
+) {
+    let signer = match Signer::new(config.clone(), pace) {
+        Ok(signer) => signer,
         Err(problem) => return api::unusable(publisher, &config.api, problem),
     };
+    let api = signer.api.clone();
     let watched = trust::watch(publisher, &api, &config.trust);
-    let signer = Signer { api: api.clone(), config: config.clone(), pace };
     tokio::join!(renewing::run(publisher, signer, keys), watched);
 }
 
