@@ -17,7 +17,8 @@ const PROGRAMS: &[&str] = &["countersign-proxy", "countersign-cli"];
 const NOT_UNIT: &[&str] = &["countersign-integration", "countersign-benches"];
 
 /// Crates whose unit tests belong to the identity suite.
-const IDENTITY: &[&str] = &["countersign-workload-id", "countersign-certs-client"];
+const IDENTITY: &[&str] =
+    &["countersign-workload-id", "countersign-certs-client", "countersign-controller"];
 
 /// Runs one suite, or all of them.
 pub(crate) fn run(name: &str) -> Result<()> {

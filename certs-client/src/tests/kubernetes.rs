@@ -44,11 +44,11 @@ struct Seen {
 }
 
 type Answer = (u16, String);
-type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
+type Script = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
 
 /// An API server that answers as it is told.
 struct Server {
-    handler: Arc<Mutex<Handler>>,
+    script: Arc<Mutex<Script>>,
     config: KubernetesCsr,
     folder: TempDir,
 }
@@ -68,7 +68,7 @@ fn says(status: u16, message: &str) -> Answer {
 }
 
 /// Takes every request, and answers every look at it like this.
-fn looked_at(answer: impl Fn() -> Answer + Send + Sync + 'static) -> Handler {
+fn looked_at(answer: impl Fn() -> Answer + Send + Sync + 'static) -> Script {
     Arc::new(move |seen| match seen.method {
         Method::POST => json_answer(201, &object(json!({}))),
         _ => answer(),
@@ -92,13 +92,13 @@ impl Server {
             expiration_s: 3600,
             trust: KubernetesTrust::File(file("roots.pem")),
         };
-        let handler: Arc<Mutex<Handler>> = Arc::new(Mutex::new(looked_at(|| says(500, ""))));
-        tokio::spawn(serve(listener, Arc::clone(&handler)));
-        Server { handler, config, folder }
+        let script: Arc<Mutex<Script>> = Arc::new(Mutex::new(looked_at(|| says(500, ""))));
+        tokio::spawn(serve(listener, Arc::clone(&script)));
+        Server { script, config, folder }
     }
 
-    fn answers(&self, handler: Handler) {
-        *self.handler.lock().unwrap() = handler;
+    fn answers(&self, script: Script) {
+        *self.script.lock().unwrap() = script;
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -128,11 +128,11 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, handler: Arc<Mutex<Handler>>) {
+async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let handler = Arc::clone(&handler);
-        let service = service_fn(move |request| answer(request, Arc::clone(&handler)));
+        let script = Arc::clone(&script);
+        let service = service_fn(move |request| answer(request, Arc::clone(&script)));
         tokio::spawn(async move {
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -141,7 +141,7 @@ async fn serve(listener: TcpListener, handler: Arc<Mutex<Handler>>) {
 
 async fn answer(
     request: Request<Incoming>,
-    handler: Arc<Mutex<Handler>>,
+    script: Arc<Mutex<Script>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -152,8 +152,8 @@ async fn answer(
         token,
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };
-    let handler = Arc::clone(&*handler.lock().unwrap());
-    let (status, text) = handler(&seen);
+    let script = Arc::clone(&*script.lock().unwrap());
+    let (status, text) = script(&seen);
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     if status == 429 {
@@ -163,7 +163,7 @@ async fn answer(
 }
 
 /// Signs what was asked for last.
-fn signing(ca: Arc<TestCa>, change: impl Fn(String) -> String + Send + Sync + 'static) -> Handler {
+fn signing(ca: Arc<TestCa>, change: impl Fn(String) -> String + Send + Sync + 'static) -> Script {
     let asked = Mutex::new(String::new());
     Arc::new(move |seen| {
         if seen.method == Method::POST {
@@ -376,7 +376,7 @@ async fn a_wrong_certificate_never_replaces_a_good_one() {
 
     let stranger = TestCa::new("demo.test");
     let other_key = ca.leaf(ORDERS, |_| {}).certificate;
-    let wrong: Vec<(Handler, &str)> = vec![
+    let wrong: Vec<(Script, &str)> = vec![
         (signing(Arc::new(stranger), |pem| pem), "no authority of its trust domain"),
         (signing(Arc::clone(&ca), move |_| pem(&other_key)), "does not belong"),
         (
@@ -394,8 +394,8 @@ async fn a_wrong_certificate_never_replaces_a_good_one() {
     ];
     // Two thirds of the life are over: the first attempt is due, the others after their wait.
     hands.store(NOW + 2400, Ordering::Relaxed);
-    for (handler, word) in wrong {
-        server.answers(handler);
+    for (script, word) in wrong {
+        server.answers(script);
         hands.fetch_add(60, Ordering::Relaxed);
         until(&mut status, |status| {
             let failure = status.last_failure.as_ref();

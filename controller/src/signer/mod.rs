@@ -67,6 +67,8 @@ pub struct Signer {
     clock: Clock,
     bundle: Option<String>,
     published: Option<(u64, Arc<Authority>)>,
+    /// Why a request waits, by its name: said once, not once a second.
+    told: HashMap<String, String>,
 }
 
 impl Signer {
@@ -93,6 +95,7 @@ impl Signer {
             waiting: Waiting::default(),
             clock,
             published: None,
+            told: HashMap::new(),
         })
     }
 
@@ -141,6 +144,7 @@ impl Signer {
         for (name, outcome) in done {
             self.finished(&name, outcome).await;
         }
+        self.told.retain(|name, _| self.waiting.requests.contains_key(name));
     }
 
     /// What is to be done with a request, as far as it can be said without asking.
@@ -238,7 +242,13 @@ impl Signer {
                     self.waiting.requests.insert(name.to_owned(), request);
                 }
             }
-            Err(problem) => warn!(%problem, request = name, "a request waits"),
+            Err(problem) => {
+                let problem = problem.to_string();
+                if self.told.get(name) != Some(&problem) {
+                    warn!(problem, request = name, "a request waits");
+                    self.told.insert(name.to_owned(), problem);
+                }
+            }
         }
     }
 

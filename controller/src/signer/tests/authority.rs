@@ -20,7 +20,7 @@ use super::{domain, key, orders};
 /// Inside the life that rcgen gives by default.
 const NOW: u64 = 1_795_000_000;
 
-fn params(name: &str, usages: Vec<KeyUsagePurpose>) -> CertificateParams {
+pub(super) fn params(name: &str, usages: Vec<KeyUsagePurpose>) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);

@@ -1,10 +1,16 @@
 //! Tests of the signer without an API server: what is decided, and what is signed.
 
 mod authority;
+mod cluster;
 mod decide;
+mod reload;
+
+use std::fs;
+use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_certs_client::{KeyMaker, SigningKey, csr};
+use countersign_config::{KubernetesApi, SignerConfig};
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use serde_json::{Value, json};
 
@@ -58,4 +64,49 @@ fn sound_object() -> Value {
 
 fn request(object: Value) -> Request {
     Request::read(object).unwrap()
+}
+
+/// A folder with an authority and a token.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Files {
+        let files = Files(tempfile::tempdir().unwrap());
+        files.write_authority();
+        fs::write(files.path("token"), "the token").unwrap();
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Another authority than before.
+    fn write_authority(&self) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let certificate = authority::params("root", usages).self_signed(&key).unwrap();
+        fs::write(self.path("ca.pem"), certificate.pem()).unwrap();
+        fs::write(self.path("ca.key"), key.serialize_pem()).unwrap();
+    }
+
+    fn config(&self, server: &str) -> SignerConfig {
+        SignerConfig {
+            file: self.path("signer.yaml"),
+            trust_domain: domain(),
+            api: KubernetesApi {
+                server: server.to_owned(),
+                ca: self.path("ca.crt"),
+                token_file: self.path("token"),
+            },
+            signer_name: "countersign.dev/workload".to_owned(),
+            certificate: self.path("ca.pem"),
+            key: self.path("ca.key"),
+            roots: None,
+            life_s: (600, 7200),
+            per_minute: 600,
+            cluster_trust_bundle: Some("countersign.dev:workload:trust".to_owned()),
+            documents: Vec::new(),
+        }
+    }
 }
