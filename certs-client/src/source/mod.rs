@@ -8,7 +8,7 @@ pub mod files;
 pub(crate) mod kubernetes;
 pub(crate) mod publish;
 pub mod renewing;
-mod vault;
+pub mod vault;
 pub mod workload_api;
 
 use std::{fmt, path::PathBuf, sync::Arc};

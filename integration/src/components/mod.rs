@@ -8,6 +8,7 @@ pub mod kubernetes;
 pub mod mariadb;
 pub mod nats;
 pub mod nginx;
+pub mod openbao;
 pub mod postgres;
 pub mod python;
 pub mod redis;

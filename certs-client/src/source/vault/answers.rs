@@ -11,6 +11,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObj
 use serde::{Deserialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
+use super::review::Role;
 use crate::{crl::Crl, pem};
 
 /// Characters of an answer that people get to see.
@@ -170,6 +171,11 @@ impl Answer {
         let mut all = certificates("certificate", &wire.certificate)?;
         all.extend(chain("ca_chain", &wire.ca_chain.unwrap_or_default())?);
         Ok(all)
+    }
+
+    /// What a role allows.
+    pub(super) fn role(&self) -> Result<Role, Unusable> {
+        self.data()
     }
 
     /// Certificates that are the whole body, PEM.

@@ -113,7 +113,7 @@ pub(super) fn sign(source: &VaultSource, id: &WorkloadId, status: u16, text: &st
         400 if text.contains("URI Subject Alternative Name") => {
             format!("set allowed_uri_sans={id} at `{role}`")
         }
-        400 if text.contains("common_name") || text.contains("common name") => {
+        400 if text.contains("field is required") => {
             format!("set require_cn=false at `{role}`")
         }
         400 if text.contains("unknown role") => format!("there is no role `{role}`"),
@@ -138,7 +138,8 @@ pub(super) fn sign(source: &VaultSource, id: &WorkloadId, status: u16, text: &st
 /// About refused authorities or revocation lists, which are public.
 pub(super) fn trust(source: &VaultSource, status: u16, text: &str) -> Hint {
     general(source, status, text).or_else(|| match status {
-        404 | 405 => Some(no_mount(source).into()),
+        // To who does not log in, a mount that is not there is a forbidden one.
+        403..=405 => Some(no_mount(source).into()),
         _ => None,
     })
 }

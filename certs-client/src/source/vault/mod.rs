@@ -7,7 +7,10 @@
 mod answers;
 mod authorities;
 mod explain;
+mod review;
 mod server;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod trust;
 
@@ -19,6 +22,7 @@ use countersign_workload_id::WorkloadId;
 use serde_json::json;
 use tracing::{debug, info, warn};
 
+pub use self::review::{Finding, review};
 use self::{
     answers::Signed,
     authorities::Authorities,

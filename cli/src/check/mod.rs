@@ -1,7 +1,9 @@
 //! `countersign check`: every problem of every document, without starting anything.
 //!
 //! The checks are those of a proxy at its start: each `ProxyConfig` with the documents it names,
-//! all other files together as one set.
+//! all other files together as one set. With `--pre`, the identity source is asked as well.
+
+mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,11 +25,16 @@ Examples:
   countersign check mesh.yaml policies/
   countersign check sidecar.yaml --deny-warnings
   countersign check mesh.yaml policies/ -o json
+  countersign check sidecar.yaml --pre     (asks the identity source, too)
 Exit code 1 if there are warnings and --deny-warnings is given, 2 if a document is invalid.")]
 pub(crate) struct CheckArgs {
     /// Files, and folders with .yaml files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Ask the identity source of each ProxyConfig, too, with the login of the process: is its role
+    /// as narrow as it has to be? (source `vault`)
+    #[arg(long)]
+    pre: bool,
     /// Treat warnings as a failed check
     #[arg(long)]
     deny_warnings: bool,
@@ -39,7 +46,12 @@ pub(crate) struct CheckArgs {
 /// Runs `countersign check`.
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let found = match countersign_config::check_files(&args.files) {
-        Ok(warnings) => warnings,
+        Ok(mut warnings) => {
+            if args.pre {
+                warnings.extend(source::review(&args.files)?);
+            }
+            warnings
+        }
         Err(Problems(problems)) => problems,
     };
     let report = Report::of(&found);
@@ -136,7 +148,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(name);
         std::fs::write(&file, content).unwrap();
-        let args = CheckArgs { files: vec![file], deny_warnings: false, output: Output::Json };
+        let args =
+            CheckArgs { files: vec![file], pre: false, deny_warnings: false, output: Output::Json };
         let found = match countersign_config::check_files(&args.files) {
             Ok(found) | Err(Problems(found)) => found,
         };
@@ -156,6 +169,7 @@ mod tests {
     fn a_missing_file_is_a_problem_like_any_other() {
         let args = CheckArgs {
             files: vec!["/nowhere/mesh.yaml".into()],
+            pre: false,
             deny_warnings: true,
             output: Output::Text,
         };
