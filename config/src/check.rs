@@ -185,7 +185,9 @@ fn identity_fits(
     }
 }
 
-/// A listener accepts other trust domains only where the mesh is federated with them.
+/// A listener accepts other trust domains only where the mesh is federated with them. Without that
+/// nobody of that domain gets in, so it is no error: an entry that is taken out of the mesh cuts a
+/// partner off, whatever listeners name.
 fn listeners_name_federated_domains(
     places: &Places,
     documents: &Documents,
@@ -198,12 +200,14 @@ fn listeners_name_federated_domains(
                 format!("`{domain}` is this mesh itself, whose workloads may always call");
             findings.error("P011", *span, message).hint("name other trust domains only");
         } else if !mesh.is_federated_with(domain) {
-            let message = format!("the mesh is not federated with `{domain}`");
+            let message = format!(
+                "the mesh is not federated with `{domain}`, so none of its workloads gets in"
+            );
             let known = mesh.federation.iter().map(|entry| entry.trust_domain.as_str());
             let near = did_you_mean(domain.as_str(), known).unwrap_or_else(|| {
                 format!("add `federation: [{{trustDomain: {domain}, bundle: …}}]` to MeshConfig")
             });
-            findings.error("P011", *span, message).hint(near);
+            findings.warn("P011", *span, message).hint(near);
         }
     }
 }

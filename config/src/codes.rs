@@ -15,7 +15,10 @@ pub(crate) const CODES: &[(&str, &str)] = &[
         "P010",
         "a rule about requests on every port, so that a `tcp` port takes no connection (warning)",
     ),
-    ("P011", "a listener's trust domain that the mesh is not federated with"),
+    (
+        "P011",
+        "a listener's trust domain that the mesh is not federated with (warning), or that is its own",
+    ),
 ];
 
 #[cfg(test)]

@@ -848,14 +848,12 @@ fn a_listener_names_federated_domains() {
         config.inbound[0].trust_domains.iter().map(|domain| domain.as_str()).collect();
     assert_eq!(names, ["a.test", "b.test"]);
     assert_eq!(documents.mesh.federation.len(), 2);
-    let own =
-        SIDECAR.replace("7001\"}]}", "7001\", trustDomains: [prod.example.com, a.test, A.test]}]}");
+    let own = SIDECAR.replace("7001\"}]}", "7001\", trustDomains: [prod.example.com, A.test]}]}");
     refused(
         &spec(&own),
         expect![[r#"
         proxy.yaml:6:68 P011: `prod.example.com` is this mesh itself, whose workloads may always call (name other trust domains only)
-        proxy.yaml:6:86 P011: the mesh is not federated with `a.test` (add `federation: [{trustDomain: a.test, bundle: …}]` to MeshConfig)
-        proxy.yaml:6:94 E013: `A.test` is not a trust domain: the trust domain holds a character outside `a-z 0-9 . _ -` (no upper case, port or userinfo) (as in `partner.example`)
+        proxy.yaml:6:86 E013: `A.test` is not a trust domain: the trust domain holds a character outside `a-z 0-9 . _ -` (no upper case, port or userinfo) (as in `partner.example`)
     "#]],
     );
 }
