@@ -857,3 +857,24 @@ fn a_listener_names_federated_domains() {
     "#]],
     );
 }
+
+/// What the page about federation shows is what may be written.
+#[test]
+fn the_documents_of_the_federation_page_load() {
+    let page = include_str!("../../docs/identity/federation.md");
+    let blocks: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```").map(|(block, _)| block))
+        .collect();
+    let [mesh, proxy, access] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
+    let folder = Folder::new();
+    folder.put("mesh.yaml", mesh);
+    folder.put("access.yaml", access);
+    let proxy = proxy.replace("[mesh.yaml]", "[mesh.yaml, access.yaml]");
+    let loaded = ProxyConfig::load(&folder.put("proxy.yaml", &proxy));
+    let (config, documents) = loaded.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.inbound[0].trust_domains.len(), 2);
+    assert_eq!((documents.mesh.federation.len(), documents.access.len()), (4, 1));
+    assert!(documents.warnings.iter().all(|warning| warning.code != "P011"));
+}

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_certs_client::federation::{Endpoint, Fetched, Pace, Profile};
-use countersign_certs_client::{Bundle, BundleDoc, Certs, TrustBundles};
+use countersign_certs_client::{Bundle, BundleDoc, Certs, Failure, TrustBundles};
 use countersign_config::Limits;
 use countersign_config::limits::JWKS_BYTES_MAX;
 use countersign_policy::Documents;
@@ -39,6 +39,11 @@ impl Bundles {
         let changed = bundles(&self.fetched) != bundles(&fetched);
         self.fetched = fetched;
         changed
+    }
+
+    /// What the endpoint of a domain said last, if that was of no use.
+    pub fn failure(&self, domain: &TrustDomain) -> Option<&Failure> {
+        self.fetched.get(domain)?.last_failure.as_ref()
     }
 
     /// The bundles in force under these documents.

@@ -95,6 +95,7 @@ impl Reload {
             }
         }
         if !self.builder.federation.take(Arc::clone(fetched)) {
+            self.federation_status(&self.live.load().bundles);
             return;
         }
         let (documents, certs) = (Arc::clone(&self.documents), Arc::clone(&self.certs));
@@ -107,10 +108,14 @@ impl Reload {
     /// else is affected, so it never makes the proxy unready.
     fn federation_status(&self, bundles: &TrustBundles) {
         let federation = &self.documents.mesh.federation;
-        let missing: Vec<&str> = federation
+        let missing: Vec<String> = federation
             .iter()
-            .filter(|entry| bundles.get(&entry.trust_domain).is_none())
-            .map(|entry| entry.trust_domain.as_str())
+            .map(|entry| &entry.trust_domain)
+            .filter(|domain| bundles.get(domain).is_none())
+            .map(|domain| match self.builder.federation.failure(domain) {
+                Some(failure) => format!("{domain} ({failure})"),
+                None => domain.to_string(),
+            })
             .collect();
         if missing.is_empty() {
             self.readiness.met(Condition::Trust);

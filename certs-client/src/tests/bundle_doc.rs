@@ -184,3 +184,19 @@ fn what_nobody_confirms_is_dropped_after_a_day() {
     assert_eq!(held.take(numbered(&ca, 1), NOW + 2 * DAY_S), Took::Unchanged);
     assert!(held.in_force(NOW + 2 * DAY_S, DAY_S).is_some());
 }
+
+/// What fuzzing found, and one of each kind: read or refused, never a panic.
+#[test]
+fn the_corpus_of_bundles_replays() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/bundle");
+    let (mut read, mut refused) = (0, 0);
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read(entry.unwrap().path()).unwrap();
+        let _ = BundleDoc::of_file(&text, &domain("prod.example.com"));
+        match BundleDoc::parse(&text) {
+            Ok(_) => read += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(read >= 3 && refused >= 4, "{read} read, {refused} refused");
+}

@@ -5,8 +5,10 @@
 //! seen within minutes. Never for production: keys are made here and anybody with this user's
 //! rights can be any workload.
 
+mod bundle_endpoint;
 mod ca;
 mod lenient;
+mod roots;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -14,10 +16,11 @@ mod tokens;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -31,7 +34,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use bundle_endpoint::BundleEndpoint;
 pub use ca::{Ca, Issued};
+use roots::{Pace, Roots};
 use serve::{Current, Offer, Socket};
 use tokens::Tokens;
 
@@ -62,6 +67,15 @@ pub struct AuthorityArgs {
     /// Push a new certificate this often [default: half of --ttl]
     #[arg(long, value_name = "DURATION", value_parser = parse_rotate)]
     rotate: Option<Duration>,
+    /// Serve the trust bundle to other trust domains here, over HTTPS by SPIFFE ID
+    #[arg(long, value_name = "ADDRESS")]
+    bundle_endpoint: Option<SocketAddr>,
+    /// How often those who fetch the bundle should do so
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_rotate)]
+    refresh_hint: Duration,
+    /// Make a new root this often: published for four refresh hints before it signs
+    #[arg(long, value_name = "DURATION", value_parser = parse_rotate)]
+    rotate_root: Option<Duration>,
     /// Write the trust bundle (PEM) to this file
     #[arg(long, value_name = "FILE")]
     write_bundle: Option<PathBuf>,
@@ -84,8 +98,9 @@ pub struct AuthorityConfig {
 
 /// A running authority; dropping it stops it.
 pub struct Authority {
-    ca: Arc<Ca>,
     tokens: Arc<Tokens>,
+    roots: Arc<Mutex<Roots>>,
+    trust_domain: TrustDomain,
     ttl: Duration,
     rotate: Duration,
     dir: PathBuf,
@@ -100,12 +115,19 @@ impl Authority {
     /// # Errors
     /// When a socket cannot be made, or another authority serves it.
     pub async fn start(config: AuthorityConfig) -> anyhow::Result<Authority> {
+        let leaf_s = config.ttl.as_secs();
+        Authority::paced(config, Pace { every_s: None, hint_s: 300, leaf_s }).await
+    }
+
+    /// As [`Authority::start`], with roots that change at this pace.
+    async fn paced(config: AuthorityConfig, pace: Pace) -> anyhow::Result<Authority> {
         let tokens = Arc::new(Tokens::new(config.trust_domain.clone(), unix_now())?);
-        let ca = Arc::new(Ca::new(config.trust_domain, unix_now())?);
+        let roots = Roots::new(config.trust_domain.clone(), pace, unix_now())?;
         make_folder(&config.dir)?;
         let mut authority = Authority {
-            ca,
             tokens,
+            roots: Arc::new(Mutex::new(roots)),
+            trust_domain: config.trust_domain,
             ttl: config.ttl,
             rotate: config.rotate,
             dir: config.dir,
@@ -135,9 +157,26 @@ impl Authority {
         Ok(self.dir.join(format!("{namespace}.{account}.sock")))
     }
 
-    /// The certificate authority, for tests that need more than sockets.
-    pub fn ca(&self) -> &Ca {
-        &self.ca
+    /// The certificate authority that signs now, for tests that need more than sockets.
+    pub fn ca(&self) -> Arc<Ca> {
+        Arc::clone(bundle_endpoint::lock(&self.roots).active())
+    }
+
+    /// Serves the trust bundle at this address, until the authority stops.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn serve_bundle(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        let id = bundle_endpoint::id(&self.trust_domain)?;
+        let endpoint = BundleEndpoint::bind(address, id, Arc::clone(&self.roots)).await?;
+        let stop = self.stop.clone();
+        self.tasks.push(tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = endpoint.serve() => {}
+            }
+        }));
+        Ok(())
     }
 
     /// Issues a new leaf for a workload and pushes it to everybody on its socket.
@@ -163,15 +202,33 @@ impl Authority {
     pub async fn keep_rotating(&self) -> anyhow::Result<()> {
         let mut period = tokio::time::interval(self.rotate);
         period.tick().await;
+        let mut look = tokio::time::interval(Duration::from_secs(1));
         loop {
-            period.tick().await;
-            for (id, current) in &self.workloads {
-                if current.borrow().is_some() {
-                    let issued = &self.push(id)?.issued;
-                    let (now, end) = (clock(unix_now()), clock(issued.not_after));
-                    println!("{now} rotated {id} serial {} ends {end}", issued.serial);
-                }
+            tokio::select! {
+                _ = period.tick() => self.rotate_all()?,
+                _ = look.tick() => self.turn_roots()?,
             }
+        }
+    }
+
+    fn rotate_all(&self) -> anyhow::Result<()> {
+        for (id, current) in &self.workloads {
+            if current.borrow().is_some() {
+                let issued = &self.push(id)?.issued;
+                let (now, end) = (clock(unix_now()), clock(issued.not_after));
+                println!("{now} rotated {id} serial {} ends {end}", issued.serial);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what is due with the roots; every workload hears of it with its next certificate.
+    fn turn_roots(&self) -> anyhow::Result<()> {
+        loop {
+            let turned = bundle_endpoint::lock(&self.roots).turn(unix_now())?;
+            let Some(turned) = turned else { return Ok(()) };
+            println!("{} root {turned:?}", clock(unix_now()));
+            self.rotate_all()?;
         }
     }
 
@@ -184,9 +241,13 @@ impl Authority {
     }
 
     fn offer(&self, id: &WorkloadId) -> anyhow::Result<Offer> {
-        let issued = self.ca.issue(id, self.ttl.as_secs(), unix_now())?;
-        let tokens = Arc::clone(&self.tokens);
-        Ok(Offer { issued, bundle: self.ca.bundle_der().into(), tokens })
+        let (ca, published) = {
+            let roots = bundle_endpoint::lock(&self.roots);
+            (Arc::clone(roots.active()), roots.published())
+        };
+        let issued = ca.issue(id, self.ttl.as_secs(), unix_now())?;
+        let bundle: Vec<u8> = published.iter().flat_map(|der| der.iter().copied()).collect();
+        Ok(Offer { issued, bundle: bundle.into(), tokens: Arc::clone(&self.tokens) })
     }
 
     fn push(&self, id: &WorkloadId) -> anyhow::Result<Arc<Offer>> {
@@ -231,16 +292,32 @@ async fn serve(args: AuthorityArgs) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|text| parse_workload(&args.trust_domain, text))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let authority = Authority::start(AuthorityConfig {
+    let config = AuthorityConfig {
         trust_domain: args.trust_domain,
         dir: std::path::absolute(&args.dir)?,
         workloads,
         ttl: args.ttl,
         rotate: args.rotate.unwrap_or(args.ttl / 2),
-    })
-    .await?;
+    };
+    let pace = Pace {
+        every_s: args.rotate_root.map(|every| every.as_secs()),
+        hint_s: args.refresh_hint.as_secs(),
+        leaf_s: args.ttl.as_secs(),
+    };
+    if pace.every_s.is_some_and(|every| every < pace.every_s_min()) {
+        bail!(
+            "--rotate-root must be at least {} s: four refresh hints and the life of a certificate",
+            pace.every_s_min()
+        );
+    }
+    let mut authority = Authority::paced(config, pace).await?;
+    if let Some(address) = args.bundle_endpoint {
+        authority.serve_bundle(address).await?;
+        let id = bundle_endpoint::id(&authority.trust_domain)?;
+        println!("bundle endpoint https://{address} ({id})");
+    }
     if let Some(file) = &args.write_bundle {
-        std::fs::write(file, authority.ca.bundle_pem())
+        std::fs::write(file, authority.ca().bundle_pem())
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     announce(&authority)?;
@@ -262,7 +339,7 @@ fn announce(authority: &Authority) -> anyhow::Result<()> {
     let ttl_s = authority.ttl.as_secs();
     println!(
         "trust domain {}; certificates live {ttl_s} s, new ones every {} s",
-        authority.ca.trust_domain(),
+        authority.trust_domain,
         authority.rotate.as_secs()
     );
     for id in authority.workloads.keys() {

@@ -1,22 +1,32 @@
 //! Roots are rotated while requests run: old, both, new. No handshake fails on the way, and at the
 //! end nothing that rests on the old root goes on.
 
+use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use countersign_integration::client::{Call, Conn};
+use countersign_integration::documents::Mesh;
 use countersign_integration::load::{Load, Protocol};
 use countersign_integration::outcome::refused;
 use countersign_integration::pki::Request;
-use countersign_integration::{App, Authority, Lab, Leaf, Proxy, lab, ports, tls, wait};
+use countersign_integration::process::Process;
+use countersign_integration::proxy::Spec;
+use countersign_integration::{App, Authority, Lab, Leaf, Proxy, lab, ports, programs, tls, wait};
+use serde_json::json;
 
 const HOST: &str = "orders.shop";
+const PARTNER: &str = "partner.test";
 const HANDSHAKES: &str = "countersign_tls_handshakes_total";
 
 /// Handshakes that failed, both directions.
 async fn failed_handshakes(proxy: &Proxy) -> f64 {
-    let all = proxy.metric(HANDSHAKES, &[]).await;
-    all - proxy.metric(HANDSHAKES, &["result=\"ok\""]).await
+    // From one page: handshakes go on while it is read.
+    let page = proxy.metrics().await;
+    let series = page.lines().filter(|line| line.starts_with(HANDSHAKES));
+    let failed = series.filter(|line| !line.contains("result=\"ok\""));
+    failed.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
 /// Opens a connection for each request, with whatever certificate is the right one now.
@@ -28,7 +38,7 @@ struct Newcomers {
 }
 
 impl Newcomers {
-    fn start(orders: std::net::SocketAddr, leaf: Leaf) -> Newcomers {
+    fn start(orders: SocketAddr, leaf: Leaf) -> Newcomers {
         let leaf = Arc::new(std::sync::Mutex::new(leaf));
         let (stop, opened) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let (used, stopped, count) = (Arc::clone(&leaf), Arc::clone(&stop), Arc::clone(&opened));
@@ -144,4 +154,79 @@ async fn takes_over_already(orders: &Proxy) {
         (orders.metric("countersign_identity_generation", &[]).await >= 2.0).then_some(())
     })
     .await;
+}
+
+/// The development authority of a partner changes its root all by itself: published for four
+/// refresh hints, then it signs, then the old one goes. The partner's sidecar follows by the
+/// Workload API, ours by the bundle endpoint, and no request fails.
+#[tokio::test]
+async fn dev_authority_rotates_its_root_and_a_federated_mesh_follows() {
+    let (lab, app) = (Lab::new(), App::mirror());
+    let (endpoint, authority) = partner(&lab).await;
+    let entry = json!({"endpoint": {
+        "url": format!("https://{endpoint}/"), "profile": "https_spiffe",
+        "endpointId": format!("spiffe://{PARTNER}/countersign/authority"),
+        "initialBundle": {"file": "partner.pem"},
+    }});
+    let mesh = lab.mesh().with(|spec| {
+        spec["federation"] = json!([{"trustDomain": PARTNER, "bundle": entry}]);
+    });
+    let web = format!("spiffe://{PARTNER}/ns/shop/sa/web");
+    let rules = json!([{"name": "partner", "effect": "allow", "context": "none",
+        "match": {"caller": {"anyOf": [{"spiffeId": web}]}}}]);
+    let orders = lab
+        .orders_with(&app, &mesh, rules, |spec| {
+            spec.limit("BUNDLE_REFRESH_S_MIN", 1).with(|config| {
+                config["listeners"]["inbound"][0]["trustDomains"] = json!([PARTNER]);
+            })
+        })
+        .await;
+    let caller = caller(&lab, &orders).await;
+    let load = Load::start(caller.outbound(), Protocol::Http1, 100, || Call::get(HOST, "/"));
+    let domain = format!("trust_domain=\"{PARTNER}\"");
+    // The first bundle, the second root beside it, the second root alone.
+    wait::until_within(3 * wait::DEADLINE, "the whole rotation", async || {
+        let labels = [domain.as_str(), "result=\"changed\""];
+        let changed = orders.metric("countersign_federation_fetches_total", &labels).await;
+        (changed >= 3.0 && authority.stdout().contains("root Removed")).then_some(())
+    })
+    .await;
+    let seen = app.seen().len();
+    wait::until_true("requests under the new root", || app.seen().len() > seen + 50).await;
+    let outcome = tokio::task::spawn_blocking(|| load.stop()).await.unwrap();
+    assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
+    for proxy in [&orders, &caller] {
+        assert_eq!(failed_handshakes(proxy).await, 0.0);
+    }
+    let labels = [domain.as_str(), "result=\"failed\""];
+    assert_eq!(orders.metric("countersign_federation_fetches_total", &labels).await, 0.0);
+    println!("{} requests, none failed", outcome.sent);
+}
+
+/// The partner's authority: leaves of 8 s, a root every 13 s.
+async fn partner(lab: &Lab) -> (SocketAddr, Process) {
+    let endpoint = ports::free();
+    let mut command = Command::new(programs::cli());
+    command.args(["dev", "authority", "--trust-domain", PARTNER, "--workload", "shop/web"]);
+    command.args(["--ttl", "8s", "--rotate", "3s", "--refresh-hint", "1s", "--rotate-root", "13s"]);
+    command.arg("--dir").arg(lab.folder().join("ids"));
+    command.arg("--write-bundle").arg(lab.folder().join("partner.pem"));
+    command.args(["--bundle-endpoint", &endpoint.to_string()]);
+    let process = Process::start("partner", command, lab.folder());
+    wait::until_true("the partner's authority", || process.stdout().contains("ready")).await;
+    (endpoint, process)
+}
+
+/// The partner's sidecar `web`, which may call `orders`.
+async fn caller(lab: &Lab, orders: &Proxy) -> Proxy {
+    let ours = json!([{"trustDomain": lab::DOMAIN, "bundle": {"file": "bundle.pem"}}]);
+    let mesh = Mesh::new(PARTNER).with(|spec| spec["federation"] = ours).destination(
+        "shop/orders",
+        HOST,
+        orders.inbound(),
+        &[&lab.id("shop", "orders")],
+    );
+    let mesh = lab.write("partner-mesh.yaml", &mesh.document());
+    let source = json!({"workloadApi": {"socket": lab.folder().join("ids/shop.web.sock")}});
+    Spec::new(lab.folder(), "shop", "web", source).outbound().documents(&[&mesh]).start().await
 }
