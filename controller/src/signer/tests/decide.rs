@@ -9,7 +9,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use super::super::csr::CsrError;
+use super::super::csr::{CsrError, parse};
 use super::super::decide::{Denial, Place, Pod, check_pod, grant, sound};
 use super::super::newest_of_each_pod;
 use super::super::request::{Requester, Stage};
@@ -185,6 +185,14 @@ fn keys_are_p256_or_ed25519_and_belong_to_whoever_asks() {
     // Whatever is cut off or damaged is refused, and nothing panics.
     for end in 0..mine_der.len() {
         assert_eq!(denied(object("csr-1", &pem(&mine_der[..end]))).reason(), "BadRequest");
+    }
+    // The envelope around what is signed may be damaged; what it says may not.
+    let whole = parse(pem(&mine_der).as_bytes()).unwrap();
+    for bit in 0..mine_der.len() * 8 {
+        let mut damaged = mine_der.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let read = parse(pem(&damaged).as_bytes());
+        assert!(read.is_err() || read == Ok(whole.clone()), "bit {bit}: {read:?}");
     }
     for text in ["", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         assert_eq!(denied(object("csr-1", text)).reason(), "BadRequest", "{text}");

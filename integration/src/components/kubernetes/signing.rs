@@ -3,7 +3,6 @@
 //!
 //! Each has its own namespaces, signer name and cluster roles, so that many share one cluster.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -33,6 +32,8 @@ pub struct Signing<'c> {
     pub namespace: String,
     /// Its name as a signer.
     pub signer_name: String,
+    /// Where its pods get their roots: `{clusterTrustBundle: NAME}`, or `{file: PATH}`.
+    pub trust: Value,
     system: String,
     config: PathBuf,
 }
@@ -48,9 +49,12 @@ impl<'c> Signing<'c> {
         lab.ca.write_key(lab.folder(), "ca");
         let system = format!("{namespace}-system");
         let signer_name = format!("{namespace}.test/workload");
+        lab.write_text("roots.pem", lab.ca.pem());
+        let bundle = format!("{}:trust", signer_name.replace('/', ":"));
         let own = Signing {
             cluster,
             config: lab.folder().join("signer.yaml"),
+            trust: json!({"clusterTrustBundle": bundle}),
             lab,
             namespace,
             signer_name,
@@ -114,6 +118,7 @@ impl<'c> Signing<'c> {
                 "signerName": self.signer_name,
                 "authority": {
                     "certificate": folder.join("bundle.pem"), "key": folder.join("ca.key"),
+                    "roots": folder.join("roots.pem"),
                 },
                 "lifetime": lifetime,
                 "clusterTrustBundle": self.bundle_name(),
@@ -189,7 +194,7 @@ impl<'c> Signing<'c> {
             "server": self.cluster.url(), "ca": self.cluster.ca_file(),
             "tokenFile": self.lab.folder().join(token_file(pod)),
             "signerName": self.signer_name, "expirationSeconds": 600,
-            "trust": {"clusterTrustBundle": self.bundle_name()},
+            "trust": self.trust,
         }})
     }
 
@@ -266,14 +271,6 @@ impl<'c> Signing<'c> {
     /// Takes a revoked pod's certificates, and everything else, out of or into the documents.
     pub fn revoke(&self, entries: Value) {
         self.lab.revoke(entries);
-    }
-
-    /// Removes a file of the signer, such as its token.
-    ///
-    /// # Panics
-    /// When it is not there.
-    pub fn remove(&self, name: &str) {
-        fs::remove_file(self.lab.folder().join(name)).unwrap();
     }
 }
 

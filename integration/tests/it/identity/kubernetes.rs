@@ -4,11 +4,11 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_certs_client::svid;
-use countersign_integration::client::Call;
+use countersign_integration::client::{Call, Conn};
 use countersign_integration::components::kubernetes::{self, Cluster, Pod, Signing};
 use countersign_integration::load::{Load, Protocol};
 use countersign_integration::process::{self, Process};
-use countersign_integration::{App, Proxy, documents, ports, programs, wait};
+use countersign_integration::{App, Authority, Proxy, documents, lab, ports, programs, tls, wait};
 use http::Method;
 use serde_json::json;
 
@@ -29,7 +29,10 @@ struct Two<'c> {
 
 impl<'c> Two<'c> {
     async fn start(cluster: &'c Cluster, life_s: u64) -> Two<'c> {
-        let signing = Signing::prepare(cluster, life_s).await;
+        Two::with(Signing::prepare(cluster, life_s).await).await
+    }
+
+    async fn with(signing: Signing<'c>) -> Two<'c> {
         let signer = Some(signing.start().await);
         let pods = [signing.pod("orders", "node-1").await, signing.pod("billing", "node-2").await];
         let (app, at) = (App::mirror(), ports::free());
@@ -161,6 +164,48 @@ async fn kubernetes_signer_is_away_for_more_than_half_a_life() {
     two.signer = Some(two.signing.start().await);
     two.rotate(1.0).await;
     stop(load).await;
+}
+
+/// Old root, both, new root: the order of the page, while requests run.
+#[tokio::test]
+async fn kubernetes_roots_change_under_load() {
+    let Some(cluster) = kubernetes::shared("kubernetes_roots_change_under_load").await else {
+        return;
+    };
+    let mut signing = Signing::prepare(cluster, 20).await;
+    let mounted = signing.lab.write_text("mounted.pem", signing.lab.ca.pem());
+    signing.trust = json!({"file": mounted});
+    let two = Two::with(signing).await;
+    let load = two.load();
+    let lab = &two.signing.lab;
+    let new = Authority::new(lab::DOMAIN);
+    let trusted = async |pem: &str, changes: usize| {
+        lab.write_text("roots.pem", pem);
+        lab.write_text("mounted.pem", pem);
+        for proxy in [&two.orders, &two.billing] {
+            let count = || proxy.log().matches("the trust bundle changed").count();
+            wait::until_true("the roots to change", || count() >= changes).await;
+        }
+    };
+    trusted(&format!("{}{}", lab.ca.pem(), new.pem()), 1).await;
+    new.write_bundle(lab.folder(), "bundle");
+    new.write_key(lab.folder(), "ca");
+    two.rotate(2.0).await;
+    trusted(new.pem(), 2).await;
+    two.rotate(1.0).await;
+    stop(load).await;
+    // The old authority's certificates are nobody's any more.
+    let old = lab.ca.leaf("edge", "anybody");
+    let config = tls::client(Some(&old), &[tls::MESH_H2]);
+    let refused = async {
+        let mut conn = Conn::tls(two.billing.inbound(), config).await?;
+        conn.send(Call::get("billing.shop", "/")).await
+    };
+    assert!(refused.await.is_err());
+    let anybody = new.leaf("edge", "anybody");
+    let config = tls::client(Some(&anybody), &[tls::MESH_H2]);
+    let mut conn = Conn::tls(two.billing.inbound(), config).await.unwrap();
+    assert_eq!(conn.send(Call::get("billing.shop", "/")).await.unwrap().status, 200);
 }
 
 /// What a pod that is revoked, or has no rights, is told is in its own log.
