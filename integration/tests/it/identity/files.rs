@@ -1,5 +1,7 @@
 //! Identities from files, in every layout that is in use, from writers that rotate, stop and err.
 
+mod pod_certificate;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
