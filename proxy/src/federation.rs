@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_certs_client::federation::{Endpoint, Fetched, Pace, Profile};
-use countersign_certs_client::{Bundle, BundleDoc, Certs, Failure, TrustBundles};
+use countersign_certs_client::{
+    Bundle, BundleDoc, Certs, Failure, JwtBundle, JwtBundles, TrustBundles,
+};
 use countersign_config::Limits;
 use countersign_config::limits::JWKS_BYTES_MAX;
 use countersign_policy::Documents;
@@ -25,16 +27,23 @@ pub struct Bundles {
     /// What endpoints said.
     fetched: Arc<Fetched>,
     /// What files said last, by file and domain: one that cannot be read right now changes nothing.
-    files: BTreeMap<(PathBuf, TrustDomain), Bundle>,
+    files: BTreeMap<(PathBuf, TrustDomain), BundleDoc>,
+}
+
+/// Whom to believe, by trust domain. The two kinds are never taken for each other.
+#[derive(Debug, Default)]
+pub struct InForce {
+    /// The authorities of certificates.
+    pub authorities: TrustBundles,
+    /// The keys of JWT-SVIDs.
+    pub tokens: JwtBundles,
 }
 
 impl Bundles {
     /// Takes over what endpoints say now; whether a bundle is another one.
     pub fn take(&mut self, fetched: Arc<Fetched>) -> bool {
-        let bundles = |all: &Fetched| -> Vec<(TrustDomain, Option<Bundle>)> {
-            all.iter()
-                .map(|(domain, one)| (domain.clone(), authorities(one.doc.as_ref())))
-                .collect()
+        let bundles = |all: &Fetched| -> Vec<(TrustDomain, Both)> {
+            all.iter().map(|(domain, one)| (domain.clone(), both(one.doc.as_deref()))).collect()
         };
         let changed = bundles(&self.fetched) != bundles(&fetched);
         self.fetched = fetched;
@@ -47,39 +56,44 @@ impl Bundles {
     }
 
     /// The bundles in force under these documents.
-    pub fn in_force(&mut self, mesh: &MeshConfig, certs: &Certs) -> TrustBundles {
-        let mut all = TrustBundles::new();
+    pub fn in_force(&mut self, mesh: &MeshConfig, certs: &Certs) -> InForce {
+        let mut all = InForce::default();
         if let Some(own) = certs.bundles.get(&mesh.trust_domain) {
-            all.insert(mesh.trust_domain.clone(), own.clone());
+            all.authorities.insert(mesh.trust_domain.clone(), own.clone());
+        }
+        if let Some(own) = certs.jwt_bundles.get(&mesh.trust_domain) {
+            all.tokens.insert(mesh.trust_domain.clone(), own.clone());
         }
         for FederatedDomain { trust_domain, bundle } in &mesh.federation {
-            let bundle = match bundle {
-                FederatedBundle::Source => certs.bundles.get(trust_domain).cloned(),
-                FederatedBundle::File(file) => self.of_file(file, trust_domain),
+            let (authorities, tokens) = match bundle {
+                FederatedBundle::Source => (
+                    certs.bundles.get(trust_domain).cloned(),
+                    certs.jwt_bundles.get(trust_domain).cloned(),
+                ),
+                FederatedBundle::File(file) => both(self.of_file(file, trust_domain).as_ref()),
                 FederatedBundle::Endpoint(_) => {
-                    authorities(self.fetched.get(trust_domain).and_then(|one| one.doc.as_ref()))
+                    both(self.fetched.get(trust_domain).and_then(|one| one.doc.as_deref()))
                 }
             };
-            if let Some(bundle) = bundle {
-                all.insert(trust_domain.clone(), bundle);
+            if let Some(bundle) = authorities {
+                all.authorities.insert(trust_domain.clone(), bundle);
+            }
+            if let Some(bundle) = tokens {
+                all.tokens.insert(trust_domain.clone(), bundle);
             }
         }
         all
     }
 
-    fn of_file(&mut self, file: &FileRef, domain: &TrustDomain) -> Option<Bundle> {
+    fn of_file(&mut self, file: &FileRef, domain: &TrustDomain) -> Option<BundleDoc> {
         let path = file.resolve();
         let read = read_capped(&path)
             .and_then(|text| BundleDoc::of_file(&text, domain).map_err(|error| error.to_string()));
         let key = (path, domain.clone());
-        match read.map(|doc| doc.authorities) {
-            Ok(Some(bundle)) => {
-                self.files.insert(key, bundle.clone());
-                Some(bundle)
-            }
-            Ok(None) => {
-                self.files.remove(&key);
-                None
+        match read {
+            Ok(doc) => {
+                self.files.insert(key, doc.clone());
+                Some(doc)
             }
             Err(problem) => {
                 let last = self.files.get(&key).cloned();
@@ -91,8 +105,11 @@ impl Bundles {
     }
 }
 
-fn authorities(doc: Option<&Arc<BundleDoc>>) -> Option<Bundle> {
-    doc.and_then(|doc| doc.authorities.clone())
+/// What a document says of certificates, and of tokens.
+type Both = (Option<Bundle>, Option<JwtBundle>);
+
+fn both(doc: Option<&BundleDoc>) -> Both {
+    doc.map(|doc| (doc.authorities.clone(), doc.jwt_keys.clone())).unwrap_or_default()
 }
 
 fn read_capped(path: &std::path::Path) -> Result<Vec<u8>, String> {

@@ -189,7 +189,8 @@ impl Builder {
     ) -> Result<Snapshot, BuildError> {
         let domain = &documents.mesh.trust_domain;
         let revocations = Arc::new(Revocations::of(documents));
-        let bundles = Arc::new(self.federation.in_force(&documents.mesh, certs));
+        let believed = self.federation.in_force(&documents.mesh, certs);
+        let bundles = Arc::new(believed.authorities);
         let trust = Trust {
             bundles: Arc::clone(&bundles),
             crls: Arc::clone(&certs.crls),
@@ -205,9 +206,14 @@ impl Builder {
         let me = certs.identity.as_ref().map(|identity| &identity.id);
         let destinations = Destinations::build(documents, &self.config, me, &mut self.roots)
             .map_err(BuildError::Documents)?;
-        let gateway =
-            GatewayRules::build(documents, &self.workload, &self.config, certs, &destinations)
-                .map_err(BuildError::Documents)?;
+        let gateway = GatewayRules::build(
+            documents,
+            &self.workload,
+            &self.config,
+            (certs, &believed.tokens),
+            &destinations,
+        );
+        let gateway = gateway.map_err(BuildError::Documents)?;
         let hash = documents.sha256_hex();
         let issuers = self.issuers(documents, &hash)?;
         self.generation = next;

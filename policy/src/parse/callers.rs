@@ -84,6 +84,14 @@ fn jwt_svid(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<J
         if trust_domains.contains(&domain) {
             findings.error("E019", node.span, format!("`{domain}` stands in the list twice"));
         }
+        let own = known.trust_domain.as_ref().is_none_or(|own| *own == domain);
+        if !own && !known.federated.contains_key(&domain) {
+            let message =
+                format!("trust domain `{domain}` is not this mesh's own, and not federated");
+            findings.error("E005", node.span, message).hint(format!(
+                "add `federation: [{{trustDomain: {domain}, bundle: …}}]` to MeshConfig"
+            ));
+        }
         trust_domains.push(domain);
     }
     if let (Some(node), true) = (domains_node, trust_domains.len() > TRUST_DOMAINS_MAX) {

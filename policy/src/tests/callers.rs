@@ -15,6 +15,7 @@ spec:
   context:
     issuers:
       - {{id: spiffe://prod.example.com/ns/edge/sa/gateway, keys: x5c, allow: {allow}}}
+  federation: [{{trustDomain: partner.test, bundle: {{source: true}}}}]
   identityProviders:
     - name: corp
       spec:
@@ -147,9 +148,15 @@ fn callers_that_cannot_work_are_errors() {
     "#]],
     );
     problems(
-        "{jwtSvid: {grants: [a], trustDomains: [t, t]}}",
+        "{jwtSvid: {grants: [a], trustDomains: [partner.test, partner.test]}}",
         &expect![[r#"
-        E019 `t` stands in the list twice
+        E019 `partner.test` stands in the list twice
+    "#]],
+    );
+    problems(
+        "{jwtSvid: {grants: [a], trustDomains: [other.test]}}",
+        &expect![[r#"
+        E005 trust domain `other.test` is not this mesh's own, and not federated; add `federation: [{trustDomain: other.test, bundle: …}]` to MeshConfig
     "#]],
     );
     problems(

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use countersign_certs_client::{Certs, Identity, svid};
+use countersign_certs_client::{Certs, Identity, JwtBundles, svid};
 use countersign_config::{CorsPreflight, ProxyConfig};
 use countersign_ctxtoken::{
     Algorithm, KeyRef, Minter, SignError, TokenSigner, UnixTime, VerifyingKey,
@@ -59,7 +59,7 @@ impl GatewayRules {
         documents: &Documents,
         workload: &Workload,
         config: &ProxyConfig,
-        certs: &Certs,
+        (certs, tokens): (&Certs, &JwtBundles),
         destinations: &Destinations,
     ) -> Result<Option<GatewayRules>, String> {
         if config.gateway.is_empty() {
@@ -71,7 +71,7 @@ impl GatewayRules {
         let listed = |provider: &&Arc<Provider>| policy.user_providers.contains(&provider.name);
         let users = UserVerifier::new(providers.iter().filter(listed).cloned());
         let callers =
-            super::callers::rules::build(&policy.callers, &documents.mesh, config, certs)?;
+            super::callers::rules::build(&policy.callers, &documents.mesh, config, tokens)?;
         providers.extend(super::callers::rules::cluster_keys(&policy.callers).map(Arc::new));
         let (minter, no_minter) = match minter(documents, certs) {
             Ok(minter) => (Some(minter), None),

@@ -67,6 +67,8 @@ metrics! {
         "Policy decisions, by the rule that decided; rule and policy are - if none did.";
     CONTEXT_MINTED = Counter "countersign_context_minted_total" "" ["result"]
         "Context tokens minted, or why not.";
+    CALLER_TOKENS = Counter "countersign_caller_tokens_total" "" ["result"]
+        "Service account tokens and JWT-SVIDs of workloads outside the mesh that were taken (ok), or why not.";
     CONTEXT_VERIFIED = Counter "countersign_context_verified_total" "" ["result"]
         "Context tokens verified, or why they were refused.";
     CONTEXT_CACHE = Counter "countersign_context_cache_total" "" ["result"]

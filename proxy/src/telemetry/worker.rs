@@ -30,6 +30,7 @@ pub(crate) struct Shard {
     pub(crate) decisions: Family<DecisionKey>,
     pub(crate) refusals: Reasons<Direction>,
     pub(crate) minted: Reasons<()>,
+    pub(crate) callers: Reasons<()>,
     pub(crate) verified: Reasons<()>,
     pub(crate) cache: Table<CacheUse>,
     pub(crate) lookup: Table<Lookup>,
@@ -59,6 +60,7 @@ impl Shard {
             decisions: Family::new(decisions),
             refusals: Reasons::new(),
             minted: Reasons::new(),
+            callers: Reasons::new(),
             verified: Reasons::new(),
             cache: Table::new(),
             lookup: Table::new(),
@@ -153,6 +155,11 @@ impl WorkerMetrics {
     /// A context token was minted (`ok`) or why not.
     pub fn context_minted(&self, result: &'static str) {
         self.shard.minted.add((), result);
+    }
+
+    /// A caller outside the mesh was taken for whom its token names (`ok`), or why not.
+    pub fn caller_token(&self, result: &'static str) {
+        self.shard.callers.add((), result);
     }
 
     /// A context token was verified (`ok`) or why it was refused.

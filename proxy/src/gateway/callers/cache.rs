@@ -19,6 +19,8 @@ type Outcome = Result<Arc<ServiceCaller>, CallerError>;
 /// Verified callers by token.
 pub struct CallerCache {
     entries: Cache<[u8; 32], Entry>,
+    /// Tokens of users, by what they were found to be none of a caller's.
+    others: Cache<[u8; 32], Arc<CallerRules>>,
 }
 
 /// What came of one token.
@@ -33,7 +35,10 @@ pub(in crate::gateway) struct Entry {
 
 impl Default for CallerCache {
     fn default() -> CallerCache {
-        CallerCache { entries: Cache::new(CALLER_CACHE_ENTRIES_MAX) }
+        CallerCache {
+            entries: Cache::new(CALLER_CACHE_ENTRIES_MAX),
+            others: Cache::new(CALLER_CACHE_ENTRIES_MAX),
+        }
     }
 }
 
@@ -74,6 +79,20 @@ impl CallerCache {
     ) -> Option<Outcome> {
         let entry = self.entries.get(key).filter(|entry| entry.counts(rules, keys, now))?;
         Some(entry.outcome.clone().and_then(|caller| caller.life.check(now).map(|()| caller)))
+    }
+
+    /// Whether the token is known to be no caller's, so that users cost no second look.
+    pub(in crate::gateway) fn is_other(
+        &mut self,
+        key: &[u8; 32],
+        rules: &Arc<CallerRules>,
+    ) -> bool {
+        self.others.get(key).is_some_and(|known| Arc::ptr_eq(known, rules))
+    }
+
+    /// Remembers that the token is no caller's.
+    pub(in crate::gateway) fn keep_other(&mut self, key: [u8; 32], rules: &Arc<CallerRules>) {
+        self.others.insert(key, Arc::clone(rules));
     }
 
     /// Remembers what came of a token: what was proven, and what the API server refused.

@@ -169,8 +169,8 @@ pub(super) fn verify(
     ))?;
     let Some(keys) = keys else {
         let what = format!(
-            "no JWT bundle of {domain} has arrived from the source of our own identity; ask it \
-             whether it serves one, or write `jwtSvid.bundle.file`"
+            "no JWT bundle of {domain}: neither the source of our own identity nor `federation` \
+             brought one; ask the authority whether it serves one, or write `jwtSvid.bundle`"
         );
         return Err(CallerError::Unverifiable(what));
     };

@@ -41,6 +41,7 @@ use crate::gateway::user_keys::{self, Lookup};
 use crate::gateway::user_token::{self, UnverifiedToken};
 use crate::refusal::Refused;
 use crate::tls::peer::NoPeer;
+use crate::worker::Worker;
 
 /// Our name of the cluster, `rctx.idp`, and of the keys its tokens are signed with.
 pub const CLUSTER: &str = "k8s";
@@ -176,19 +177,26 @@ pub async fn identify(
     let keys = worker.shared.provider_keys.load();
     let key = sha256(text.as_bytes());
     let known = worker.callers.borrow_mut().get(&key, rules, keys.current(CLUSTER, now), now);
+    let in_clear = conn.scheme() != "https";
     if let Some(outcome) = known {
-        return outcome.map(Some).map_err(|error| error.refused());
+        return told(worker, if in_clear { Err(CallerError::Plaintext) } else { outcome });
+    }
+    if worker.callers.borrow_mut().is_other(&key, rules) {
+        return Ok(None);
     }
     let Ok(token) = user_token::parse(text) else { return Ok(None) };
-    let Some(kind) = rules.kind(&token.claims, &gateway.users) else { return Ok(None) };
+    let Some(kind) = rules.kind(&token.claims, &gateway.users) else {
+        worker.callers.borrow_mut().keep_other(key, rules);
+        return Ok(None);
+    };
     check_alone(&gateway.users, headers, text)?;
-    if conn.scheme() != "https" {
-        return Err(CallerError::Plaintext.refused());
+    if in_clear {
+        return told(worker, Err(CallerError::Plaintext));
     }
-    let verdict = rules.verify(&token, kind, &keys, now).map_err(|error| error.refused())?;
-    let (outcome, reviewed) = match verdict {
-        Verdict::Proven(caller) => (Ok(caller), false),
-        Verdict::ToReview(stated, target) => {
+    let (outcome, reviewed) = match rules.verify(&token, kind, &keys, now) {
+        Err(error) => (Err(error), false),
+        Ok(Verdict::Proven(caller)) => (Ok(caller), false),
+        Ok(Verdict::ToReview(stated, target)) => {
             let reviewed = worker.shared.reviews.review(&target, text, key).await;
             (reviewed.and_then(|reviewed| rules.confirm(stated, reviewed)), true)
         }
@@ -198,6 +206,15 @@ pub async fn identify(
     let entry =
         cache::Entry::new(outcome.clone(), rules, keys.current(CLUSTER, now), reviewed, now);
     worker.callers.borrow_mut().keep(key, entry);
+    told(worker, outcome)
+}
+
+/// Counts what came of a token, and passes it on.
+fn told(
+    worker: &Worker,
+    outcome: Result<Arc<ServiceCaller>, CallerError>,
+) -> Result<Option<Arc<ServiceCaller>>, Refused> {
+    worker.metrics.caller_token(outcome.as_ref().map_or_else(CallerError::sub, |_| "ok"));
     outcome.map(Some).map_err(|error| error.refused())
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_certs_client::{Certs, JwksForm, JwtBundle};
+use countersign_certs_client::{JwksForm, JwtBundle, JwtBundles};
 use countersign_config::ProxyConfig;
 use countersign_config::limits::JWT_BUNDLE_BYTES_MAX;
 use countersign_policy::doc::{
@@ -25,7 +25,7 @@ pub fn build(
     callers: &Callers,
     mesh: &MeshConfig,
     config: &ProxyConfig,
-    certs: &Certs,
+    tokens: &JwtBundles,
 ) -> Result<Option<CallerRules>, String> {
     if callers.is_empty() {
         return Ok(None);
@@ -39,7 +39,7 @@ pub fn build(
     }
     let domain = mesh.trust_domain.clone();
     let service_account = callers.service_account.as_ref().map(service_accounts).transpose()?;
-    let jwt_svid = callers.jwt_svid.as_ref().map(|own| jwt_svids(own, &domain, certs));
+    let jwt_svid = callers.jwt_svid.as_ref().map(|own| jwt_svids(own, &domain, tokens));
     Ok(Some(CallerRules { domain, service_account, jwt_svid }))
 }
 
@@ -60,7 +60,7 @@ fn service_accounts(document: &ServiceAccountCallers) -> Result<ServiceAccounts,
     })
 }
 
-fn jwt_svids(document: &JwtSvidCallers, own: &TrustDomain, certs: &Certs) -> JwtSvids {
+fn jwt_svids(document: &JwtSvidCallers, own: &TrustDomain, tokens: &JwtBundles) -> JwtSvids {
     let from_file = match &document.bundle {
         SvidBundle::Source => None,
         // A file that cannot be read now must not hold up new certificates or documents.
@@ -71,7 +71,7 @@ fn jwt_svids(document: &JwtSvidCallers, own: &TrustDomain, certs: &Certs) -> Jwt
     let keys_of = |domain: &TrustDomain| match &from_file {
         Some(Ok(bundle)) => (domain == own).then(|| SvidKeys::of(bundle)),
         Some(Err(())) => None,
-        None => certs.jwt_bundles.get(domain).map(SvidKeys::of),
+        None => tokens.get(domain).map(SvidKeys::of),
     };
     let keys = document.trust_domains.iter();
     JwtSvids {

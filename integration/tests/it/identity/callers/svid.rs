@@ -1,9 +1,11 @@
-//! JWT-SVIDs of a real SPIRE: the gateway has its bundle from its own agent.
+//! JWT-SVIDs of a real SPIRE, whose bundle the gateway has from its own agent; and of authorities
+//! that are known by a file, where every fault can be made.
 
 use countersign_integration::client::{Call, Conn};
 use countersign_integration::components::spire::{Agent, Entry, Server, ServerSpec};
 use countersign_integration::outcome::{allowed, refused, refused_grpc};
 use countersign_integration::proxy::Spec;
+use countersign_integration::token::now_s;
 use countersign_integration::{Lab, Tokens, lab, process, tls, wait};
 use serde_json::{Value, json};
 
@@ -134,4 +136,90 @@ async fn attack_calls_with_jwt_svid_of_another_purpose() {
     let other = world.svid(OTHER, &[AUDIENCE]).await;
     refused(&edge.orders, &edge.get(&other).await, "policy_denied").await;
     assert_eq!(edge.app.seen().len(), served + 1);
+}
+
+const OWN: &str = "spiffe://lab.test/ns/jobs/sa/batch";
+const PARTNER: &str = "spiffe://partner.test/ns/jobs/sa/batch";
+
+/// A JWT-SVID of this key, sound but for what `id` makes of it.
+fn signed(tokens: &Tokens, id: &str) -> String {
+    let header = json!({"alg": "ES256", "kid": tokens.kid(), "typ": "JWT"});
+    let said = json!({"sub": id, "aud": [AUDIENCE], "iat": now_s(), "exp": now_s() + 300});
+    tokens.sign_with(&header, &said)
+}
+
+/// A SPIFFE bundle with the key, for tokens.
+fn bundle(lab: &Lab, name: &str, tokens: &Tokens) -> std::path::PathBuf {
+    let mut jwk = tokens.jwk();
+    jwk["use"] = json!("jwt-svid");
+    jwk["kid"] = json!(tokens.kid());
+    lab.write(name, &json!({"keys": [jwk], "spiffe_sequence": 1}))
+}
+
+/// A federated domain vouches for its own workloads, the mesh's own bundle for the mesh's.
+#[tokio::test]
+async fn attack_federated_domain_vouches_for_a_caller_of_ours() {
+    let lab = Lab::new();
+    let (own, partner) = (Tokens::of(&lab.ca, "jwt", "own"), Tokens::of(&lab.ca, "jwt", "partner"));
+    let users = Tokens::of(&lab.ca, "idp", "keys");
+    let foreign = bundle(&lab, "partner.json", &partner);
+    let callers = json!({"jwtSvid": {
+        "trustDomains": [lab::DOMAIN, "partner.test"], "grants": ["orders.read"],
+    }});
+    let mesh = taking(lab.gateway_mesh(&users), callers).with(|spec| {
+        spec["federation"] = json!([{"trustDomain": "partner.test", "bundle": {"file": foreign}}]);
+    });
+    let services = [OWN.to_owned(), PARTNER.to_owned()];
+    let files = |lab: &Lab, namespace: &str, account: &str| lab.proxy(namespace, account);
+    let edge = Edge::with(lab, mesh, &services, files).await;
+    let record = allowed(&edge.orders, &edge.get(&signed(&partner, PARTNER)).await).await;
+    assert_eq!(record["svc"]["id"], PARTNER, "{record}");
+    // The certificate files of this gateway bring no keys for tokens of our own domain.
+    for token in [signed(&partner, OWN), signed(&own, OWN)] {
+        refused(&edge.gateway, &edge.get(&token).await, "caller_unverifiable").await;
+    }
+    let reply = edge.get(&signed(&own, PARTNER)).await;
+    let record = refused(&edge.gateway, &reply, "caller_token_invalid").await;
+    assert_eq!(record["reason"], "caller_token_invalid/key_unknown", "{record}");
+    let reply = edge.get(&signed(&partner, "spiffe://other.test/ns/jobs/sa/batch")).await;
+    let record = refused(&edge.gateway, &reply, "caller_token_invalid").await;
+    assert_eq!(record["reason"], "caller_token_invalid/subject", "{record}");
+}
+
+/// A service that no longer counts, with a context token that was made before.
+#[tokio::test]
+async fn attack_presents_context_of_revoked_service() {
+    let lab = Lab::new();
+    let own = Tokens::of(&lab.ca, "jwt", "own");
+    let file = bundle(&lab, "own.json", &own);
+    let users = Tokens::of(&lab.ca, "idp", "keys");
+    let callers = json!({"jwtSvid": {"bundle": {"file": file}, "grants": ["orders.read"]}});
+    let mesh = taking(lab.gateway_mesh(&users), callers);
+    let files = |lab: &Lab, namespace: &str, account: &str| lab.proxy(namespace, account);
+    let edge = Edge::with(lab, mesh, &[OWN.to_owned()], files).await;
+    let token = signed(&own, OWN);
+    allowed(&edge.orders, &edge.get(&token).await).await;
+    let context = {
+        let mut said = edge.lab.gateway.claims(&edge.lab.id("shop", "orders"));
+        said["sub"] = json!(format!("svc:{OWN}"));
+        let to = said["rctx"]["to"].clone();
+        said["rctx"] = json!({"v": 1, "origin": "service", "to": to});
+        edge.lab.gateway.sign(&said)
+    };
+    let mut peer = edge.lab.peer(&edge.orders, edge.lab.gateway.leaf()).await;
+    let mut present = async || {
+        let call = Call::get("orders.shop", PATH).context(&context);
+        peer.send(call).await.unwrap()
+    };
+    allowed(&edge.orders, &present().await).await;
+    edge.revoke(json!({"identities": [
+        {"spiffeId": OWN, "issuedBefore": "2126-01-01T00:00:00Z"},
+    ]}));
+    let reply = wait::until("the revocation", async || {
+        let reply = present().await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
+    let record = refused(&edge.orders, &reply, "token_revoked").await;
+    assert_eq!(record["reason"], "token_revoked/service", "{record}");
 }
