@@ -230,6 +230,24 @@ async fn w3_w4_calls_carry_the_header_and_have_no_package() {
 }
 
 #[tokio::test]
+async fn w1_an_agent_on_a_tcp_port_is_asked_too() {
+    let ca = TestCa::new("demo.test");
+    let leaf = ca.leaf(ORDERS, |_| {});
+    let api = Running::new(vec![vec![Ok(svids(&[&leaf], &ca))]], no_bundles());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+    let socket = api.socket();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let source = CertSource::WorkloadApi { endpoint, jwt_keys: JwtKeys::Ignore };
+    holds(&source::spawn(source, None, clock().0), &leaf).await;
+}
+
+#[tokio::test]
 async fn w6_each_message_is_the_complete_state() {
     let (ca, foreign) = (TestCa::new("demo.test"), TestCa::new("other.test"));
     let (first, second) = (ca.leaf(ORDERS, |_| {}), ca.leaf(ORDERS, |_| {}));
@@ -467,6 +485,59 @@ async fn an_identity_that_vanished_from_the_message_is_no_longer_used() {
     let status = until(&mut handle.status(), |status| status.state == State::Withdrawn).await;
     assert!(handle.certs().borrow().identity.is_none());
     assert!(!status.is_ready());
+}
+
+/// The bundles of the other stream are as good as before, but there is nobody to use them; live
+/// connections go by that.
+#[tokio::test]
+async fn w8_nobody_is_trusted_in_the_name_of_an_identity_that_was_taken_away() {
+    let ca = TestCa::new("demo.test");
+    let (first, second) = (ca.leaf(ORDERS, |_| {}), ca.leaf(ORDERS, |_| {}));
+    let denied = || Err(Status::permission_denied("no identity issued"));
+    let api = Running::new(
+        vec![
+            vec![Ok(svids(&[&first], &ca)), denied()],
+            vec![denied()],
+            vec![Ok(svids(&[&second], &ca))],
+        ],
+        vec![
+            vec![Ok(bundles(&[&ca])), Err(Status::unavailable("again"))],
+            vec![Ok(bundles(&[&ca]))],
+        ],
+    );
+    let handle = api.start(None);
+    until(&mut handle.status(), |status| status.state == State::Withdrawn).await;
+    assert!(handle.certs().borrow().bundles.is_empty());
+    let held = holds(&handle, &second).await;
+    assert!(held.bundles.get(&domain("demo.test")).is_some());
+}
+
+/// W-15: lists of either stream count; those of the second are there again with the identity.
+#[tokio::test]
+async fn w15_revocation_lists_of_both_streams_count_and_come_back() {
+    let ca = TestCa::new("demo.test");
+    let [first, second, stolen] = [(); 3].map(|()| ca.leaf(ORDERS, |_| {}));
+    let list = ca.crl(1, &[&stolen.certificate]).der().to_vec();
+    let mut with_list = svids(&[&first], &ca);
+    with_list.crl = vec![list.clone()];
+    let api = Running::new(vec![vec![Ok(with_list)]], no_bundles());
+    until(&mut api.start(None).certs(), |certs| certs.crls.serials() == 1).await;
+
+    let denied = || Err(Status::permission_denied("no identity issued"));
+    let mut with_list = bundles(&[&ca]);
+    with_list.crl = vec![list];
+    let api = Running::new(
+        vec![
+            vec![Ok(svids(&[&first], &ca)), denied()],
+            vec![denied()],
+            vec![Ok(svids(&[&second], &ca))],
+        ],
+        vec![vec![Ok(with_list)]],
+    );
+    let handle = api.start(None);
+    until(&mut handle.status(), |status| status.state == State::Withdrawn).await;
+    holds(&handle, &second).await;
+    until(&mut handle.certs(), |certs| certs.crls.serials() == 1).await;
 }
 
 #[tokio::test]

@@ -26,7 +26,9 @@ use self::wire::{
     X509SvidRequest, X509SvidResponse,
 };
 use super::publish::{Failed, Publisher};
-use crate::{bundle::TrustBundles, gate::GateError, jwt_bundle::JwtBundles, status::NextTry};
+use crate::{
+    bundle::TrustBundles, crl::Crl, gate::GateError, jwt_bundle::JwtBundles, status::NextTry,
+};
 
 pub use countersign_config::{
     WorkloadApiEndpoint as Endpoint, WorkloadApiEndpointError as EndpointError,
@@ -337,10 +339,17 @@ struct BundlesOf {
     identities: Option<TrustBundles>,
     bundles: Option<TrustBundles>,
     bundles_newer: bool,
+    /// The revocation lists that came with `bundles`.
+    crls: Vec<Crl>,
+    /// The identity was taken away: nobody is trusted in its name, so what was opened with it ends.
+    withdrawn: bool,
 }
 
 impl BundlesOf {
     fn in_force(&self) -> TrustBundles {
+        if self.withdrawn {
+            return TrustBundles::default();
+        }
         let (first, second) = if self.bundles_newer {
             (&self.bundles, &self.identities)
         } else {
@@ -362,11 +371,13 @@ impl<'a> Received<'a> {
                 self.withdraw_identity();
             }
         })?;
-        let read::Used { identity, token_signer, bundles } = used;
+        let read::Used { mut identity, token_signer, bundles } = used;
+        identity.crls.extend(self.crls_to_come_back());
         self.publisher.deliver_both(identity, token_signer, bundles.clone())?;
         self.change(|held| {
             held.identities = Some(bundles);
             held.bundles_newer = false;
+            held.withdrawn = false;
         });
         Ok(())
     }
@@ -376,14 +387,24 @@ impl<'a> Received<'a> {
         let in_force = self.change(|held| {
             held.bundles = Some(bundles);
             held.bundles_newer = true;
+            held.crls.clone_from(&crls);
         });
         self.publisher.deliver_bundles(in_force);
         self.publisher.deliver_crls(&crls);
         Ok(())
     }
 
+    /// Lists went with the authorities when the identity was taken away, and come back with it.
+    fn crls_to_come_back(&self) -> Vec<Crl> {
+        let held = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.withdrawn { held.crls.clone() } else { Vec::new() }
+    }
+
     fn withdraw_identity(&self) {
-        let in_force = self.change(|held| held.identities = None);
+        let in_force = self.change(|held| {
+            held.identities = None;
+            held.withdrawn = true;
+        });
         self.publisher.withdraw(in_force);
     }
 
