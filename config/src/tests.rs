@@ -304,7 +304,8 @@ fn blocks(page: &str) -> Vec<String> {
 fn documents_in_the_docs_load() {
     let folder = Folder::new();
     folder.put("policies/.keep", "");
-    let pages = ["interception.md", "identity/files.md"].map(blocks);
+    folder.put("mesh.yaml", MESH);
+    let pages = ["interception.md", "identity/files.md", "identity/spire.md"].map(blocks);
     assert!(pages.iter().all(|processes| !processes.is_empty()));
     for block in pages.into_iter().flatten().filter(|block| block.contains("kind: ProxyConfig")) {
         let file = folder.put("proxy.yaml", &block);
@@ -526,6 +527,34 @@ fn the_pod_may_be_told_its_addresses_by_the_environment() {
     assert_eq!(read("::ffff:10.0.0.7").0, ips(&["10.0.0.7", "10.0.0.9"]));
     let (_, found) = read("10.0.0.7,pod");
     assert_eq!(found.as_deref(), Some("COUNTERSIGN_POD_IPS: `pod` is not an IP address"));
+}
+
+/// The variable is the standard's: its two forms and nothing more, however it is written in a file.
+#[test]
+fn w2_the_variable_takes_urls_only() {
+    let text = spec(&SIDECAR.replace("{socket: agent.sock}", "{}"));
+    let sources = [Source { name: "p.yaml", text: &text }];
+    let read = |socket: Option<&str>| {
+        let mut findings = Findings::new(&sources);
+        let nodes = yaml::documents(&mut findings, 0);
+        let spiffe_socket = socket.map(str::to_owned);
+        let environment = read::Environment { spiffe_socket, ..Default::default() };
+        let written = read::proxy_config(Path::new("p.yaml"), &nodes, &environment, &mut findings);
+        let found = findings.finish().err().map(|problems| problems.0[0].message.clone());
+        (written.config.map(|config| config.identity), found)
+    };
+    for good in ["unix:///run/agent.sock", "tcp://127.0.0.1:8081"] {
+        let endpoint = good.parse().unwrap();
+        let identity = IdentitySource::WorkloadApi { endpoint };
+        assert_eq!(read(Some(good)), (Some(identity), None));
+    }
+    for bad in ["", "/run/agent.sock", "agent.sock", "unix:agent.sock", "tcp://agent:8081"] {
+        let (_, found) = read(Some(bad));
+        let found = found.unwrap_or_default();
+        assert!(found.starts_with("SPIFFE_ENDPOINT_SOCKET: "), "{bad}: {found}");
+    }
+    let (_, found) = read(None);
+    assert!(found.unwrap().contains("SPIFFE_ENDPOINT_SOCKET is not set"));
 }
 
 #[test]

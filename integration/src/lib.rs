@@ -32,6 +32,7 @@ pub mod raw_app;
 pub mod tls;
 pub mod token;
 pub mod wait;
+pub mod workload_api;
 pub mod world;
 
 pub use app::{App, Seen};

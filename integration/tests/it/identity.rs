@@ -3,6 +3,7 @@
 
 mod callers;
 mod cert;
+mod faulty;
 mod federation;
 mod files;
 mod interop;

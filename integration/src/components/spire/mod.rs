@@ -310,8 +310,8 @@ impl Server {
         authority_id(&told, "prepared_authority")
     }
 
-    /// Signs with the prepared authority from now on, and has what the old one signed replaced;
-    /// gives the old one's id.
+    /// Signs with the prepared authority from now on and gives the old one's id. What that one
+    /// signed stays until it is replaced in its turn.
     ///
     /// # Panics
     /// When the server refuses.
@@ -319,16 +319,18 @@ impl Server {
         let ask = ["localauthority", "x509", "show", "-output", "json"];
         let old = authority_id(&self.run(&ask).await, "active");
         self.run(&["localauthority", "x509", "activate", "-authorityID", prepared]).await;
-        self.run(&["localauthority", "x509", "taint", "-authorityID", &old]).await;
         old
     }
 
-    /// Nobody trusts this authority any longer.
+    /// Nobody trusts this authority any longer. Agents forget at once what it signed, so it must
+    /// have been replaced before.
     ///
     /// # Panics
     /// When the server refuses.
     pub async fn revoke_authority(&self, old: &str) {
-        self.run(&["localauthority", "x509", "revoke", "-authorityID", old]).await;
+        for what in ["taint", "revoke"] {
+            self.run(&["localauthority", "x509", what, "-authorityID", old]).await;
+        }
     }
 
     /// Runs a command of `spire-server` against it and gives what it printed.

@@ -167,7 +167,7 @@ async fn sidecar_and_peer_talk(lab: &Lab, peer: &Peer, sockets: [&str; 3], port:
     wait::until("the impostor to be met", async || {
         let reply = client::call(orders.outbound(), Call::get("billing.shop", "/")).await;
         assert_ne!(reply.status, 200);
-        orders.log().contains("unexpected_identity").then_some(())
+        orders.log().contains("is not who was expected").then_some(())
     })
     .await;
 }

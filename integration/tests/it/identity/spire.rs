@@ -17,6 +17,8 @@ use countersign_integration::load::{Load, Protocol};
 use countersign_integration::proxy::Spec;
 use countersign_integration::{App, Lab, Leaf, Proxy, documents, lab, ports, tls, wait};
 use countersign_workload_id::TrustDomain;
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 /// The users of the two sidecars; SPIRE tells them apart by it.
@@ -28,7 +30,7 @@ const WEB: u32 = 4749;
 const STRANGER: u32 = 4750;
 
 /// Rotations that must be seen.
-const ROTATIONS: f64 = 3.0;
+const ROTATIONS: usize = 3;
 /// For what takes a few lives of a certificate.
 const LIVES: Duration = Duration::from_secs(120);
 
@@ -88,14 +90,24 @@ impl Two {
         Load::start(self.orders.outbound(), Protocol::Http1, 100, make)
     }
 
-    /// Waits until both have been given this many certificates more.
-    async fn rotate(&self, more: f64) {
-        for proxy in [&self.orders, &self.billing] {
-            let least = renewals(proxy).await + more;
-            wait::until_within(LIVES, "rotations", async || {
-                (renewals(proxy).await >= least).then_some(())
-            })
-            .await;
+    /// When the certificate of each ends.
+    async fn ends(&self) -> [f64; 2] {
+        [expires(&self.orders).await, expires(&self.billing).await]
+    }
+
+    /// Waits until each has another certificate than the one that ends then.
+    async fn replaced(&self, ends: [f64; 2]) {
+        wait::until_within(LIVES, "another certificate", async || {
+            let now = self.ends().await;
+            now.iter().zip(ends).all(|(now, then)| *now > then).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until each has been given another certificate this many times.
+    async fn rotate(&self, times: usize) {
+        for _ in 0..times {
+            self.replaced(self.ends().await).await;
         }
     }
 }
@@ -109,10 +121,6 @@ async fn peer(two: &Two, leaf: &Leaf) -> Conn {
 /// When the identity of a sidecar ends; all that SPIRE gives out at once ends at once.
 async fn expires(proxy: &Proxy) -> f64 {
     proxy.metric("countersign_identity_expires_timestamp_seconds", &[]).await
-}
-
-async fn renewals(proxy: &Proxy) -> f64 {
-    proxy.metric("countersign_identity_renewals_total", &["result=\"ok\""]).await
 }
 
 async fn stop(load: Load) {
@@ -139,7 +147,7 @@ async fn spire_agent_restarts_under_load() {
     let noticed = || two.orders.log().contains("cannot connect");
     wait::until_true("the sidecar to notice", noticed).await;
     two.agent.start_again().await;
-    two.rotate(2.0).await;
+    two.rotate(2).await;
     stop(load).await;
 }
 
@@ -148,7 +156,7 @@ async fn spire_agent_restarts_under_load() {
 async fn spire_server_is_away_for_more_than_half_a_life() {
     let Some(mut two) = Two::start("spire_server_is_away", |_, _| {}).await else { return };
     let load = two.load();
-    two.rotate(1.0).await;
+    two.rotate(1).await;
     two.server.stop().await;
     // Certificates are dated back by ten seconds: 30 s to live are 40 s of life.
     wait::until_within(LIVES, "half a life", async || {
@@ -156,7 +164,7 @@ async fn spire_server_is_away_for_more_than_half_a_life() {
     })
     .await;
     two.server.start_again().await;
-    two.rotate(1.0).await;
+    two.rotate(1).await;
     stop(load).await;
 }
 
@@ -179,7 +187,7 @@ async fn spire_server_comes_back_with_another_authority() {
         (presented(&two).await[1] != first[1]).then_some(())
     })
     .await;
-    two.rotate(1.0).await;
+    two.rotate(1).await;
     stop(load).await;
 }
 
@@ -197,13 +205,15 @@ async fn presented(two: &Two) -> Vec<Vec<u8>> {
 /// let go.
 #[tokio::test]
 async fn spire_replaces_its_root_under_load() {
-    // Long enough that nothing ends by itself before the old root does.
-    let long = |_: &Lab, spec: &mut ServerSpec| spec.svid_life_s = 60;
+    // Long enough that what the old root vouched for does not end by itself before it.
+    let long = |_: &Lab, spec: &mut ServerSpec| spec.svid_life_s = 40;
     let Some(two) = Two::start("spire_replaces_its_root", long).await else { return };
     let load = two.load();
     let old = two.web().await;
     let old_ends = expires(&two.billing).await;
     let mut kept = peer(&two, &old).await;
+    let (sender, body) = client::stream();
+    let mut open = kept.start(Call::post("billing.shop", "/echo", "").body(body)).await.unwrap();
     let new = two.server.prepare_authority().await;
     wait::until("both roots to be trusted", async || {
         let told = two.agent.tell(WEB, &["fetch", "x509"]).await;
@@ -212,14 +222,15 @@ async fn spire_replaces_its_root_under_load() {
     .await;
     let first = presented(&two).await;
     let gone = two.server.activate_authority(&new).await;
-    two.rotate(1.0).await;
+    two.rotate(1).await;
     assert_ne!(presented(&two).await, first);
-    assert_eq!(kept.send(Call::get("billing.shop", "/")).await.unwrap().status, 200);
+    // What the old root vouched for goes on for as long as it is trusted.
+    sender.send(Ok(Frame::data("still here".into()))).await.unwrap();
+    let back = wait::ends("an echo", open.body_mut().frame()).await.unwrap().unwrap();
+    assert_eq!(back.into_data().unwrap(), "still here");
     two.server.revoke_authority(&gone).await;
-    wait::until_within(LIVES, "the end of what the old root vouched for", async || {
-        kept.is_closed().then_some(())
-    })
-    .await;
+    wait::ends("the open stream", client::collect(open)).await.unwrap_err();
+    drop(sender);
     let refused = Conn::tls(two.billing.inbound(), tls::client(Some(&old), &[tls::MESH_H2])).await;
     let answer = match refused {
         Ok(mut conn) => conn.send(Call::get("billing.shop", "/")).await.map(|reply| reply.status),
@@ -270,7 +281,6 @@ async fn spire_entry_deleted_withdraws_the_identity() {
 #[tokio::test]
 async fn spire_gives_an_identity_to_the_registered_user_only() {
     let Some(two) = Two::start("spire_registered_user", |_, _| {}).await else { return };
-    two.rotate(0.0).await;
     let spec = Spec::new(two.lab.folder(), "shop", "stranger", two.agent.source());
     let mesh = two.lab.folder().join("mesh.yaml");
     let stranger = spec.documents(&[&mesh]).outbound().as_user(STRANGER).launch();
