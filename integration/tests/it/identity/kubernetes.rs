@@ -1,10 +1,11 @@
 //! A real API server and our signer: two sidecars ask for certificates, keep them while they are
 //! rotated, and while API server or signer are away. The manifests are those of the page for users.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use countersign_certs_client::svid;
-use countersign_integration::client::{Call, Conn};
+use countersign_integration::client::{self, Call, Conn};
 use countersign_integration::components::kubernetes::{self, Cluster, Pod, Signing};
 use countersign_integration::load::{Load, Protocol};
 use countersign_integration::process::{self, Process};
@@ -47,8 +48,9 @@ impl<'c> Two<'c> {
         let files = [
             signing.lab.write("two.yaml", &mesh.document()),
             signing.lab.write("access.yaml", &access),
+            signing.lab.revoke(json!({})),
         ];
-        let files = [files[0].as_path(), files[1].as_path()];
+        let files = files.each_ref().map(PathBuf::as_path);
         let orders = signing.sidecar(&pods[0]).documents(&files).outbound().launch();
         let billing = signing.sidecar(&pods[1]).documents(&files);
         let billing = billing.inbound_at(at, app.address).launch();
@@ -206,6 +208,29 @@ async fn kubernetes_roots_change_under_load() {
     let config = tls::client(Some(&anybody), &[tls::MESH_H2]);
     let mut conn = Conn::tls(two.billing.inbound(), config).await.unwrap();
     assert_eq!(conn.send(Call::get("billing.shop", "/")).await.unwrap().status, 200);
+}
+
+/// The UID that the signer attested is what a revocation of the pod hits: in connections that are
+/// open, in new ones, and at the signer.
+#[tokio::test]
+async fn kubernetes_revoked_pod_is_cut_off() {
+    let Some(cluster) = kubernetes::shared("kubernetes_revoked_pod_is_cut_off").await else {
+        return;
+    };
+    let two = Two::start(cluster, 20).await;
+    let ask = || client::call(two.orders.outbound(), Call::get("billing.shop", "/"));
+    assert_eq!(ask().await.status, 200);
+    two.signing.revoke(json!({"pods": [{"uid": two.pods[0].uid}]}));
+    two.billing.reload();
+    wait::until("the end of orders' calls", || async {
+        let status = ask().await.status;
+        (status >= 500).then_some(())
+    })
+    .await;
+    let revoked = &["result=\"revoked\""];
+    two.billing.metric_reaches("countersign_tls_handshakes_total", revoked, 1.0).await;
+    let denied = || two.orders.log().contains("PodRevoked");
+    wait::until_true("the signer's denial", denied).await;
 }
 
 /// What a pod that is revoked, or has no rights, is told is in its own log.
