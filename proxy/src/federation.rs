@@ -153,3 +153,7 @@ pub fn endpoints(documents: &Documents) -> Vec<Endpoint> {
 pub fn pace(limits: &Limits) -> Pace {
     Pace { least_s: limits.bundle_refresh_s_min, most_s: limits.bundle_refresh_s_max }
 }
+
+#[cfg(test)]
+#[path = "tests/federation.rs"]
+mod tests;
