@@ -1,6 +1,7 @@
 //! What every command that prints data shares: the `-o` option and the JSON printer.
 //!
-//! Invariant: with `-o json` standard output holds exactly one JSON document.
+//! Invariant: with `-o json` standard output holds exactly one JSON document; a command that follows
+//! something over time writes one per line.
 
 use std::io::Write;
 

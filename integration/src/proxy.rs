@@ -377,8 +377,9 @@ impl Proxy {
 
     /// The records about requests: decisions, refusals, issues.
     pub fn decisions(&self) -> Vec<Value> {
-        let about =
-            |record: &Value| ["decision", "refusal", "issue"].contains(&text(&record["kind"]));
+        let about = |record: &Value| {
+            ["decision", "refusal", "issue"].contains(&record["kind"].as_str().unwrap_or_default())
+        };
         self.audit().into_iter().filter(about).collect()
     }
 
@@ -446,8 +447,4 @@ impl Proxy {
     pub fn reload(&self) {
         self.process.signal(Signal::HUP);
     }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
