@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension,
+    DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -102,6 +102,20 @@ impl Authority {
             key_pem: key.serialize_pem(),
             not_after: u64::try_from(not_after).unwrap_or(0),
         }
+    }
+
+    /// Signs what a request asks for, for this many seconds from now.
+    ///
+    /// # Panics
+    /// When it is no request.
+    pub fn sign_request(&self, csr_pem: &str, life_s: u64) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
+        let sound = Request::new(&[]).lives_s(life_s).params;
+        request.params.not_before = sound.not_before;
+        request.params.not_after = sound.not_after;
+        request.params.key_usages = sound.key_usages;
+        request.params.extended_key_usages = sound.extended_key_usages;
+        request.signed_by(&self.issuer).unwrap().pem()
     }
 
     /// Writes the private key as `NAME.key`, for programs that sign.

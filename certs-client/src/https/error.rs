@@ -96,7 +96,8 @@ pub(super) fn tls_problem(error: &io::Error, trusted: &dyn fmt::Display) -> Stri
 
 fn certificate_problem(error: &CertificateError, trusted: &dyn fmt::Display) -> String {
     match error {
-        CertificateError::UnknownIssuer => {
+        // A rotated authority often keeps its name: then it is the signature that does not fit.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("the server's certificate is not signed by an authority of {trusted}")
         }
         CertificateError::NotValidForName => "certificate not valid for name".to_owned(),
