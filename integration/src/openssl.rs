@@ -16,6 +16,21 @@ pub struct Openssl {
     folder: PathBuf,
 }
 
+/// What is to be issued.
+#[derive(Clone, Copy, Debug)]
+pub struct Issue<'a> {
+    /// Of the files it is written to.
+    pub name: &'a str,
+    /// As `openssl req -subj` takes it; `/` is empty.
+    pub subject: &'a str,
+    /// Lines such as `subjectAltName=URI:…`.
+    pub extensions: &'a [&'a str],
+    /// To live; may be negative.
+    pub days: i32,
+    /// The name of another certificate made here; the authority without it.
+    pub issuer: Option<&'a str>,
+}
+
 impl Openssl {
     /// A new authority for a trust domain, its certificate in `bundle.pem`.
     ///
@@ -45,12 +60,30 @@ impl Openssl {
         own
     }
 
+    /// The authority that was made in a folder before.
+    pub fn existing(program: PathBuf, folder: &Path) -> Openssl {
+        Openssl { program, folder: folder.to_owned() }
+    }
+
     /// A leaf with these extension lines, such as `subjectAltName=URI:…`. `days` may be negative.
     ///
     /// # Panics
     /// When openssl fails.
     pub fn leaf(&self, name: &str, extensions: &[&str], days: i32) -> Leaf {
+        self.issue(&Issue { name, subject: "/O=openssl", extensions, days, issuer: None })
+    }
+
+    /// Anything, also below another certificate that was made here.
+    ///
+    /// # Panics
+    /// When openssl fails.
+    pub fn issue(&self, issue: &Issue<'_>) -> Leaf {
+        let Issue { name, subject, extensions, days, issuer } = *issue;
         self.key(name);
+        let (ca, ca_key) = match issuer {
+            Some(issuer) => (format!("{issuer}.pem"), format!("{issuer}.key")),
+            None => ("bundle.pem".to_owned(), "ca.key".to_owned()),
+        };
         let file = |ending: &str| format!("{name}.{ending}");
         fs::write(self.folder.join(file("ext")), extensions.join("\n") + "\n").unwrap();
         self.run(&[
@@ -61,7 +94,7 @@ impl Openssl {
             "-out",
             &file("csr"),
             "-subj",
-            "/O=openssl",
+            subject,
         ]);
         self.run(&[
             "x509",
@@ -69,9 +102,9 @@ impl Openssl {
             "-in",
             &file("csr"),
             "-CA",
-            "bundle.pem",
+            &ca,
             "-CAkey",
-            "ca.key",
+            &ca_key,
             "-CAcreateserial",
             "-out",
             &file("pem"),

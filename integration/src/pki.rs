@@ -7,10 +7,12 @@ use std::time::{Duration, SystemTime};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension,
     DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
+    PKCS_ECDSA_P256_SHA256, SanType, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer,
+};
 
 const DAY_S: u64 = 24 * 3600;
 
@@ -124,6 +126,15 @@ impl Authority {
     /// When the file cannot be written.
     pub fn write_key(&self, folder: &Path, name: &str) -> PathBuf {
         write(folder, &format!("{name}.key"), &self.issuer.key().serialize_pem())
+    }
+
+    /// Whatever is asked for, for a key that is somewhere else; PEM.
+    ///
+    /// # Panics
+    /// When rcgen refuses key or request.
+    pub fn certify(&self, key: &SubjectPublicKeyInfoDer<'_>, request: Request) -> String {
+        let key = SubjectPublicKeyInfo::from_der(key).unwrap();
+        request.params.signed_by(&key, &self.issuer).unwrap().pem()
     }
 
     /// Writes the bundle as `NAME.pem`.

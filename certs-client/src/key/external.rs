@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use countersign_ctxtoken::SignError;
@@ -83,12 +83,23 @@ fn signature(key: &dyn ExternalKey, message: &[u8]) -> Result<Vec<u8>, KeyFailur
     Ok(signature)
 }
 
-/// Every failed signature is a failed handshake or request; of many one line says why.
+/// Every failed signature is a failed handshake or request; of many with the same reason the
+/// first, second, fourth and so on say it.
 fn report(failure: &KeyFailure) {
-    static FAILED: AtomicU64 = AtomicU64::new(0);
-    let before = FAILED.fetch_add(1, Ordering::Relaxed);
-    if before.is_power_of_two() || before.is_multiple_of(1_000) {
-        warn!(%failure, failed_before = before, "the key of this identity did not sign");
+    static LAST: Mutex<Option<(KeyFailure, u64)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let times = match &mut *last {
+        Some((same, times)) if same == failure => {
+            *times = times.saturating_add(1);
+            *times
+        }
+        _ => {
+            *last = Some((failure.clone(), 1));
+            1
+        }
+    };
+    if times.is_power_of_two() {
+        warn!(%failure, times, "the key of this identity did not sign");
     }
 }
 

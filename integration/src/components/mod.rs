@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod python;
 pub mod redis;
 pub mod smtp;
+pub mod softhsm;
 pub mod spire;
 pub mod tinyproxy;
 

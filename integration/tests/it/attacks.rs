@@ -13,5 +13,6 @@ mod leaks;
 mod local;
 mod outliving;
 mod responses;
+mod svids;
 mod tokens;
 mod transport;

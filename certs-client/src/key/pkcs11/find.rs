@@ -26,6 +26,8 @@ use super::{
 /// `prime256v1` as `CKA_EC_PARAMS`: its object identifier, DER.
 pub(super) const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
+/// Keys of one name that are tried.
+const CANDIDATES_MAX: usize = 8;
 /// Keys that are named in a message about one that is not there.
 const NAMED_MAX: usize = 8;
 
@@ -101,10 +103,36 @@ impl State {
         {
             return Ok(handle);
         }
-        let handle = find(open, &self.key)?;
-        self.prove(open, handle)?;
+        let handle = self.find(open)?;
         *held = Some((open.module.epoch(), handle));
         Ok(handle)
+    }
+
+    /// The one that belongs to the certificate: while keys rotate, two have the name.
+    fn find(&self, open: &Open<'_>) -> Result<ObjectHandle, Trouble> {
+        let candidates = candidates(open.session, &self.key)?;
+        let proven = |handle: ObjectHandle| {
+            check(open.session, handle, &self.key)?;
+            self.prove(open, handle).map(|()| handle)
+        };
+        match candidates.as_slice() {
+            [handle] => proven(*handle),
+            [] => Err(Trouble::new(
+                "C_FindObjects",
+                format!("no private key of this name; there {}", others(open.session)?),
+                Some("was it made, and does the PIN open the right token?"),
+            )),
+            many => {
+                let found = many.iter().take(CANDIDATES_MAX).find_map(|one| proven(*one).ok());
+                found.ok_or_else(|| {
+                    Trouble::new(
+                        "C_FindObjects",
+                        format!("{} private keys have this name, and none signs for the certificate", many.len()),
+                        Some("name one by `id` as well as `object`; was the certificate issued for another key?"),
+                    )
+                })
+            }
+        }
     }
 
     /// One signature over something nobody can use, verified with the key of the certificate.
@@ -137,27 +165,12 @@ pub(super) fn sign(
     Ok(session.sign(&Mechanism::Ecdsa, key, digest)?)
 }
 
-fn find(open: &Open<'_>, key: &Pkcs11Key) -> Result<ObjectHandle, Trouble> {
+/// The private keys of this name.
+fn candidates(session: &Session, key: &Pkcs11Key) -> Result<Vec<ObjectHandle>, Trouble> {
     let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
     template.extend(key.object.as_ref().map(|label| Attribute::Label(label.as_bytes().to_vec())));
     template.extend(key.id.as_ref().map(|id| Attribute::Id(id.clone())));
-    let found = open.session.find_objects(&template)?;
-    match found.as_slice() {
-        [handle] => {
-            check(open.session, *handle, key)?;
-            Ok(*handle)
-        }
-        [] => Err(Trouble::new(
-            "C_FindObjects",
-            format!("no private key of this name; there {}", others(open.session)?),
-            Some("was it made, and does the PIN open the right token?"),
-        )),
-        many => Err(Trouble::new(
-            "C_FindObjects",
-            format!("{} private keys fit", many.len()),
-            Some("name one by `id` as well as `object`, or remove the others"),
-        )),
-    }
+    Ok(session.find_objects(&template)?)
 }
 
 /// The type must be right; a key that could be read out is worth a word.

@@ -5,7 +5,7 @@
 
 use std::{
     fmt, mem,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use super::{
 /// Time for everything that is not on the data path: loading, login, looking up, making a key.
 const SETUP: Duration = Duration::from_secs(10);
 
-/// A token that was opened. Its threads end with the last user.
+/// A token that was opened.
 pub struct Token {
     pub(super) shared: Arc<Shared>,
     pool: Pool<Worker>,
@@ -60,17 +60,16 @@ impl Token {
     /// # Errors
     /// When its module cannot be loaded.
     pub fn of(config: &Pkcs11Token) -> Result<Arc<Token>, KeyError> {
-        static OPEN: Mutex<Vec<Weak<Token>>> = Mutex::new(Vec::new());
+        // A token stays open for good: what it remembers of a refused PIN must not be forgotten.
+        static OPEN: Mutex<Vec<Arc<Token>>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|token| token.strong_count() > 0);
-        let held = open.iter().filter_map(Weak::upgrade);
-        if let Some(token) = held.into_iter().find(|token| token.shared.config == *config) {
-            return Ok(token);
+        if let Some(token) = open.iter().find(|token| token.shared.config == *config) {
+            return Ok(Arc::clone(token));
         }
         let token = Arc::new(
             Token::start(config).map_err(|trouble| trouble.into_failure(config.to_string()))?,
         );
-        open.push(Arc::downgrade(&token));
+        open.push(Arc::clone(&token));
         Ok(token)
     }
 
@@ -279,12 +278,11 @@ impl Shared {
                 hint: Some("is it plugged in, and does its server (p11-kit server) offer it?"),
                 remedy: Remedy::Reconnect,
             }),
-            [] => Err(Trouble {
-                call: "C_GetTokenInfo",
-                answer: format!("no such token; there are {}", seen.join(", ")),
-                hint: Some("compare the token's label with the configuration"),
-                remedy: Remedy::Reconnect,
-            }),
+            [] => Err(Trouble::new(
+                "C_GetTokenInfo",
+                format!("no such token; there are {}", seen.join(", ")),
+                Some("compare the token's label with the configuration"),
+            )),
             many => Err(Trouble::new(
                 "C_GetTokenInfo",
                 format!("{} tokens fit: {}", many.len(), seen.join(", ")),
