@@ -86,16 +86,7 @@ impl Openssl {
         };
         let file = |ending: &str| format!("{name}.{ending}");
         fs::write(self.folder.join(file("ext")), extensions.join("\n") + "\n").unwrap();
-        self.run(&[
-            "req",
-            "-new",
-            "-key",
-            &file("key"),
-            "-out",
-            &file("csr"),
-            "-subj",
-            subject,
-        ]);
+        self.run(&["req", "-new", "-key", &file("key"), "-out", &file("csr"), "-subj", subject]);
         self.run(&[
             "x509",
             "-req",

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
@@ -48,9 +50,7 @@ pub fn client_with(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
     let mut config = match leaf {
-        Some(leaf) => {
-            builder.with_client_auth_cert(leaf.chain.clone(), leaf.private_key()).unwrap()
-        }
+        Some(leaf) => builder.with_client_cert_resolver(presented(leaf)),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
@@ -67,10 +67,15 @@ pub fn server(leaf: &Leaf, alpn: &[&[u8]]) -> Arc<ServerConfig> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_client_cert_verifier(Arc::new(Anybody(provider())))
-        .with_single_cert(leaf.chain.clone(), leaf.private_key())
-        .unwrap();
+        .with_cert_resolver(presented(leaf));
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
+}
+
+/// A leaf as it is: rustls itself would look into it and refuse the oddest.
+fn presented(leaf: &Leaf) -> Arc<SingleCertAndKey> {
+    let key = any_supported_type(&leaf.private_key()).unwrap();
+    Arc::new(CertifiedKey::new(leaf.chain.clone(), key).into())
 }
 
 /// A server of the public Web: it asks nobody for a certificate.

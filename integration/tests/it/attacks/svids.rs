@@ -73,7 +73,10 @@ impl Maker {
         self.leaf(Some("bad_san"), &[NO_CA, SIGNS, BOTH, "subjectAltName=DNS:orders.shop"]);
         let twice = format!("subjectAltName=URI:{id},URI:spiffe://{}/ns/shop/sa/web", lab::DOMAIN);
         self.leaf(Some("bad_san"), &[NO_CA, SIGNS, BOTH, &twice]);
-        self.leaf(Some("bad_san"), &[NO_CA, SIGNS, BOTH, &format!("subjectAltName=URI:{id},URI:{id}")]);
+        self.leaf(
+            Some("bad_san"),
+            &[NO_CA, SIGNS, BOTH, &format!("subjectAltName=URI:{id},URI:{id}")],
+        );
         let others = format!("subjectAltName=URI:{id},DNS:orders.shop,IP:127.0.0.1,email:a@b.c");
         self.leaf(None, &[NO_CA, SIGNS, BOTH, &others]);
         let long = format!("spiffe://{}/{}", lab::DOMAIN, "a".repeat(2048));
@@ -107,19 +110,8 @@ impl Maker {
     fn chains(&mut self, folder: &std::path::Path, program: std::path::PathBuf) {
         let san = format!("subjectAltName=URI:{}", Maker::id());
         let good: &[&str] = &[NO_CA, SIGNS, BOTH, &san];
-        let below = |name, issuer| Issue {
-            name,
-            subject: "/O=openssl",
-            extensions: good,
-            days: 1,
-            issuer: Some(issuer),
-        };
-        let authority = |name, subject, extensions| Issue {
-            name, subject, extensions, days: 1, issuer: None,
-        };
-
         let upper = self.openssl.issue(&authority("upper", "/CN=upper", &[CA, CA_SIGNS]));
-        let leaf = self.openssl.issue(&below("below-upper", "upper"));
+        let leaf = self.openssl.issue(&below("below-upper", "upper", good));
         self.case("with its issuer", chain(&leaf, &[&upper]), None);
         self.case("without its issuer", leaf.clone(), Some("untrusted_chain"));
         self.case("issuer first", chain(&upper, &[&leaf]), Some("bad_san"));
@@ -130,18 +122,22 @@ impl Maker {
         self.case("seven certificates", chain(&leaf, &many), Some("chain_too_long"));
 
         let holder = self.openssl.issue(&authority("holder", "/CN=holder", good));
-        let forged = self.openssl.issue(&below("below-leaf", "holder"));
+        let forged = self.openssl.issue(&below("below-leaf", "holder", good));
         self.case("a leaf signs", chain(&forged, &[&holder]), Some("bad_key_usage"));
 
         for (name, constraint, reason) in [
             ("uri", "nameConstraints=critical,permitted;URI:lab.test", Some("name_constraint")),
-            ("not-uri", "nameConstraints=critical,excluded;URI:other.test", Some("name_constraint")),
+            (
+                "not-uri",
+                "nameConstraints=critical,excluded;URI:other.test",
+                Some("name_constraint"),
+            ),
             ("dns", "nameConstraints=critical,permitted;DNS:lab.test", None),
         ] {
             let subject = format!("/CN={name}");
             let issuer =
                 self.openssl.issue(&authority(name, &subject, &[CA, CA_SIGNS, constraint]));
-            let leaf = self.openssl.issue(&below(&format!("below-{name}"), name));
+            let leaf = self.openssl.issue(&below(&format!("below-{name}"), name, good));
             self.case(constraint, chain(&leaf, &[&issuer]), reason);
         }
 
@@ -150,6 +146,16 @@ impl Maker {
         self.case("another authority", other.leaf("x", good, 1), Some("untrusted_chain"));
         self.case("ended", self.openssl.leaf("ended", good, -1), Some("expired"));
     }
+}
+
+/// Issued by another certificate that was made here.
+fn below<'a>(name: &'a str, issuer: &'a str, extensions: &'a [&'a str]) -> Issue<'a> {
+    Issue { name, subject: "/O=openssl", extensions, days: 1, issuer: Some(issuer) }
+}
+
+/// Issued by the authority itself.
+fn authority<'a>(name: &'a str, subject: &'a str, extensions: &'a [&'a str]) -> Issue<'a> {
+    Issue { name, subject, extensions, days: 1, issuer: None }
 }
 
 /// A leaf with certificates behind it.
@@ -199,9 +205,8 @@ async fn attack_calls_with_a_malformed_svid() {
     own_certificate(&lab, "callee");
     let app = App::mirror();
     let source = identity(&lab, "callee");
-    let callee = lab
-        .orders(&app, |spec| spec.with(|config| config["identity"]["source"] = source))
-        .await;
+    let callee =
+        lab.orders(&app, |spec| spec.with(|config| config["identity"]["source"] = source)).await;
     for Case { name, chain, reason } in &cases {
         let result = reason.unwrap_or("ok");
         let label = format!("result=\"{result}\"");
