@@ -226,7 +226,12 @@ async fn at(
         None if destination.is_mesh() => {
             let detail = "the connection has no proven peer".to_owned();
             let addr = endpoint.addr;
-            return Err(ConnectError::UnexpectedIdentity { addr, detail }.into());
+            return Err(ConnectError::UnexpectedIdentity {
+                addr,
+                reason: "unexpected_identity",
+                detail,
+            }
+            .into());
         }
         None => {}
     }
@@ -252,7 +257,7 @@ fn target(
         }),
         (ToPeer::Mesh, ..) => {
             let detail = "nobody is expected there".to_owned();
-            Err(ConnectError::UnexpectedIdentity { addr, detail })
+            Err(ConnectError::UnexpectedIdentity { addr, reason: "unexpected_identity", detail })
         }
         (ToPeer::Outside(tls), ..) => {
             Ok(Target::Outside { addr, tls: Arc::clone(tls), offer: way.offer })

@@ -52,6 +52,8 @@ pub enum ConnectError {
     UnexpectedIdentity {
         /// What was dialled.
         addr: SocketAddr,
+        /// The broken rule, as a metric label.
+        reason: &'static str,
         /// Expected and presented identity, or the broken rule.
         detail: String,
     },
@@ -88,8 +90,9 @@ impl ConnectError {
     /// Label of `countersign_tls_handshakes_total{direction="outbound"}`; `None` before TLS.
     pub fn handshake_reason(&self) -> Option<&'static str> {
         match self {
-            ConnectError::UnexpectedIdentity { .. } => Some("unexpected_identity"),
-            ConnectError::Tls { reason, .. } => Some(reason),
+            ConnectError::UnexpectedIdentity { reason, .. } | ConnectError::Tls { reason, .. } => {
+                Some(reason)
+            }
             ConnectError::Tcp { .. }
             | ConnectError::TimedOut { .. }
             | ConnectError::Http { .. }
@@ -168,7 +171,9 @@ pub async fn to_outside_tcp(
 
 fn outside_error(addr: SocketAddr, source: std::io::Error) -> ConnectError {
     match handshake_reason(&source) {
-        "bad_certificate" => ConnectError::UnexpectedIdentity { addr, detail: source.to_string() },
+        reason @ "bad_certificate" => {
+            ConnectError::UnexpectedIdentity { addr, reason, detail: source.to_string() }
+        }
         reason => ConnectError::Tls { addr, reason, source },
     }
 }
@@ -222,14 +227,19 @@ async fn mesh_stream(
         let source = std::io::Error::other("the server did not agree to a countersign protocol");
         return Err(ConnectError::Tls { addr, reason: "alpn", source });
     }
-    let peer = MeshPeer::of_verified_chain(session.peer_certificates())
-        .map_err(|error| ConnectError::UnexpectedIdentity { addr, detail: error.to_string() })?;
+    let peer = MeshPeer::of_verified_chain(session.peer_certificates()).map_err(|error| {
+        ConnectError::UnexpectedIdentity { addr, reason: error.reason(), detail: error.to_string() }
+    })?;
     Ok((stream, peer))
 }
 
 fn tls_error(addr: SocketAddr, source: std::io::Error) -> ConnectError {
     match peer_refused(&source) {
-        Some(refused) => ConnectError::UnexpectedIdentity { addr, detail: explain(refused) },
+        Some(refused) => ConnectError::UnexpectedIdentity {
+            addr,
+            reason: refused.reason(),
+            detail: explain(refused),
+        },
         None => ConnectError::Tls { addr, reason: handshake_reason(&source), source },
     }
 }
