@@ -248,6 +248,18 @@ fn the_other_sources_of_the_reference_load() {
 }
 
 #[test]
+fn the_vault_source_of_its_page_loads() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/identity/vault.md");
+    let page = fs::read_to_string(path).unwrap();
+    let (_, block) = page.split_once("<!-- test: config -->\n```yaml\n").unwrap();
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    let file = folder.put("proxy.yaml", &with_identity(block.split("```").next().unwrap()));
+    let (config, _) = ProxyConfig::load(&file).unwrap_or_else(|p| panic!("{p}"));
+    assert!(matches!(&config.identity, IdentitySource::Vault(role) if role.life_s == 3_600));
+}
+
+#[test]
 fn a_vault_source_that_cannot_work_is_refused() {
     let refused = |more: &str, expected: Expect| {
         let folder = Folder::new();

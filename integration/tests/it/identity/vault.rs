@@ -5,6 +5,7 @@ mod faults;
 mod logins;
 mod nonsense;
 mod outage;
+mod revoked;
 mod roots;
 
 use countersign_integration::components::openbao::OpenBao;
