@@ -137,6 +137,21 @@ async fn a_list_of_the_authority_counts_on_live_connections() {
     wait::until("the newer list", async || (!refused(&orders, &thief).await).then_some(())).await;
 }
 
+/// The document of the page is one that proxies take.
+#[test]
+fn the_page_shows_a_document_that_is_accepted() {
+    let page = include_str!("../../../../docs/identity/revocation.md");
+    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    let (document, _) = rest.split_once("```").unwrap();
+    let lab = Lab::new();
+    let mesh = lab.write("mesh.yaml", &lab.mesh().document());
+    let document = lab.write_text("revocation.yaml", document);
+    let mut command = Command::new(programs::cli());
+    let done = process::run(command.arg("check").arg(mesh).arg(document));
+    let told = String::from_utf8_lossy(&done.stderr) + String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{told}");
+}
+
 /// An echo that stays open: its two ends.
 struct Echo {
     response: http::Response<hyper::body::Incoming>,
