@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use countersign_integration::{ports, process, programs};
+use countersign_integration::{Authority, ports, process, programs};
 use serde_json::{Value, json};
 
 use super::{Stage, says};
@@ -126,6 +126,17 @@ async fn the_fix_at_the_server_is_enough() {
     let capped = stage.proxy("capped", &identity);
     capped.until_ready().await;
     says(&capped, &["caps the life", "max_ttl of pki/roles/rsa", "1230"]).await;
+    // Authorities from a file are the only ones that count.
+    let (_, chain) = stage.bao.ask(http::Method::GET, "pki/ca_chain", None).await;
+    let bundle = stage.folder.path().join("bundle.pem");
+    identity["source"]["vault"]["bundle"] = json!(bundle);
+    fs::write(&bundle, chain.as_str().unwrap()).unwrap();
+    stage.proxy("pinned", &identity).until_ready().await;
+    fs::write(&bundle, Authority::new("prod.example.com").pem()).unwrap();
+    let stranger = stage.proxy("others", &identity);
+    says(&stranger, &["no authority of its trust domain vouches"]).await;
+    fs::write(&bundle, "nothing").unwrap();
+    says(&stage.proxy("none", &identity), &["read the authorities", "bundle.pem"]).await;
 }
 
 /// The policy of the login does not hold the role; then the role lives in a namespace.
