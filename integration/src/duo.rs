@@ -53,6 +53,20 @@ impl Duo {
         namespace: &str,
         identity: impl Fn(&str) -> Value,
     ) -> Duo {
+        Duo::launch_with(folder, domain, namespace, identity, |spec| spec)
+    }
+
+    /// As [`Duo::launch`]; `change` has the last word about each sidecar.
+    ///
+    /// # Panics
+    /// When a document cannot be written.
+    pub fn launch_with(
+        folder: &Path,
+        domain: &str,
+        namespace: &str,
+        identity: impl Fn(&str) -> Value,
+        change: impl Fn(Spec) -> Spec,
+    ) -> Duo {
         let (app, at_orders) = (App::mirror(), ports::free());
         let host = format!("orders.{namespace}");
         let id = format!("spiffe://{domain}/ns/{namespace}/sa/orders");
@@ -68,7 +82,7 @@ impl Duo {
         let spec = |account: &str| {
             let spec = Spec::new(folder, namespace, account, json!(null));
             let spec = spec.with(|config| config["identity"] = identity(account));
-            spec.documents(&[&mesh, &access])
+            change(spec.documents(&[&mesh, &access]))
         };
         let web = spec("web").outbound().launch();
         let orders = spec("orders").inbound_at(at_orders, app.address).launch();

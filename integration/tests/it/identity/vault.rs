@@ -2,6 +2,7 @@
 
 mod between;
 mod faults;
+mod keys;
 mod logins;
 mod nonsense;
 mod outage;
