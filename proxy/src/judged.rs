@@ -118,7 +118,7 @@ pub fn peer_counts(peer: Option<&MeshPeer>, against: &Against<'_>) -> Result<(),
     if let Some(by) = peer.revoked(against.snap, against.now) {
         return Err(EndReason::Revoked(by).into());
     }
-    if against.trust_shrank && !peer.is_vouched_for(&against.snap.bundles) {
+    if against.trust_shrank && !peer.is_vouched_for(&against.snap.bundles, against.now) {
         return Err(EndReason::Revoked("authority").into());
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_certs_client::svid::SignerChains;
-use countersign_certs_client::{Certs, Identity, TrustBundles};
+use countersign_certs_client::{Certs, Crls, Identity, TrustBundles};
 use countersign_config::{ProxyConfig, limits};
 use countersign_ctxtoken::{IssuerSet, Limits as TokenLimits, Presenters};
 use countersign_policy::doc::Custody;
@@ -53,6 +53,9 @@ pub struct Snapshot {
     pub gateway: Option<Arc<GatewayRules>>,
     /// Grows with every snapshot; caches are tied to it.
     pub generation: u64,
+    /// Generation in which an authority was last missed, or revoked something: what was proved
+    /// before is held against the authorities of today.
+    pub trust_shrank_at: u64,
 }
 
 impl Snapshot {
@@ -137,6 +140,9 @@ pub struct Builder {
     pub federation: Bundles,
     /// The issuer list built last, and the documents it was built from.
     issuers: Option<(String, Arc<IssuerSet>)>,
+    /// Whom the last snapshot believed, and its `trust_shrank_at`.
+    believed: Option<(Arc<TrustBundles>, Arc<Crls>)>,
+    trust_shrank_at: u64,
 }
 
 /// Why a snapshot could not be built.
@@ -158,7 +164,17 @@ impl Builder {
         let provider = crate::tls::provider(&config.tls_groups);
         let roots = OutsideRoots::new(Arc::clone(&provider));
         let federation = Bundles::default();
-        Builder { config, workload, provider, generation: 0, roots, federation, issuers: None }
+        Builder {
+            config,
+            workload,
+            provider,
+            generation: 0,
+            roots,
+            federation,
+            issuers: None,
+            believed: None,
+            trust_shrank_at: 0,
+        }
     }
 
     /// The issuer list. A key set's file that cannot be read right now must not hold up new
@@ -217,6 +233,7 @@ impl Builder {
         let hash = documents.sha256_hex();
         let issuers = self.issuers(documents, &hash)?;
         self.generation = next;
+        self.believes(&trust);
         Ok(Snapshot {
             certs: Arc::clone(certs),
             bundles,
@@ -232,6 +249,19 @@ impl Builder {
             destinations: Arc::new(destinations),
             gateway: gateway.map(Arc::new),
             generation: self.generation,
+            trust_shrank_at: self.trust_shrank_at,
         })
+    }
+
+    /// Notes whom the snapshot that is being built believes. Every one is noted, also those that no
+    /// worker ever gets to see: an authority that came and went has vouched meanwhile.
+    fn believes(&mut self, trust: &Trust) {
+        let shrank = |(before, listed): &(Arc<TrustBundles>, Arc<Crls>)| {
+            !trust.bundles.covers(before) || trust.crls != *listed
+        };
+        if self.believed.as_ref().is_some_and(shrank) {
+            self.trust_shrank_at = self.generation;
+        }
+        self.believed = Some((Arc::clone(&trust.bundles), Arc::clone(&trust.crls)));
     }
 }

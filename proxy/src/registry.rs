@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use countersign_certs_client::{Crls, TrustBundles};
 use countersign_config::limits;
 use countersign_policy::Decision;
 
@@ -51,9 +50,6 @@ struct Inner {
     slots: RefCell<Slots>,
     /// Newest snapshot a pass has begun for.
     generation: Cell<u64>,
-    /// Generation in which an authority was last missed, or revoked something.
-    trust_shrank_at: Cell<u64>,
-    trust: RefCell<Option<(Arc<TrustBundles>, Arc<Crls>)>>,
     /// An entry may have been judged by an older snapshot than the newest.
     behind: Cell<bool>,
     /// Unix milliseconds of the earliest deadline; 0 for none.
@@ -165,15 +161,6 @@ impl Registry {
         inner.next_ms.set(0);
         if snap.generation > inner.generation.get() {
             inner.generation.set(snap.generation);
-            let now = (Arc::clone(&snap.bundles), Arc::clone(&snap.certs.crls));
-            let (bundles, crls) = (&now.0, &now.1);
-            let shrank = |(before, listed): &(Arc<TrustBundles>, Arc<Crls>)| {
-                !bundles.covers(before) || crls != listed
-            };
-            if inner.trust.borrow().as_ref().is_some_and(shrank) {
-                inner.trust_shrank_at.set(snap.generation);
-            }
-            *inner.trust.borrow_mut() = Some(now);
         }
         Pass { registry: Rc::clone(inner), snap, now, at: 0 }
     }
@@ -260,7 +247,7 @@ impl Pass {
     }
 
     fn judge(&self, entry: &Rc<Entry>) {
-        let trust_shrank = entry.generation.get() < self.registry.trust_shrank_at.get();
+        let trust_shrank = entry.generation.get() < self.snap.trust_shrank_at;
         let against = Against { snap: &self.snap, trust_shrank, now: self.now };
         match entry.judged.judge(&against) {
             Ok(standing) => {

@@ -36,6 +36,8 @@ pub struct Connection {
     alpn: Option<Alpn>,
     /// The identity this end proved on this connection: whom tokens must have been handed to.
     pub(super) own_id: Option<WorkloadId>,
+    /// Generation of the snapshot by which the other end was believed.
+    pub(super) believed_at: u64,
     registered: Rc<Registered>,
     _open: OpenConnection,
 }
@@ -70,6 +72,7 @@ impl Connection {
             series,
             alpn,
             own_id,
+            believed_at: snap.generation,
             registered,
             _open: open,
         }

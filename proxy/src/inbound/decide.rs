@@ -86,7 +86,9 @@ pub fn authorize_connection(
         let detail = "rules for this port look into requests, and the connection shows none";
         return Err(Refused::new(Refusal::Undetectable, Stage::Decide, detail));
     }
-    let against = Against { snap, trust_shrank: false, now };
+    // The handshake may have begun under an older snapshot.
+    let trust_shrank = conn.believed_at < snap.trust_shrank_at;
+    let against = Against { snap, trust_shrank, now };
     if let Err(ended) = judged::peer_counts(conn.peer().mesh(), &against) {
         let by = ended.reason.detail().unwrap_or_default();
         let detail = format!("the certificate of the caller is revoked ({by})");

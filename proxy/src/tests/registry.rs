@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use countersign_certs_client::{Bundle, Certs};
+use countersign_certs_client::{Bundle, Certs, TrustBundles};
 use countersign_config::ProxyConfig;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 
@@ -217,6 +217,27 @@ fn only_the_loss_of_an_authority_checks_chains_again() {
         tick(&registry, &snapshots.next(bundles), BEGAN_MS);
         assert_eq!(told.saw_trust_shrink.get(), shrank);
     }
+}
+
+/// Two snapshots may follow each other so fast that a worker sees the second one only; whoever the
+/// authority of the first one let in is held against the second.
+#[test]
+fn an_authority_that_came_and_went_between_two_passes_vouches_for_nobody() {
+    let (registry, mut snapshots) = (Registry::default(), Snapshots::new());
+    let (one, other) = (authority("one.test"), authority("other.test"));
+    let mut both = one.clone();
+    both.insert(
+        "other.test".parse().unwrap(),
+        other.get(&"other.test".parse().unwrap()).unwrap().clone(),
+    );
+    tick(&registry, &snapshots.next(one.clone()), BEGAN_MS);
+    let unseen = snapshots.next(both);
+    let told = Told::default();
+    let _registered = registry.register(watch(&told, unseen.generation));
+    let last = snapshots.next(one);
+    assert!(unseen.generation < last.trust_shrank_at, "what a new connection looks at");
+    tick(&registry, &last, BEGAN_MS);
+    assert!(told.saw_trust_shrink.get());
 }
 
 #[test]

@@ -124,19 +124,16 @@ impl MeshPeer {
         snap.revocations.leaf(&leaf, i64::try_from(now.millis()).unwrap_or(i64::MAX))
     }
 
-    /// Whether an authority of its trust domain still vouches for it. The ends of certificates are
-    /// not looked at: a connection has a deadline of its own for those.
-    pub fn is_vouched_for(&self, bundles: &TrustBundles) -> bool {
+    /// Whether an authority of its trust domain still vouches for it. That certificates have ended
+    /// by `now` is not looked at: a connection has a deadline of its own for that. An intermediate
+    /// may live shorter than the leaf, so the path must hold at one moment of the leaf's life.
+    pub fn is_vouched_for(&self, bundles: &TrustBundles, now: Now) -> bool {
         let Proven { leaf, chain, .. } = &*self.0;
-        // Within the validity of the leaf, so that only the path can fail.
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(leaf.not_after));
-        match svid::validate(chain, bundles, Usage::TlsClient, at) {
-            Ok(_) => true,
-            Err(error) => !matches!(
-                error,
-                svid::SvidError::UntrustedChain(_) | svid::SvidError::UnknownTrustDomain(_)
-            ),
-        }
+        let now = now.secs().min(leaf.not_after).max(leaf.not_before);
+        [now, leaf.not_after, leaf.not_before].into_iter().any(|at| {
+            let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+            svid::validate(chain, bundles, Usage::TlsClient, at).is_ok()
+        })
     }
 }
 
@@ -153,3 +150,7 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/peer.rs"]
+mod tests;
