@@ -48,12 +48,10 @@ pub(super) struct Token {
 impl Held {
     fn new(lease: Lease, now: Instant) -> Held {
         let life = Duration::from_secs(lease.life_s);
-        let is_endless = lease.life_s == 0;
-        Held {
-            token: lease.token,
-            ends_at: (!is_endless).then(|| now + life),
-            renew_at: (lease.renewable && !is_endless).then(|| now + life * 2 / 3),
-        }
+        // 0 never ends; neither does what no clock reaches.
+        let ends_at = now.checked_add(life).filter(|_| lease.life_s > 0);
+        let renew_at = ends_at.filter(|_| lease.renewable).and(now.checked_add(life / 3 * 2));
+        Held { token: lease.token, ends_at, renew_at }
     }
 
     fn is_usable(&self, now: Instant) -> bool {
@@ -191,5 +189,31 @@ fn credentials(login: &VaultLogin) -> Result<(Value, Zeroizing<String>), IssueEr
             let token = credential(token_file)?;
             Ok((json!({"role": role, "jwt": token.as_str()}), token))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(life_s: u64, renewable: bool, now: Instant) -> Held {
+        Held::new(Lease { token: Zeroizing::new("s.x".to_owned()), life_s, renewable }, now)
+    }
+
+    #[test]
+    fn whatever_a_server_says_of_a_lease_is_a_time_or_none() {
+        let now = Instant::now();
+        let hour = held(3_600, true, now);
+        assert_eq!(hour.ends_at, Some(now + Duration::from_secs(3_600)));
+        assert_eq!(hour.renew_at, Some(now + Duration::from_secs(2_400)));
+        assert!(hour.is_usable(now) && !hour.is_usable(now + Duration::from_secs(3_599)));
+        assert_eq!(held(3_600, false, now).renew_at, None);
+        for endless in [0, u64::MAX, u64::MAX / 2] {
+            let held = held(endless, true, now);
+            assert_eq!((held.ends_at, held.renew_at), (None, None), "{endless}");
+            assert!(held.is_usable(now));
+        }
+        // Longer than anybody lives, and still a time.
+        assert!(held(100 * 365 * 86_400, true, now).renew_at.is_some());
     }
 }
