@@ -26,6 +26,7 @@ use crate::{
         machine::{Action, Event, Next, Renewal},
     },
     status::{CrlStatus, Failure, NextTry, State, Status},
+    svid::{self, SvidError, Usage},
 };
 
 /// Time between looks at the clock.
@@ -111,6 +112,20 @@ impl Publisher {
         });
         self.on(if rotated { Event::Delivered { not_before, not_after } } else { Event::Tick });
         Ok(())
+    }
+
+    /// Publishes bundles that came alone between two certificates. They replace those in force
+    /// only if they vouch for the certificate we hold, as the gate demands of what comes together;
+    /// `false`: they are the ones in force, or there is no certificate, and the next brings its own.
+    pub(crate) fn renew_bundles(&self, bundles: TrustBundles) -> Result<bool, SvidError> {
+        let held = self.published();
+        let Some(identity) = held.identity.as_ref().filter(|_| *held.bundles != bundles) else {
+            return Ok(false);
+        };
+        let now = svid::unix_time(self.now_s());
+        drop(svid::validate(&identity.chain_der, &bundles, Usage::TlsClient, now)?);
+        self.deliver_bundles(bundles);
+        Ok(true)
     }
 
     /// Publishes bundles that came alone; the identity stays.

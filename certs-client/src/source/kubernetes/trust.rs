@@ -4,7 +4,7 @@
 //! a certificate lives. A bundle that does not vouch for the certificate we hold, or cannot be
 //! read, changes nothing and is reported.
 
-use std::{fs::File, io::Read as _, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, io::Read as _, path::Path, time::Duration};
 
 use countersign_config::{KubernetesTrust, limits::CONTROL_ANSWER_BYTES_MAX};
 use http::StatusCode;
@@ -16,11 +16,7 @@ use super::super::{
     renewing::IssueError,
 };
 use super::api::Api;
-use crate::{
-    bundle::{Bundle, TrustBundles},
-    identity::Certs,
-    svid::{self, Usage},
-};
+use crate::bundle::{Bundle, TrustBundles};
 
 const READ: &str = "read the trust bundle";
 const GET: &str = "get ClusterTrustBundle";
@@ -48,20 +44,19 @@ pub(super) async fn watch(publisher: &Publisher, api: &Api, trust: &KubernetesTr
     let mut reported = None;
     loop {
         tokio::time::sleep(every).await;
-        let held = publisher.published();
-        if held.identity.is_none() {
+        if !publisher.has_identity() {
             // The next certificate brings its own.
             continue;
         }
         let found = read(api, trust).await;
-        let outcome = found.and_then(|bundle| changed(&held, bundle, publisher.now_s()));
-        match outcome {
-            Ok(Some(bundles)) => {
-                info!("the trust bundle changed");
-                publisher.deliver_bundles(bundles);
+        // What is held now: a renewal may have come while the answer was on its way.
+        match found.and_then(|bundle| renew(publisher, bundle)) {
+            Ok(changed) => {
+                if changed {
+                    info!("the trust bundle changed");
+                }
                 reported = None;
             }
-            Ok(None) => reported = None,
             Err(error) if reported.as_ref() == Some(&error.answer) => {}
             Err(IssueError { call, answer, hint, .. }) => {
                 reported = Some(answer.clone());
@@ -74,28 +69,16 @@ pub(super) async fn watch(publisher: &Publisher, api: &Api, trust: &KubernetesTr
     }
 }
 
-/// The bundles to publish, if they are others than those in force.
-fn changed(
-    held: &Arc<Certs>,
-    bundle: Bundle,
-    now_s: u64,
-) -> Result<Option<TrustBundles>, IssueError> {
-    let Some(identity) = &held.identity else { return Ok(None) };
-    let domain = identity.id.trust_domain();
-    if held.bundles.get(domain) == Some(&bundle) {
-        return Ok(None);
-    }
-    let bundles = TrustBundles::from_iter([(domain.clone(), bundle)]);
-    let now = svid::unix_time(now_s);
-    match svid::validate(&identity.chain_der, &bundles, Usage::TlsClient, now) {
-        Ok(_) => Ok(Some(bundles)),
-        Err(error) => {
-            let problem = format!("the new authorities do not vouch for our certificate: {error}");
-            Err(IssueError::retry(READ, problem).hint(
-                "keep the old root beside the new one until the last certificate of it has ended",
-            ))
-        }
-    }
+/// Puts the bundle in force if it is another than the one that is.
+fn renew(publisher: &Publisher, bundle: Bundle) -> Result<bool, IssueError> {
+    let held = publisher.published();
+    let Some(identity) = &held.identity else { return Ok(false) };
+    let domain = identity.id.trust_domain().clone();
+    publisher.renew_bundles(TrustBundles::from_iter([(domain, bundle)])).map_err(|error| {
+        let problem = format!("the new authorities do not vouch for our certificate: {error}");
+        IssueError::retry(READ, problem)
+            .hint("keep the old root beside the new one until the last certificate of it has ended")
+    })
 }
 
 fn place(trust: &KubernetesTrust) -> String {

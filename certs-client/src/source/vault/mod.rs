@@ -155,26 +155,40 @@ impl Pki<'_> {
 
 /// Takes over authorities and revocation lists between renewals; never returns.
 async fn refresh(publisher: &Publisher, server: &Server, id: &WorkloadId) {
+    let address = &server.source.address;
     let mut failing = false;
     loop {
         tokio::time::sleep(jittered(server.source.trust_refresh_s)).await;
-        match Authorities::fetch(server).await {
-            Ok(authorities) => {
-                let (bundles, crls) = authorities.of_domain(id.trust_domain());
-                publisher.deliver_bundles(bundles);
-                publisher.deliver_crls(&crls);
+        match look(publisher, server, id).await {
+            Ok(()) => {
                 if failing {
-                    info!(server = server.source.address, "authorities refreshed again");
+                    info!(server = address, "authorities refreshed again");
                 }
                 failing = false;
             }
             Err(error) if !failing => {
                 failing = true;
-                warn!(server = server.source.address, %error, "authorities not refreshed");
+                let hint = error.hint.as_deref();
+                warn!(server = address, %error, hint, "authorities not refreshed");
             }
             Err(error) => debug!(%error, "authorities not refreshed"),
         }
     }
+}
+
+/// One look at authorities and lists. Authorities that do not vouch for the certificate we hold
+/// stay out until one of theirs comes; a list counts at once.
+async fn look(publisher: &Publisher, server: &Server, id: &WorkloadId) -> Result<(), IssueError> {
+    let (bundles, crls) = Authorities::fetch(server).await?.of_domain(id.trust_domain());
+    let renewed = publisher.renew_bundles(bundles);
+    publisher.deliver_crls(&crls);
+    renewed.map(drop).map_err(|error| {
+        let mount = &server.source.mount;
+        let problem = format!("the issuers of {mount} do not vouch for our certificate: {error}");
+        IssueError::retry("look at the authorities", problem).hint(format!(
+            "keep the old issuer in `{mount}` until the last certificate of it has ended"
+        ))
+    })
 }
 
 /// Between 80 % and 100 %, so that a fleet that started together does not ask together.

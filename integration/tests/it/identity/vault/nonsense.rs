@@ -85,6 +85,12 @@ async fn nonsense_never_replaces_a_good_identity() {
     }
     // All that time somebody had an identity, and has it still.
     assert_eq!(held.ready().await.unwrap().0, 200);
+    // A mount that was made anew vouches for nobody who has a certificate: it takes no trust away.
+    let other = Authority::new(DOMAIN);
+    let body = json!({"data": {"certificate": other.pem()}}).to_string();
+    between.set(Fault::Answer("/json", 200, body.into()));
+    says(&held, &["do not vouch for our certificate", "keep the old issuer in `pki`"]).await;
+    assert_eq!(held.ready().await.unwrap().0, 200);
     between.set(Fault::None);
     wait::until("the next certificate", async || {
         let now = held.metric("countersign_identity_expires_timestamp_seconds", &[]).await;
