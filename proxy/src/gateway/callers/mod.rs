@@ -179,6 +179,7 @@ pub async fn identify(
     let known = worker.callers.borrow_mut().get(&key, rules, keys.current(CLUSTER, now), now);
     let in_clear = conn.scheme() != "https";
     if let Some(outcome) = known {
+        check_alone(&gateway.users, headers, text)?;
         return told(worker, if in_clear { Err(CallerError::Plaintext) } else { outcome });
     }
     if worker.callers.borrow_mut().is_other(&key, rules) {

@@ -186,6 +186,31 @@ async fn attack_federated_domain_vouches_for_a_caller_of_ours() {
     assert_eq!(record["reason"], "caller_token_invalid/subject", "{record}");
 }
 
+/// Two credentials are two answers to who calls, however often one of them was seen before.
+#[tokio::test]
+async fn attack_brings_a_user_beside_a_known_caller() {
+    let lab = Lab::new();
+    let (own, users) = (Tokens::of(&lab.ca, "jwt", "own"), Tokens::of(&lab.ca, "idp", "keys"));
+    let file = bundle(&lab, "own.json", &own);
+    let callers = json!({"jwtSvid": {"bundle": {"file": file}, "grants": ["orders.read"]}});
+    let mesh = taking(lab.gateway_mesh(&users), callers).with(|spec| {
+        spec["identityProviders"][0]["spec"]["from"] = json!([{"header": "x-user-token"}]);
+    });
+    let files = |lab: &Lab, namespace: &str, account: &str| lab.proxy(namespace, account);
+    let edge = Edge::with(lab, mesh, &[OWN.to_owned()], files).await;
+    let token = signed(&own, OWN);
+    // On one connection, so that one worker sees all of it and remembers the token.
+    let config = tls::client(None, &[b"http/1.1"]);
+    let mut conn = Conn::tls(edge.gateway.gateway(), config).await.unwrap();
+    for _ in 0..2 {
+        let reply = conn.send(Call::get(API, PATH).bearer(&token)).await.unwrap();
+        allowed(&edge.orders, &reply).await;
+        let both = Call::get(API, PATH).bearer(&token).header("x-user-token", "anything");
+        let reply = conn.send(both).await.unwrap();
+        refused(&edge.gateway, &reply, "user_token_malformed").await;
+    }
+}
+
 /// A service that no longer counts, with a context token that was made before.
 #[tokio::test]
 async fn attack_presents_context_of_revoked_service() {
