@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use countersign_certs_client::https::{Answer, Client, Request as Call, Trust, Url};
+use countersign_certs_client::https::{Answer, Client, Problem, Request as Call, Trust, Url};
 use countersign_config::KubernetesApi;
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::authority::AuthorityError;
 use super::decide::{Place, Pod};
 use super::request::{Request, Requester, Stage};
 
@@ -28,13 +29,19 @@ const WINDOW_S: u64 = 1;
 const REASON: &str = "CountersignSigner";
 
 /// An answer that is no success, or none at all.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
     /// Somebody else wrote the object first.
     #[error("{0}: the object has changed in between")]
     Conflict(&'static str),
     #[error("{call}: {answer}{}", .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
     Refused { call: &'static str, answer: String, hint: Option<&'static str> },
+    /// More than is taken at once.
+    #[error("{0}: the answer is larger than {ANSWER_BYTES_MAX} bytes")]
+    TooLarge(&'static str),
+    /// Granted, and the authority could not sign it.
+    #[error("nothing can be signed: {0}")]
+    Unsigned(AuthorityError),
 }
 
 /// The requests that wait, as far as they are known.
@@ -93,11 +100,18 @@ impl Cluster {
     async fn list(&self, waiting: &mut Waiting) -> Result<(), ClusterError> {
         let call = "list CertificateSigningRequests";
         let mut fresh = Waiting::default();
-        let mut page = String::new();
+        let (mut page, mut limit) = (String::new(), PAGE);
         loop {
             let selector = self.selector();
-            let path = format!("{REQUESTS}?{selector}&limit={PAGE}{page}");
-            let answer = self.ask(call, Call::get(self.url(call, &path)?)).await?;
+            let path = format!("{REQUESTS}?{selector}&limit={limit}{page}");
+            let answer = match self.ask(call, Call::get(self.url(call, &path)?)).await {
+                // Anybody who may ask can ask with much: then fewer of them at once.
+                Err(ClusterError::TooLarge(_)) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                other => other?,
+            };
             let list: List = decode(call, &expect(call, answer)?)?;
             list.items.into_iter().for_each(|item| fresh.take(item));
             match list.metadata.next {
@@ -118,11 +132,15 @@ impl Cluster {
             "{REQUESTS}?{selector}&watch=1&allowWatchBookmarks=true&timeoutSeconds={WINDOW_S}\
              &resourceVersion={version}"
         );
-        let answer = self.ask(call, Call::get(self.url(call, &path)?)).await?;
-        if answer.status == StatusCode::GONE {
+        let answer = match self.ask(call, Call::get(self.url(call, &path)?)).await {
+            Err(ClusterError::TooLarge(_)) => None,
+            other => Some(other?),
+        };
+        // Too old, or too much happened since: the list has all of it, in pages.
+        let Some(answer) = answer.filter(|answer| answer.status != StatusCode::GONE) else {
             waiting.version = None;
             return Ok(());
-        }
+        };
         let body = expect(call, answer)?.body;
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             // A window may end in the middle of a line; the next one begins with that event.
@@ -300,7 +318,10 @@ impl Cluster {
         let token = std::fs::read_to_string(&self.token_file)
             .map_err(|error| refused(format!("{place}: {error}")))?;
         let sent = self.client.send(request.bearer(token.trim())).await;
-        sent.map_err(|error| refused(error.to_string()))
+        sent.map_err(|error| match error.problem {
+            Problem::TooLarge { .. } => ClusterError::TooLarge(call),
+            _ => refused(error.to_string()),
+        })
     }
 }
 

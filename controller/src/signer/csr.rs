@@ -13,7 +13,7 @@ use x509_parser::{
 };
 
 /// Bytes of a request; ours have about 300.
-const CSR_BYTES_MAX: usize = 16 * 1024;
+pub(super) const CSR_BYTES_MAX: usize = 16 * 1024;
 
 const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 const P256: &str = "1.2.840.10045.3.1.7";

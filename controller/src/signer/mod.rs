@@ -38,6 +38,10 @@ use request::{Request, Stage};
 const AT_ONCE: usize = 8;
 /// Wait after the API server did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Shortest time between two looks, whatever the API server answers.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(50);
+/// Requests that are denied between two looks: a flood of bad ones does not hold up the good.
+const DENIALS_AT_ONCE: usize = 64;
 /// Time between two looks at the published roots.
 const PUBLISH_EVERY_MS: u64 = 60_000;
 
@@ -69,6 +73,10 @@ pub struct Signer {
     published: Option<(u64, Arc<Authority>)>,
     /// Why a request waits, by its name: said once, not once a second.
     told: HashMap<String, String>,
+    /// Why requests cannot be followed, as it was said last.
+    said: Option<String>,
+    /// Why the roots are not published, as it was said last.
+    said_of_roots: Option<String>,
 }
 
 impl Signer {
@@ -96,6 +104,8 @@ impl Signer {
             clock,
             published: None,
             told: HashMap::new(),
+            said: None,
+            said_of_roots: None,
         })
     }
 
@@ -104,10 +114,18 @@ impl Signer {
         loop {
             self.watched.look();
             self.publish_when_due().await;
-            match self.cluster.follow(&mut self.waiting).await {
-                Ok(()) => self.settle().await,
+            let pace = tokio::time::sleep(LOOK_EVERY_MIN);
+            match tokio::join!(self.cluster.follow(&mut self.waiting), pace).0 {
+                Ok(()) => {
+                    self.said = None;
+                    self.settle().await;
+                }
                 Err(problem) => {
-                    warn!(%problem, "requests cannot be followed");
+                    let problem = problem.to_string();
+                    if self.said.as_ref() != Some(&problem) {
+                        warn!(problem, "requests cannot be followed");
+                        self.said = Some(problem);
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -124,14 +142,20 @@ impl Signer {
                 orders.push((request.name.clone(), order));
             }
         }
+        let mut denials = 0;
         orders.retain(|(_, order)| match order {
-            Order::Deny(_) => true,
+            Order::Deny(_) => {
+                denials += 1;
+                denials <= DENIALS_AT_ONCE
+            }
             // Who is over the rate waits; the request stays open.
             Order::Examine(sound) => {
                 let requester = &sound.requester;
                 self.rates.take(&requester.namespace, &requester.account, now_ms)
             }
         });
+        // Who may get something comes first.
+        orders.sort_by_key(|(_, order)| matches!(order, Order::Deny(_)));
         let done: Vec<(String, Result<(), ClusterError>)> =
             futures_util::stream::iter(orders.into_iter().filter_map(|(name, order)| {
                 let request = self.waiting.requests.get(&name)?.clone();
@@ -190,14 +214,9 @@ impl Signer {
             None => decide::Place::default(),
         };
         let grant = decide::grant(&request, sound, &pod, place, &self.rules);
-        let leaf = match self.watched.authority().sign(&grant, now_ms / 1000) {
-            Ok(leaf) => leaf,
-            Err(problem) => {
-                // The request stays open: it is the authority that has to be put right.
-                error!(%problem, request = request.name, "nothing can be signed");
-                return Ok(());
-            }
-        };
+        // The request stays open then: it is the authority that has to be put right.
+        let leaf = self.watched.authority().sign(&grant, now_ms / 1000);
+        let leaf = leaf.map_err(ClusterError::Unsigned)?;
         let object = match request.stage {
             Stage::Open => self.cluster.approve(&request.object, grant.id.as_str()).await?,
             Stage::Approved | Stage::Closed => request.object.clone(),
@@ -243,9 +262,14 @@ impl Signer {
                 }
             }
             Err(problem) => {
+                let is_ours = matches!(problem, ClusterError::Unsigned(_));
                 let problem = problem.to_string();
                 if self.told.get(name) != Some(&problem) {
-                    warn!(problem, request = name, "a request waits");
+                    if is_ours {
+                        error!(problem, request = name, "a request waits");
+                    } else {
+                        warn!(problem, request = name, "a request waits");
+                    }
                     self.told.insert(name.to_owned(), problem);
                 }
             }
@@ -265,10 +289,15 @@ impl Signer {
             Ok(true) => {}
             Ok(false) => warn!(name, "this cluster has no ClusterTrustBundle"),
             Err(problem) => {
-                warn!(%problem, name, "the roots are not published");
+                let problem = problem.to_string();
+                if self.said_of_roots.as_ref() != Some(&problem) {
+                    warn!(problem, name, "the roots are not published");
+                    self.said_of_roots = Some(problem);
+                }
                 return;
             }
         }
+        self.said_of_roots = None;
         self.published = Some((now_ms, Arc::clone(self.watched.authority())));
     }
 }

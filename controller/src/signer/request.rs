@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use super::csr::CSR_BYTES_MAX;
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -112,10 +114,20 @@ struct WireCondition {
 
 impl Request {
     /// Reads an object; the error says what is wrong with it.
-    pub(crate) fn read(object: Value) -> Result<Request, String> {
+    pub(crate) fn read(mut object: Value) -> Result<Request, String> {
         let wire = Wire::deserialize(&object).map_err(|error| error.to_string())?;
         let WireSpec { request, expiration_seconds, usages, username, extra } = wire.spec;
-        let pem = STANDARD.decode(request).map_err(|error| format!("spec.request: {error}"))?;
+        let mut pem = STANDARD.decode(request).map_err(|error| format!("spec.request: {error}"))?;
+        if pem.len() > CSR_BYTES_MAX {
+            // It will be denied for its size, and the API server keeps `spec` as it is whatever is
+            // written back: who asks for much must not fill our memory with it.
+            pem.truncate(CSR_BYTES_MAX.saturating_add(1));
+            pem.shrink_to_fit();
+            object["spec"]["request"] = json!("");
+        }
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("managedFields");
+        }
         let has = |kind: &str| wire.status.conditions.iter().any(|found| found.kind == kind);
         let signed = wire.status.certificate.is_some_and(|text| !text.is_empty());
         let stage = match () {

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -27,7 +28,7 @@ struct World {
     /// `METHOD path`, in order.
     calls: Arc<Mutex<Vec<String>>>,
     signer: JoinHandle<()>,
-    _files: Files,
+    files: Files,
 }
 
 struct State {
@@ -37,7 +38,13 @@ struct State {
 
 impl World {
     async fn start(script: impl FnMut(&str, &Value) -> Option<Answer> + Send + 'static) -> World {
-        let files = Files::new();
+        World::with(Files::new(), script).await
+    }
+
+    async fn with(
+        files: Files,
+        script: impl FnMut(&str, &Value) -> Option<Answer> + Send + 'static,
+    ) -> World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
         let calls: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -45,7 +52,7 @@ impl World {
         tokio::spawn(serve(listener, Arc::new(state)));
         let signer = Signer::new(files.config(&server), None, Arc::new(|| 1_795_000_000_000));
         let signer = tokio::spawn(signer.unwrap().run());
-        World { calls, signer, _files: files }
+        World { calls, signer, files }
     }
 
     /// Waits for this many calls that begin with `what`.
@@ -279,4 +286,87 @@ async fn a_cluster_without_trust_bundles_is_served_all_the_same() {
     world.until(ISSUE, 1).await;
     assert!(world.count("POST clustertrustbundles") >= 1);
     assert!(world.count("POST /apis/certificates.k8s.io/v1beta1/clustertrustbundles") >= 1);
+}
+
+/// Anybody who may ask may ask with a megabyte, many times.
+#[tokio::test]
+async fn attack_fills_the_lists_of_the_signer() {
+    let limit = |call: &str| -> usize {
+        let after = call.split("&limit=").nth(1).unwrap();
+        after.split('&').next().unwrap().parse().unwrap()
+    };
+    let too_large = || Some((200, "x".repeat(16 * 1024 * 1024 + 1)));
+    let mut windows = 0;
+    let world = World::start(move |call, _| {
+        if call.contains("watch=1") {
+            windows += 1;
+            return if windows == 1 { too_large() } else { None };
+        }
+        if !call.starts_with(LIST) {
+            return None;
+        }
+        if limit(call) > 50 {
+            return too_large();
+        }
+        // The first time nobody had asked yet.
+        let items = if windows == 0 { vec![] } else { vec![sound_object()] };
+        Some((200, list(&items, "").to_string()))
+    })
+    .await;
+    world.until(ISSUE, 1).await;
+    let calls = world.calls.lock().unwrap().clone();
+    let limits: Vec<usize> =
+        calls.iter().filter(|call| call.starts_with(LIST)).map(|call| limit(call)).collect();
+    assert_eq!(limits, [200, 100, 50, 200, 100, 50], "{calls:#?}");
+}
+
+#[test]
+fn what_is_too_large_is_not_kept() {
+    let mut object = sound_object();
+    object["spec"]["request"] = json!(STANDARD.encode("x".repeat(1024 * 1024)));
+    object["metadata"]["managedFields"] = json!([{"manager": "x".repeat(1024)}]);
+    object["metadata"]["annotations"] = json!({"kept": "yes"});
+    let request = super::request(object);
+    assert!(request.pem.capacity() < 64 * 1024);
+    assert!(request.object.to_string().len() < 4 * 1024, "{}", request.object);
+    assert_eq!(request.object["metadata"]["annotations"], json!({"kept": "yes"}));
+    let denial = super::super::decide::sound(&request, &super::rules()).unwrap_err();
+    assert_eq!(
+        denial.to_string(),
+        "the certificate request is not granted: it cannot be read: it is too large"
+    );
+}
+
+/// An authority that has ended: the request waits for the next one.
+#[tokio::test]
+async fn what_cannot_be_signed_waits_for_the_authority() {
+    let files = Files::new();
+    files.write_authority_until(2026);
+    let world = World::with(files, |_, _| None).await;
+    world.until(POD, 2).await;
+    assert_eq!(world.count("PUT"), 0, "nothing is approved that cannot be signed");
+    world.files.write_authority();
+    world.until(ISSUE, 1).await;
+    assert_eq!(world.count(LIST), 1, "it was not forgotten in between");
+}
+
+/// A hundred requests that are denied are denied, and do not hold up the one that is granted.
+#[tokio::test]
+async fn who_gets_something_comes_first() {
+    let other = |number: u32| {
+        let mut object = named(&format!("a-{number:03}"));
+        object["spec"]["usages"] = json!(["client auth"]);
+        object
+    };
+    let world = World::start(move |call, _| {
+        let mut all: Vec<Value> = (0..100).map(other).collect();
+        all.push(sound_object());
+        call.starts_with(LIST).then(|| (200, list(&all, "").to_string()))
+    })
+    .await;
+    world.until("PUT certificatesigningrequests/a-", 100).await;
+    let calls = world.calls.lock().unwrap().clone();
+    let issued = calls.iter().position(|call| call == ISSUE).unwrap();
+    let before = calls[..issued].iter().filter(|call| call.contains("/a-")).count();
+    assert!(before < 64, "{before} came first");
 }

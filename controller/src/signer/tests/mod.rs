@@ -83,9 +83,16 @@ impl Files {
 
     /// Another authority than before.
     fn write_authority(&self) {
+        self.write_authority_until(4096);
+    }
+
+    /// Another one, which ends with this year's first day.
+    fn write_authority_until(&self, year: i32) {
         let key = rcgen::KeyPair::generate().unwrap();
         let usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-        let certificate = authority::params("root", usages).self_signed(&key).unwrap();
+        let mut params = authority::params("root", usages);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
         fs::write(self.path("ca.pem"), certificate.pem()).unwrap();
         fs::write(self.path("ca.key"), key.serialize_pem()).unwrap();
     }

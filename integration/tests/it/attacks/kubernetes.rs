@@ -199,6 +199,44 @@ async fn attack_floods_the_signer_with_requests() {
     assert_eq!(issued, 1);
 }
 
+/// A request may have a megabyte. What fits into no answer that the signer takes holds nobody up.
+#[tokio::test]
+async fn attack_asks_the_signer_with_megabytes() {
+    let test = "attack_asks_the_signer_with_megabytes";
+    let Some(cluster) = kubernetes::shared(test).await else { return };
+    let signing = Signing::prepare(cluster, LIFE_S).await;
+    let pod = signing.pod("orders", "node-1").await;
+    let honest = signing.pod("billing", "node-2").await;
+    let (token, other) = (signing.project_token(&pod).await, signing.project_token(&honest).await);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    let filling = vec![b'x'; 1_000_000];
+    params.custom_extensions =
+        vec![rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 1], filling)];
+    let large = params.serialize_request(&key).unwrap().pem().unwrap();
+    let flood = async || {
+        let mut names = Vec::new();
+        for _ in 0..10 {
+            names.push(ask(&signing, &token, &large).await);
+        }
+        names
+    };
+    // Before it looks, and in the windows in which it does.
+    let mut names = flood().await;
+    let first = ask(&signing, &other, &request(None)).await;
+    let signer = signing.start().await;
+    signing.decided(&first).await.chain();
+    names.extend(flood().await);
+    let second = ask(&signing, &other, &request(None)).await;
+    signing.decided(&second).await.chain();
+    for name in &names {
+        let (reason, message) = signing.decided(name).await.denial();
+        let sized = reason == "BadRequest" && message.contains("too large");
+        assert!(sized || reason == "Superseded", "{reason}: {message}");
+    }
+    assert_eq!(signer.exit_status(), None);
+}
+
 /// Somebody with the right to approve cannot make the signer sign what it would deny.
 #[tokio::test]
 async fn attack_approves_a_request_by_hand() {
