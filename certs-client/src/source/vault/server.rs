@@ -87,7 +87,8 @@ impl Server {
     pub(super) fn new(source: VaultSource) -> Result<Server, &'static str> {
         let trust = source.ca.clone().map_or(Trust::System, Trust::PemFile);
         let client = Client::new(trust);
-        let lists = client.clone().answer_bytes_max(CRL_BYTES_MAX);
+        // As PEM a list is a third larger; one that is too large itself is the store's to discard.
+        let lists = client.clone().answer_bytes_max(CRL_BYTES_MAX / 2 * 3);
         let base = Url::parse(&source.address)?;
         Ok(Server { source, base, client, lists })
     }
