@@ -79,7 +79,7 @@ bounds! {
     CONTROL_CALL_MS_MAX: u64 = 10_000;
     /// Bytes of one answer of an authority or API server, and of a file with authorities.
     CONTROL_ANSWER_BYTES_MAX: usize = 256 * KIB;
-    /// Certificate revocation lists of one delivery.
+    /// Certificate revocation lists, of one delivery and in force.
     CRLS_MAX: usize = 64;
     /// Clients whose failed handshakes one worker logs in a minute, each reason once; the rest are counted.
     HANDSHAKE_LOG_CLIENTS_MAX: usize = 1_000;

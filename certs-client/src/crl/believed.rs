@@ -23,6 +23,8 @@ pub(super) struct Believed {
     pub(super) issuer: Vec<u8>,
     /// SHA-256 of the authority's public key: another authority may have its name.
     pub(super) authority: [u8; 32],
+    /// Where the authority is in no bundle, but below one that is: when its certificate ends.
+    pub(super) intermediate_until: Option<u64>,
     /// SHA-256 of the list.
     pub(super) sha256: [u8; 32],
     pub(super) order: Order,
@@ -42,8 +44,9 @@ pub(super) struct Order {
 }
 
 impl Believed {
+    /// Of an intermediate that has ended nobody expects a newer one.
     pub(super) fn is_stale(&self, now: u64) -> bool {
-        self.next_update < now
+        self.next_update < now && self.intermediate_until.is_none_or(|until| now <= until)
     }
 
     /// Whether both are the list of one thing, at different times.
@@ -51,6 +54,16 @@ impl Believed {
         (&self.domain, &self.issuer, &self.authority, &self.scope)
             == (&other.domain, &other.issuer, &other.authority, &other.scope)
     }
+}
+
+/// Who may have signed a list.
+#[derive(Clone, Copy)]
+pub(super) struct Signer<'a> {
+    pub(super) certificate: &'a CertificateDer<'static>,
+    /// For which trust domain it vouches.
+    pub(super) domain: &'a TrustDomain,
+    /// Whether a bundle holds it.
+    pub(super) is_root: bool,
 }
 
 /// A list that was read, but nobody knows yet who signed it.
@@ -93,8 +106,7 @@ impl<'a> Read<'a> {
     /// The list as one of `authority`, if it signed it and may sign lists.
     pub(super) fn signed_by(
         &self,
-        authority: &CertificateDer<'_>,
-        domain: &TrustDomain,
+        Signer { certificate: authority, domain, is_root }: Signer<'_>,
     ) -> Option<Believed> {
         let (_, parsed) = X509Certificate::from_der(authority).ok()?;
         if parsed.subject().as_raw() != self.issuer() {
@@ -108,6 +120,8 @@ impl<'a> Read<'a> {
             domain: domain.clone(),
             issuer: self.issuer().to_vec(),
             authority: sha256(parsed.public_key().raw),
+            intermediate_until: (!is_root)
+                .then(|| seconds(parsed.validity().not_after.timestamp())),
             sha256: sha256(self.der),
             order: self.order(),
             next_update: self.list.next_update().map_or(0, |at| seconds(at.timestamp())),

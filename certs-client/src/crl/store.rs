@@ -9,7 +9,10 @@ use countersign_config::limits::{CRL_BYTES_MAX, CRLS_MAX};
 use countersign_workload_id::TrustDomain;
 use rustls_pki_types::CertificateDer;
 
-use super::{Believed, Crl, Crls, believed::Read};
+use super::{
+    Believed, Crl, Crls,
+    believed::{Read, Signer},
+};
 use crate::bundle::{TrustBundles, sha256};
 
 /// Why a list was discarded.
@@ -71,14 +74,19 @@ pub(crate) struct Authorities<'a> {
 }
 
 impl Authorities<'_> {
-    fn each(&self) -> impl Iterator<Item = (&TrustDomain, &CertificateDer<'static>)> {
+    fn each(&self) -> impl Iterator<Item = Signer<'_>> {
         let roots = self.bundles.domains().flat_map(|domain| {
             let bundle = self.bundles.get(domain);
             let certificates = bundle.map(|bundle| bundle.certificates()).unwrap_or_default();
-            certificates.iter().map(move |certificate| (domain, certificate))
+            certificates.iter().map(move |certificate| Signer {
+                certificate,
+                domain,
+                is_root: true,
+            })
         });
         let own = self.own.into_iter().flat_map(|(domain, chain)| {
-            chain.iter().skip(1).map(move |certificate| (domain, certificate))
+            let above = chain.iter().skip(1);
+            above.map(move |certificate| Signer { certificate, domain, is_root: false })
         });
         roots.chain(own)
     }
@@ -86,8 +94,8 @@ impl Authorities<'_> {
     /// The list as each of them signed it; one key may stand for several trust domains.
     fn signed(&self, read: &Read<'_>) -> Vec<Believed> {
         let mut found: Vec<Believed> = Vec::new();
-        for (domain, certificate) in self.each() {
-            if let Some(believed) = read.signed_by(certificate, domain)
+        for signer in self.each() {
+            if let Some(believed) = read.signed_by(signer)
                 && !found.iter().any(|other| other.replaces(&believed))
             {
                 found.push(believed);
@@ -126,17 +134,20 @@ impl CrlStore {
         Judged { crls: self.in_force.clone(), discarded }
     }
 
-    /// Takes the lists of authorities that are no longer trusted out of force.
+    /// Takes the lists of authorities that are no longer trusted out of force. Those of
+    /// intermediates stay with their trust domain: that our own chain leads over another one now
+    /// does not make good again what they revoked.
     pub(crate) fn trust_changed(&mut self, authorities: &Authorities<'_>) -> Crls {
         let trusted: Vec<_> = authorities
             .each()
-            .filter_map(|(domain, certificate)| {
+            .filter_map(|Signer { certificate, domain, .. }| {
                 let spki = crate::svid::spki(certificate).ok()?;
                 Some((domain.clone(), sha256(&spki)))
             })
             .collect();
-        let is_trusted = |list: &Arc<Believed>| {
-            trusted.iter().any(|(of, key)| *of == list.domain && *key == list.authority)
+        let is_trusted = |list: &Arc<Believed>| match list.intermediate_until {
+            Some(_) => authorities.bundles.get(&list.domain).is_some(),
+            None => trusted.iter().any(|(of, key)| *of == list.domain && *key == list.authority),
         };
         self.in_force.lists.retain(|_, by_issuer| {
             by_issuer.retain(|_, lists| {
@@ -157,24 +168,47 @@ impl CrlStore {
         if signed.is_empty() {
             return Err(CrlProblem::Unsigned(read.issuer_text()));
         }
-        let mut older = false;
+        let mut outcome = Ok(());
         for believed in signed {
-            older |= !self.put(believed);
+            let put = self.put(believed, || CrlProblem::Older(read.issuer_text()));
+            outcome = outcome.and(put);
         }
-        if older { Err(CrlProblem::Older(read.issuer_text())) } else { Ok(()) }
+        outcome
     }
 
     /// Puts a list in force, unless a newer one is.
-    fn put(&mut self, believed: Believed) -> bool {
+    fn put(
+        &mut self,
+        believed: Believed,
+        older: impl Fn() -> CrlProblem,
+    ) -> Result<(), CrlProblem> {
+        let replaces = self.in_force.all().any(|held| held.replaces(&believed));
+        if !replaces && !self.has_room() {
+            return Err(CrlProblem::TooMany(CRLS_MAX.saturating_add(1)));
+        }
         let by_issuer = self.in_force.lists.entry(believed.domain.clone()).or_default();
         let lists = by_issuer.entry(believed.issuer.clone()).or_default();
         if let Some(held) = lists.iter_mut().find(|held| held.replaces(&believed)) {
             if held.order > believed.order {
-                return false;
+                return Err(older());
             }
             *held = Arc::new(believed);
         } else {
             lists.push(Arc::new(believed));
+        }
+        Ok(())
+    }
+
+    /// Whether another list fits. Intermediates come and go; where there is no room the list of the
+    /// one that ends first goes.
+    fn has_room(&mut self) -> bool {
+        if self.in_force.len() < CRLS_MAX {
+            return true;
+        }
+        let ends = |list: &Arc<Believed>| list.intermediate_until.map(|until| (until, list.sha256));
+        let Some((_, first)) = self.in_force.all().filter_map(ends).min() else { return false };
+        for lists in self.in_force.lists.values_mut().flat_map(BTreeMap::values_mut) {
+            lists.retain(|list| list.sha256 != first);
         }
         true
     }

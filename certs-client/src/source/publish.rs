@@ -165,10 +165,10 @@ impl Publisher {
         self.on(Event::Withdrawn);
     }
 
-    /// Takes the identity away at once; the bundles stay.
+    /// Takes the identity away at once, and everybody who was trusted in its name: what was opened
+    /// with it ends.
     pub(crate) fn withdraw_identity(&self) {
-        let bundles = Arc::clone(&self.certs.borrow().bundles);
-        self.withdraw(TrustBundles::clone(&bundles));
+        self.withdraw(TrustBundles::default());
     }
 
     /// Records a failure; what is published stays.
@@ -255,10 +255,19 @@ impl Publisher {
     pub(crate) async fn watch_the_clock(&self) {
         loop {
             tokio::time::sleep(TICK).await;
-            self.on(Event::Tick);
-            if !self.certs.borrow().crls.is_empty() {
-                self.look_at_crls();
-            }
+            self.look_at_the_clock();
+        }
+    }
+
+    pub(crate) fn look_at_the_clock(&self) {
+        self.on(Event::Tick);
+        let held = self.published();
+        // A certificate for tokens that has ended gives way to the identity.
+        if held.token_signer.as_ref().is_some_and(|signer| signer.not_after < self.now_s()) {
+            self.publish(held.identity.clone(), None, Arc::clone(&held.bundles));
+        }
+        if !held.crls.is_empty() {
+            self.look_at_crls();
         }
     }
 

@@ -169,6 +169,50 @@ fn an_intermediate_signs_for_what_it_issued_and_can_be_revoked_itself() {
     assert!(!held.in_force.revoke_chain(&demo, &chain[..1]));
 }
 
+/// Intermediates are replaced now and then, ours too; what one of them revoked stays revoked.
+#[test]
+fn the_lists_of_an_intermediate_outlive_our_own_use_of_it() {
+    let (root, added) = (TestCa::new("demo.test"), TestCa::new("demo.test"));
+    let (before, after) = (root.intermediate("one", |_| {}), root.intermediate("two", |_| {}));
+    let bad = before.leaf(ORDERS, |_| {}).certificate;
+    let ours =
+        |middle: &TestCa| [middle.leaf(ORDERS, |_| {}).certificate, middle.certificate.clone()];
+    let demo = domain("demo.test");
+    let mut held = Held::by(&[&root]);
+    let list = before.crl(1, &[&bad]);
+    assert!(held.take_with(std::slice::from_ref(&list), Some(&ours(&before))).is_empty());
+
+    let both = [root.certificate.clone(), added.certificate.clone()].to_vec();
+    let both: TrustBundles =
+        [(demo.clone(), crate::Bundle::from_certificates(both).unwrap())].into_iter().collect();
+    let ours = ours(&after);
+    let authorities = Authorities { bundles: &both, own: Some((&demo, &ours)) };
+    assert!(held.store.trust_changed(&authorities).revoke_chain(&demo, std::slice::from_ref(&bad)));
+    let judged = held.store.take(&[list], &authorities);
+    assert!(judged.discarded.is_empty() && judged.crls.revoke_chain(&demo, &[bad]));
+    assert_eq!((judged.crls.stale(NOW + 2 * DAY), judged.crls.stale(u64::MAX)), (1, 0));
+    let nobody = Authorities { bundles: &TrustBundles::new(), own: None };
+    assert!(held.store.trust_changed(&nobody).is_empty());
+}
+
+/// Who has signed a list for each of many intermediates fills no memory.
+#[test]
+fn lists_of_intermediates_that_were_replaced_make_room() {
+    let root = TestCa::new("demo.test");
+    let mut held = Held::by(&[&root]);
+    let revoked = root.leaf(ORDERS, |_| {}).certificate;
+    assert!(held.take(&[root.crl(1, &[&revoked])]).is_empty());
+    for number in 0..70 {
+        let middle = root.intermediate(&format!("number {number}"), |_| {});
+        let leaf = middle.leaf(ORDERS, |_| {}).certificate;
+        let chain = [leaf.clone(), middle.certificate.clone()];
+        assert!(held.take_with(&[middle.crl(1, &[&leaf])], Some(&chain)).is_empty());
+        assert!(held.revokes("demo.test", &leaf), "{number}");
+    }
+    assert_eq!(held.in_force.len(), 64);
+    assert!(held.revokes("demo.test", &revoked), "the root's own list never goes");
+}
+
 #[test]
 fn an_authority_that_may_not_sign_lists_signs_none() {
     let ca = TestCa::claiming("demo.test", |params| {

@@ -15,6 +15,7 @@ mod jwt_bundle;
 mod key;
 mod kubernetes;
 mod machine;
+mod publish;
 mod renewal;
 mod svid;
 mod workload_api;

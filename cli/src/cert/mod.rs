@@ -60,7 +60,7 @@ Exit code 0 for yes, 1 for no, 2 if the question could not be asked.")]
 Examples:
   countersign cert watch /var/run/secrets/countersign.dev/identity
   countersign cert watch unix:///run/spire/agent.sock --count 3
-  countersign cert watch 10.0.0.7:15006 --every 10s -o json
+  countersign cert watch 10.0.0.7:15006 --every 10 -o json
 One line per event; with -o json one JSON document per line.
 Exit code 0 after --count rotations or Ctrl-C, 2 if nothing could be looked at.")]
     Watch(WatchArgs),

@@ -5,7 +5,7 @@
 //! A stream that ends is opened again at once, then with back-off; what a status code means for
 //! the identity is decided in one place, [`Verdict::of`].
 
-mod read;
+pub(crate) mod read;
 pub mod wire;
 
 use std::{

@@ -3,6 +3,8 @@
 //! A message is read whole or refused whole: one empty mandatory field, one byte that does not
 //! parse, and nothing of it is used.
 
+use std::collections::BTreeSet;
+
 use countersign_config::limits::TRUST_DOMAINS_MAX;
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use zeroize::Zeroizing;
@@ -139,6 +141,7 @@ fn by_domain<T, All: FromIterator<(TrustDomain, T)>>(
     if raw.len() >= TRUST_DOMAINS_MAX {
         return Err(GateError::Unreadable(format!("{field}: {} trust domains", raw.len())));
     }
+    let mut seen = BTreeSet::new();
     raw.into_iter()
         .map(|(name, bytes)| {
             if bytes.is_empty() {
@@ -146,6 +149,10 @@ fn by_domain<T, All: FromIterator<(TrustDomain, T)>>(
             }
             let domain = TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or(&name))
                 .map_err(|error| GateError::Unreadable(format!("{field}: {error}")))?;
+            // `demo.test` and `spiffe://demo.test` are one: neither may stand for the other.
+            if !seen.insert(domain.clone()) {
+                return Err(GateError::Unreadable(format!("{field}: {domain} is there twice")));
+            }
             Ok((domain, read(&bytes)?))
         })
         .collect()

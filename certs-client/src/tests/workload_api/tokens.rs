@@ -174,3 +174,13 @@ async fn w11_a_token_certificate_rotates_and_goes_by_itself() {
         .await;
     }
 }
+
+/// Two spellings of one trust domain: which of them counts would be chance.
+#[test]
+fn w13_a_trust_domain_that_is_there_twice_refuses_the_message() {
+    use crate::source::workload_api::read;
+    let twice = [("demo.test", "a"), ("spiffe://demo.test", "b")];
+    let twice = twice.map(|(name, kid)| (name.to_owned(), jwks(kid)));
+    let error = read::jwt_bundles(JwtBundlesResponse { bundles: twice.into() }).unwrap_err();
+    assert!(error.to_string().contains("demo.test is there twice"), "{error}");
+}
