@@ -113,25 +113,20 @@ impl BundleDoc {
     /// When it is none of these, or does not speak of `domain`.
     pub fn of_file(text: &[u8], domain: &TrustDomain) -> Result<BundleDoc, BundleError> {
         if text.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-            return Ok(BundleDoc::of_authorities(Bundle::from_pem(text)?));
+            return Ok(BundleDoc::of_authorities(Some(Bundle::from_pem(text)?)));
         }
         let is_map = serde_json::from_slice::<Value>(text)
             .is_ok_and(|value| value.get("trust_domains").is_some());
         if !is_map {
             return BundleDoc::parse(text);
         }
-        let all = bundle_map::parse(text)?;
+        let mut all = bundle_map::named(text)?;
         let missing = || BundleError::BadMap(format!("it does not speak of \"{domain}\""));
-        all.get(domain).cloned().map(BundleDoc::of_authorities).ok_or_else(missing)
+        all.remove(domain).map(BundleDoc::of_authorities).ok_or_else(missing)
     }
 
-    fn of_authorities(authorities: Bundle) -> BundleDoc {
-        BundleDoc {
-            authorities: Some(authorities),
-            jwt_keys: None,
-            sequence: None,
-            refresh_hint_s: None,
-        }
+    fn of_authorities(authorities: Option<Bundle>) -> BundleDoc {
+        BundleDoc { authorities, jwt_keys: None, sequence: None, refresh_hint_s: None }
     }
 
     /// The document of these authorities, as a bundle endpoint serves it. Keys of ours are not in

@@ -1,7 +1,8 @@
 //! The SPIFFE bundle map: `{"trust_domains": {"<name>": {"keys": [...]}}}`, read from a file.
 //!
 //! Only `x509-svid` keys are taken; keys of other or unknown use are skipped, as the format asks.
-//! A trust domain named twice, or one without any authority, refuses the whole map.
+//! A trust domain named twice refuses the whole map; one without any authority is one of which
+//! nothing is valid (B-1), and takes nobody else along.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -32,8 +33,19 @@ struct BundleWire {
 /// Reads a bundle map, whole or not at all.
 ///
 /// # Errors
-/// When it is not such a map, or a domain in it has no usable authority.
+/// When it is not such a map, or nobody is trusted by it.
 pub(crate) fn parse(text: &[u8]) -> Result<TrustBundles, BundleError> {
+    let named = named(text)?.into_iter();
+    let trusted: TrustBundles =
+        named.filter_map(|(domain, bundle)| Some((domain, bundle?))).collect();
+    if trusted.is_empty() { Err(BundleError::Empty) } else { Ok(trusted) }
+}
+
+/// Every trust domain a bundle map names; `None`: without any authority.
+///
+/// # Errors
+/// When it is not such a map.
+pub(crate) fn named(text: &[u8]) -> Result<BTreeMap<TrustDomain, Option<Bundle>>, BundleError> {
     let map: MapWire =
         serde_json::from_slice(text).map_err(|error| BundleError::BadMap(error.to_string()))?;
     let DomainsWire(domains) = map.trust_domains;
@@ -46,7 +58,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<TrustBundles, BundleError> {
     domains.into_iter().map(|(name, wire)| domain(&name, wire)).collect()
 }
 
-fn domain(name: &str, wire: BundleWire) -> Result<(TrustDomain, Bundle), BundleError> {
+fn domain(name: &str, wire: BundleWire) -> Result<(TrustDomain, Option<Bundle>), BundleError> {
     let bad = |problem: &dyn fmt::Display| BundleError::BadMap(format!("\"{name}\": {problem}"));
     let domain = TrustDomain::parse(name).map_err(|error| bad(&error))?;
     let authorities = wire
@@ -56,10 +68,10 @@ fn domain(name: &str, wire: BundleWire) -> Result<(TrustDomain, Bundle), BundleE
         .map(|authority| authority.map_err(|problem| bad(&problem)))
         .collect::<Result<Vec<_>, _>>()?;
     if authorities.is_empty() {
-        return Err(bad(&"no x509-svid key"));
+        return Ok((domain, None));
     }
     let bundle = Bundle::from_certificates(authorities).map_err(|error| bad(&error))?;
-    Ok((domain, bundle))
+    Ok((domain, Some(bundle)))
 }
 
 impl<'de> Deserialize<'de> for DomainsWire {

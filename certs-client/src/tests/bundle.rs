@@ -46,8 +46,8 @@ fn a_bundle_map_is_read_by_its_rules() {
     assert_eq!(bundles.get(&domain("demo.test")), Some(&ca.bundle()));
 
     for (bad, part) in [
-        (map(""), "no x509-svid key"),
-        (map(jwt), "no x509-svid key"),
+        (map(""), "empty"),
+        (map(jwt), "empty"),
         (map(r#"{"use": "x509-svid", "kty": "EC"}"#), "no x5c"),
         (map(&good.replace("\"EC\"", "\"EC\", \"kid\": \"1\"")), "kid"),
         (map(r#"{"use": "x509-svid", "kty": "EC", "x5c": ["%"]}"#), "base64"),
@@ -63,4 +63,21 @@ fn a_bundle_map_is_read_by_its_rules() {
         let error = bundle_map::parse(bad.as_bytes()).unwrap_err().to_string();
         assert!(error.contains(part), "{error:?} does not say {part:?}");
     }
+}
+
+/// A partner whose keys are all gone is trusted no more; nothing else of the map suffers from it.
+#[test]
+fn b1_a_trust_domain_without_keys_in_a_map_is_one_of_which_nothing_is_valid() {
+    let ca = TestCa::new("demo.test");
+    let x5c = STANDARD.encode(&ca.certificate);
+    let own = format!(r#"{{"keys": [{{"use": "x509-svid", "kty": "EC", "x5c": ["{x5c}"]}}]}}"#);
+    let text =
+        format!(r#"{{"trust_domains": {{"demo.test": {own}, "partner.test": {{"keys": []}}}}}}"#);
+    let (demo, partner) = (domain("demo.test"), domain("partner.test"));
+    let bundles = bundle_map::parse(text.as_bytes()).unwrap();
+    assert_eq!((bundles.get(&demo), bundles.get(&partner)), (Some(&ca.bundle()), None));
+    let of = |domain| crate::BundleDoc::of_file(text.as_bytes(), domain);
+    assert_eq!(of(&partner).unwrap().authorities, None, "it replaces what was trusted before");
+    assert_eq!(of(&demo).unwrap().authorities, Some(ca.bundle()));
+    assert!(of(&domain("other.test")).is_err());
 }
