@@ -386,6 +386,31 @@ async fn w8_permission_denied_withdraws_the_identity() {
     until(&mut states, |status| status.state == State::Valid).await;
 }
 
+/// A clock that runs ahead ends the certificate; set right, the very same one counts again, although
+/// the agent has no reason to say anything.
+#[tokio::test]
+async fn w7_after_the_end_of_the_certificate_the_stream_is_opened_again() {
+    let ca = TestCa::new("demo.test");
+    let leaf = ca.leaf(ORDERS, |_| {});
+    let api = Running::new(vec![vec![Ok(svids(&[&leaf], &ca))]], no_bundles());
+    let (clock, hands) = clock();
+    let endpoint = Endpoint::Unix(api.socket());
+    let source = CertSource::WorkloadApi { endpoint, jwt_keys: JwtKeys::Ignore };
+    let handle = source::spawn(source, None, clock);
+    holds(&handle, &leaf).await;
+    let mut states = handle.status();
+    hands.store(NOW + 7_200, std::sync::atomic::Ordering::Relaxed);
+    until(&mut states, |status| status.state == State::Expired).await;
+    assert!(handle.certs().borrow().identity.is_none());
+    let told = |status: &Arc<crate::Status>| {
+        status.last_failure.as_ref().is_some_and(|failure| failure.answer.contains("ended"))
+    };
+    until(&mut states, told).await;
+    hands.store(NOW + 10, std::sync::atomic::Ordering::Relaxed);
+    until(&mut states, |status| status.state == State::Valid).await;
+    holds(&handle, &leaf).await;
+}
+
 #[tokio::test]
 async fn w8_permission_denied_from_the_start_says_what_to_do() {
     let api = Running::new(vec![vec![Err(Status::permission_denied("no identity"))]], no_bundles());

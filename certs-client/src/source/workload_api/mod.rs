@@ -27,7 +27,11 @@ use self::wire::{
 };
 use super::publish::{Failed, Publisher};
 use crate::{
-    bundle::TrustBundles, crl::Crl, gate::GateError, jwt_bundle::JwtBundles, status::NextTry,
+    bundle::TrustBundles,
+    crl::Crl,
+    gate::GateError,
+    jwt_bundle::JwtBundles,
+    status::{NextTry, State},
 };
 
 pub use countersign_config::{
@@ -40,6 +44,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// A stream that delivered and lived this long is opened again without a wait.
 const STREAM_LIFE_MIN: Duration = Duration::from_secs(1);
+/// Time between two looks whether the identity has ended.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether the keys of JWT-SVIDs are asked for too.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,6 +124,9 @@ enum Ended {
     /// A message was discarded. Asking anew brings the complete state again, so what was wrong
     /// for a moment only (a clock, a half-done change) is not missed until the next rotation.
     Discarded(GateError),
+    /// What the stream delivered has ended by our clock, and nothing newer came. Asking anew brings
+    /// the complete state, so a clock that was wrong for a moment costs no more than that moment.
+    Expired,
     TimedOut(&'static str),
 }
 
@@ -131,7 +140,7 @@ impl Ended {
         match self {
             Ended::Answer(_) => Verdict::of(self) == Verdict::BackOff,
             Ended::Closed => true,
-            Ended::Connect(_) | Ended::Discarded(_) | Ended::TimedOut(_) => false,
+            Ended::Connect(_) | Ended::Discarded(_) | Ended::Expired | Ended::TimedOut(_) => false,
         }
     }
 }
@@ -155,9 +164,11 @@ impl Verdict {
                 Code::PermissionDenied => Verdict::Withdraw,
                 _ => Verdict::BackOff,
             },
-            Ended::Closed | Ended::Connect(_) | Ended::Discarded(_) | Ended::TimedOut(_) => {
-                Verdict::BackOff
-            }
+            Ended::Closed
+            | Ended::Connect(_)
+            | Ended::Discarded(_)
+            | Ended::Expired
+            | Ended::TimedOut(_) => Verdict::BackOff,
         }
     }
 }
@@ -243,7 +254,17 @@ impl Follow<'_> {
             let complete = message.map_err(Ended::Answer)?.ok_or(Ended::Closed)?;
             (call.receive)(complete).map_err(Ended::Discarded)?;
             *delivered = true;
-            message = stream.message().await;
+            message = tokio::select! {
+                message = stream.message() => message,
+                () = self.expired(), if call.part == Part::Identity => return Err(Ended::Expired),
+            };
+        }
+    }
+
+    /// Waits until the identity has ended.
+    async fn expired(&self) {
+        while self.publisher.state() != State::Expired {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -268,6 +289,7 @@ impl Follow<'_> {
             Ended::Closed => "the authority closed the stream".to_owned(),
             Ended::Connect(error) => format!("cannot connect: {}", innermost(error)),
             Ended::Discarded(error) => format!("discarded what it sent: {error}"),
+            Ended::Expired => "the certificate has ended and nothing newer came".to_owned(),
             Ended::TimedOut(what) => format!("{what} within {} s", ANSWER_MAX.as_secs()),
         };
         let failed = Failed {
@@ -304,6 +326,7 @@ fn hint(ended: &Ended) -> Option<&'static str> {
             }
             _ => None,
         },
+        Ended::Expired => Some("does the authority still renew it, and do the clocks agree?"),
         Ended::Closed | Ended::Discarded(_) | Ended::TimedOut(_) => None,
     }
 }
