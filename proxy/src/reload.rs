@@ -11,7 +11,7 @@ use countersign_certs_client::federation::Fetched;
 use countersign_certs_client::{Certs, State, Status, TrustBundles, svid};
 use countersign_config::{ProxyConfig, document_files};
 use countersign_policy::Documents;
-use countersign_policy::doc::{DestinationPeer, FederatedBundle, FileRef, TlsRoots};
+use countersign_policy::doc::{DestinationPeer, FederatedBundle, FileRef, SvidBundle, TlsRoots};
 use countersign_workload_id::TrustDomain;
 
 use crate::admin::{Condition, Readiness};
@@ -150,7 +150,7 @@ impl Reload {
         }
     }
 
-    /// Key sets and roots that documents refer to; their change counts like a document's.
+    /// Key sets, bundles and roots that documents refer to; their change counts like a document's.
     fn key_files(&self) -> Vec<PathBuf> {
         let issuers = self.documents.mesh.issuers.iter();
         let keys = issuers.filter_map(|issuer| issuer.jwks.as_ref());
@@ -165,7 +165,13 @@ impl Reload {
                 FederatedBundle::File(file) => Some(file),
                 FederatedBundle::Source | FederatedBundle::Endpoint(_) => None,
             });
-        keys.chain(roots).chain(bundles).map(FileRef::resolve).collect()
+        let gateways = self.documents.gateways.iter();
+        let callers = gateways.filter_map(|named| named.spec.callers.jwt_svid.as_ref());
+        let tokens = callers.filter_map(|callers| match &callers.bundle {
+            SvidBundle::File(file) => Some(file),
+            SvidBundle::Source => None,
+        });
+        keys.chain(roots).chain(bundles).chain(tokens).map(FileRef::resolve).collect()
     }
 
     fn take_over(&mut self, documents: Arc<Documents>) {

@@ -39,7 +39,8 @@ fn service_account(
     let mut fields = Fields::of(node, "serviceAccountToken", findings)?;
     let issuer_node = fields.required("issuer", findings);
     let issuer = issuer_node.and_then(|node| provider::https(node, findings));
-    let audience = audience(fields.optional("audience"), known, findings);
+    let audience_node = fields.optional("audience");
+    let audience = audience(audience_node, known, findings);
     let review = fields.optional("tokenReview").and_then(|node| api_server(node, findings));
     let discovery = fields.optional("discovery");
     let keys = discovery.and_then(|node| provider::discovery_of_cluster(node, findings));
@@ -52,6 +53,12 @@ fn service_account(
             .hint("`tokenReview: {}` asks the API server of the cluster this gateway runs in");
     }
     let issuer = issuer?;
+    // Tokens without an audience of their own are for the issuer, and lie in every pod.
+    if let (Some(node), true) = (audience_node, audience.as_ref() == Some(&issuer)) {
+        findings
+            .error("E013", node.span, "the audience is that of the API server's own tokens")
+            .hint("an `audience` that is for this gateway alone, or leave it out");
+    }
     if let (Some(node), Some(owner)) = (issuer_node, known.issuers.get(&issuer)) {
         let message = format!("issuer `{issuer}` belongs to provider `{owner}` already");
         findings.error("E019", node.span, message);

@@ -98,6 +98,16 @@ fn every_field_of_callers_is_read() {
 }
 
 #[test]
+fn the_audience_of_the_api_server_is_never_ours() {
+    problems(
+        "{serviceAccountToken: {issuer: https://cluster, audience: https://cluster, tokenReview: {}, grants: [a]}}",
+        &expect![[r#"
+        E013 the audience is that of the API server's own tokens; an `audience` that is for this gateway alone, or leave it out
+    "#]],
+    );
+}
+
+#[test]
 fn callers_that_cannot_work_are_errors() {
     problems(
         "{}",

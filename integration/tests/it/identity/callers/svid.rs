@@ -186,6 +186,27 @@ async fn attack_federated_domain_vouches_for_a_caller_of_ours() {
     assert_eq!(record["reason"], "caller_token_invalid/subject", "{record}");
 }
 
+/// A key that left the bundle file signs for nobody from then on; nothing else has to change.
+#[tokio::test]
+async fn attack_signs_with_key_that_left_the_bundle_file() {
+    let lab = Lab::new();
+    let (old, new) = (Tokens::of(&lab.ca, "jwt", "old"), Tokens::of(&lab.ca, "jwt", "new"));
+    let users = Tokens::of(&lab.ca, "idp", "keys");
+    let file = bundle(&lab, "own.json", &old);
+    let callers = json!({"jwtSvid": {"bundle": {"file": file}, "grants": ["orders.read"]}});
+    let mesh = taking(lab.gateway_mesh(&users), callers);
+    let files = |lab: &Lab, namespace: &str, account: &str| lab.proxy(namespace, account);
+    let edge = Edge::with(lab, mesh, &[OWN.to_owned()], files).await;
+    let (before, after) = (signed(&old, OWN), signed(&new, OWN));
+    allowed(&edge.orders, &edge.get(&before).await).await;
+    refused(&edge.gateway, &edge.get(&after).await, "caller_token_invalid").await;
+    bundle(&edge.lab, "own.json", &new);
+    wait::until("the new key", async || (edge.get(&after).await.status == 200).then_some(())).await;
+    let reply = edge.get(&before).await;
+    let record = refused(&edge.gateway, &reply, "caller_token_invalid").await;
+    assert_eq!(record["reason"], "caller_token_invalid/key_unknown", "{record}");
+}
+
 /// Two credentials are two answers to who calls, however often one of them was seen before.
 #[tokio::test]
 async fn attack_brings_a_user_beside_a_known_caller() {
