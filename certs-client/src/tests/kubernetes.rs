@@ -330,6 +330,9 @@ async fn token_and_trust_that_cannot_be_read_name_their_file() {
     fs::write(server.file("token"), "the token").unwrap();
     fs::write(server.file("roots.pem"), "nothing").unwrap();
     assert!(server.complaint().await.contains("roots.pem: the trust bundle is empty"));
+    let many = pem(&ca.certificate).repeat(1_000);
+    fs::write(server.file("roots.pem"), many).unwrap();
+    assert!(server.complaint().await.contains("roots.pem: larger than 262144 bytes"));
 
     let config = KubernetesCsr {
         trust: KubernetesTrust::ClusterTrustBundle("countersign.dev:workload:trust".to_owned()),

@@ -91,10 +91,14 @@ fn place(trust: &KubernetesTrust) -> String {
 fn from_file(path: &Path) -> Result<Bundle, IssueError> {
     let bad = |problem: String| IssueError::retry(READ, format!("{}: {problem}", path.display()));
     let mut text = Vec::new();
-    let limit = u64::try_from(CONTROL_ANSWER_BYTES_MAX).unwrap_or(u64::MAX);
+    let limit = u64::try_from(CONTROL_ANSWER_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
     File::open(path)
         .and_then(|file| file.take(limit).read_to_end(&mut text))
         .map_err(|error| bad(error.to_string()))?;
+    // The beginning of it would be fewer authorities.
+    if text.len() > CONTROL_ANSWER_BYTES_MAX {
+        return Err(bad(format!("larger than {CONTROL_ANSWER_BYTES_MAX} bytes")));
+    }
     Bundle::from_pem(&text).map_err(|error| bad(error.to_string()))
 }
 
