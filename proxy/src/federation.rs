@@ -64,6 +64,9 @@ impl Bundles {
         if let Some(own) = certs.jwt_bundles.get(&mesh.trust_domain) {
             all.tokens.insert(mesh.trust_domain.clone(), own.clone());
         }
+        let is_named = |(_, domain): &(PathBuf, TrustDomain)| mesh.is_federated_with(domain);
+        // Whom nobody names any more begins anew, if ever.
+        self.files.retain(|key, _| is_named(key));
         for FederatedDomain { trust_domain, bundle } in &mesh.federation {
             let (authorities, tokens) = match bundle {
                 FederatedBundle::Source => (

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use countersign_certs_client::source::workload_api::JwtKeys;
 use countersign_certs_client::{CertSource, CertsHandle, KeyMaker, source};
-use countersign_config::{IdentitySource, KeyPlace, ProxyConfig};
+use countersign_config::{FilesKey, IdentitySource, KeyPlace, ProxyConfig};
 
 use crate::clock::Now;
 
@@ -15,7 +15,21 @@ pub(crate) fn start(config: &ProxyConfig) -> CertsHandle {
         KeyPlace::Memory => KeyMaker::Software,
         KeyPlace::Pkcs11(token) => KeyMaker::Pkcs11(token.clone()),
     };
-    source::spawn_with(certs_source(config), keys, config.expected_id.clone(), clock)
+    let source = certs_source(config);
+    tracing::info!(%source, private_key = key_is(config), "identity source");
+    source::spawn_with(source, keys, config.expected_id.clone(), clock)
+}
+
+/// Where the private key is made and kept: what an operator trusts beside this process.
+fn key_is(config: &ProxyConfig) -> &'static str {
+    match (&config.identity, &config.key) {
+        (IdentitySource::Files { key: Some(FilesKey::Pkcs11(_)), .. }, _) => "in a token",
+        (IdentitySource::Files { .. } | IdentitySource::WorkloadApi { .. }, _) => {
+            "made elsewhere, and known to whoever delivers it"
+        }
+        (_, KeyPlace::Pkcs11(_)) => "made in a token, which it never leaves",
+        (_, KeyPlace::Memory) => "made in this process, which it never leaves",
+    }
 }
 
 fn certs_source(config: &ProxyConfig) -> CertSource {

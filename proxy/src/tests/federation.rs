@@ -104,3 +104,27 @@ fn endpoints_are_those_of_the_documents() {
     let pace = pace(&Limits::default());
     assert_eq!((pace.least_s, pace.most_s), (30, 3600));
 }
+
+/// The last good file of a domain counts while the domain is named; who was cut off does not come
+/// back by memory.
+#[test]
+fn a_domain_that_was_taken_out_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("b.json");
+    let rendered = BundleDoc::render(bundle("b.test").certificates(), 1, 60).unwrap();
+    std::fs::write(&file, rendered).unwrap();
+    let mesh = |federation| documents(folder.path(), federation).mesh;
+    let named = mesh("{trustDomain: b.test, bundle: {file: b.json}}");
+    let mut held = Bundles::default();
+    let certs = Certs::default();
+    let mut trusts = |mesh: &MeshConfig| {
+        held.in_force(mesh, &certs).authorities.get(&domain("b.test")).is_some()
+    };
+    assert!(trusts(&named));
+    std::fs::remove_file(&file).unwrap();
+    assert!(trusts(&named), "a file that cannot be read right now changes nothing");
+    assert!(!trusts(&mesh("{trustDomain: a.test, bundle: {source: true}}")));
+    assert!(!trusts(&named));
+    std::fs::write(&file, r#"{"keys": []}"#).unwrap();
+    assert!(!trusts(&named), "nobody, as the page on federation says");
+}
