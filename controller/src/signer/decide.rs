@@ -12,6 +12,9 @@ use super::request::{Request, Requester};
 /// What is asked for, in any order; nothing more and nothing less.
 const USAGES: [&str; 3] = ["client auth", "digital signature", "server auth"];
 
+/// Characters of a name that somebody asked for and does not get.
+const ASKED_CHARS_MAX: usize = 300;
+
 /// A pod as the API server knows it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Pod {
@@ -116,7 +119,9 @@ pub(crate) fn sound(request: &Request, rules: &Rules) -> Result<Sound, Denial> {
     }
     let csr = csr::parse(&request.pem)?;
     if let Some(asked) = csr.uri.as_ref().filter(|asked| *asked != id.as_str()) {
-        return Err(Denial::OtherIdentity { asked: asked.clone(), derived: id });
+        // It ends up in a log and on a terminal.
+        let asked = asked.chars().filter(|c| !c.is_control()).take(ASKED_CHARS_MAX).collect();
+        return Err(Denial::OtherIdentity { asked, derived: id });
     }
     Ok(Sound { requester, id, csr })
 }

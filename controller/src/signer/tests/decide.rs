@@ -79,6 +79,12 @@ fn attack_csr_names_another_workload() {
     let asked = object("csr-1", &csr::request(&key(), Some(&other)).unwrap().pem);
     assert!(matches!(denied(asked), Denial::OtherIdentity { .. }));
     let key = KeyPair::generate().unwrap();
+    let twisted = format!("spiffe://x/\u{1b}[2J\n{}", "a".repeat(10_000));
+    let asked = asking(&key, |params| {
+        params.subject_alt_names = vec![SanType::URI(twisted.as_str().try_into().unwrap())];
+    });
+    let said = denied(asked).to_string();
+    assert!(said.len() < 500 && !said.contains(char::is_control), "{said:?}");
     for names in [
         vec![orders().as_str(), "spiffe://prod.example.com/ns/shop/sa/billing"],
         vec![orders().as_str(), orders().as_str()],
