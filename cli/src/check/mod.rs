@@ -3,6 +3,7 @@
 //! The checks are those of a proxy at its start: each `ProxyConfig` with the documents it names,
 //! all other files together as one set. With `--pre`, the identity source is asked as well.
 
+mod notes;
 mod source;
 
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use clap::Args;
 use countersign_cli::output::{Output, print_json};
 use countersign_policy::{Diagnostic, Problems, Severity};
 use serde::Serialize;
+
+use notes::Note;
 
 /// Version of the JSON form; fields are only added.
 const SCHEMA_VERSION: u8 = 1;
@@ -54,7 +57,8 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
         Err(Problems(problems)) => problems,
     };
-    let report = Report::of(&found);
+    let mut report = Report::of(&found);
+    report.notes = notes::of(&args.files);
     match args.output {
         Output::Json => print_json(&report)?,
         Output::Text => print!("{}", text(found, &report)),
@@ -75,6 +79,8 @@ struct Report {
     errors: usize,
     warnings: usize,
     problems: Vec<Problem>,
+    /// What is as it may be, and worth knowing.
+    notes: Vec<Note>,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,6 +115,7 @@ impl Report {
             errors,
             warnings: found.len() - errors,
             problems: problems.collect(),
+            notes: Vec::new(),
         }
     }
 }
@@ -123,6 +130,9 @@ fn text(mut found: Vec<Diagnostic>, report: &Report) -> String {
     }
     if hidden > 0 {
         text.push_str(&format!("and {hidden} more\n"));
+    }
+    for note in &report.notes {
+        text.push_str(&format!("note: {}: {}\n  = {}\n", note.file, note.message, note.hint));
     }
     text.push_str(&match (report.errors, report.warnings) {
         (0, 0) => "all documents are valid\n".to_owned(),
@@ -148,13 +158,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(name);
         std::fs::write(&file, content).unwrap();
-        let args =
-            CheckArgs { files: vec![file], pre: false, deny_warnings: false, output: Output::Json };
-        let found = match countersign_config::check_files(&args.files) {
-            Ok(found) | Err(Problems(found)) => found,
-        };
-        let report = Report::of(&found);
-        (run(&args).unwrap(), text(found, &report))
+        checked(file)
     }
 
     #[test]
@@ -163,6 +167,60 @@ mod tests {
         assert_eq!(code, ExitCode::from(2));
         assert!(text.contains("broken.yaml:"), "{text}");
         assert!(text.lines().last().unwrap().contains("error"), "{text}");
+    }
+
+    /// What is said about a `ProxyConfig` that gets its identity like this.
+    fn process(identity: &str) -> (ExitCode, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            file
+        };
+        put("mesh.yaml", include_str!("../../../policy/cases/mesh.yaml"));
+        let config = format!(
+            "apiVersion: countersign.dev/v1alpha1\nkind: ProxyConfig\nspec:\n  \
+             identity: {identity}\n  namespace: shop\n  \
+             listeners: {{outbound: [{{address: \"127.0.0.1:7001\"}}]}}\n  \
+             documents: {{files: [mesh.yaml]}}\n"
+        );
+        checked(put("sidecar.yaml", &config))
+    }
+
+    fn checked(file: PathBuf) -> (ExitCode, String) {
+        let args =
+            CheckArgs { files: vec![file], pre: false, deny_warnings: true, output: Output::Json };
+        let found = match countersign_config::check_files(&args.files) {
+            Ok(found) | Err(Problems(found)) => found,
+        };
+        let mut report = Report::of(&found);
+        report.notes = notes::of(&args.files);
+        (run(&args).unwrap(), text(found, &report))
+    }
+
+    #[test]
+    fn keys_from_elsewhere_are_noted_and_are_no_problem() {
+        let files = |key: &str| {
+            format!("{{source: {{files: {{certificate: /c.pem, {key}bundle: /b.pem}}}}}}")
+        };
+        let token = |module: &str| {
+            files(&format!("key: \"pkcs11:token=mesh;object=orders?module-path={module}\", "))
+        };
+        let api = "{source: {workloadApi: {socket: api.sock}}}";
+        let noted = [
+            (api.to_owned(), "made by the SPIFFE agent"),
+            (files(""), "made by whoever writes /c.pem"),
+            (files("key: /k.pem, "), "made by whoever writes /k.pem"),
+            (token("/usr/lib/softhsm/libsofthsm2.so"), "libsofthsm2.so is loaded into the process"),
+        ];
+        for (identity, words) in noted {
+            let (code, text) = process(&identity);
+            assert!(text.contains("note: ") && text.contains(words), "{text}");
+            assert!(text.ends_with("all documents are valid\n"), "{text}");
+            assert_eq!(code, ExitCode::SUCCESS);
+        }
+        let (_, text) = process(&token("/usr/lib/p11-kit-client.so"));
+        assert_eq!(text, "all documents are valid\n");
     }
 
     #[test]
