@@ -16,6 +16,7 @@ pub mod smtp;
 pub mod softhsm;
 pub mod spire;
 pub mod tinyproxy;
+pub mod tpm;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

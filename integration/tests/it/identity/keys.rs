@@ -2,6 +2,7 @@
 
 mod faults;
 mod memory;
+mod tpm;
 
 use std::fs;
 use std::path::Path;

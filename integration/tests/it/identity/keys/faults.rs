@@ -120,7 +120,10 @@ async fn a_token_that_hangs_stops_new_connections_only() {
     assert_eq!(open.send(call()).await.unwrap().status, 200);
 }
 
-async fn new_connection(proxy: &Proxy, leaf: &countersign_integration::pki::Leaf) -> Option<Conn> {
+pub(super) async fn new_connection(
+    proxy: &Proxy,
+    leaf: &countersign_integration::pki::Leaf,
+) -> Option<Conn> {
     let mut conn =
         Conn::tls(proxy.inbound(), tls::client(Some(leaf), &[tls::MESH_H2])).await.ok()?;
     let reply = conn.send(Call::get("billing.shop", "/")).await.ok()?;
