@@ -1,6 +1,8 @@
 //! Roots are rotated while requests run: old, both, new. No handshake fails on the way, and at the
 //! end nothing that rests on the old root goes on.
 
+mod late;
+
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
