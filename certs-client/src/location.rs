@@ -46,6 +46,13 @@ impl Location {
         element(0x30, &content, &mut out);
         out
     }
+
+    /// Reads the value of the extension, whole or not at all.
+    pub fn from_der(value: &[u8]) -> Option<Location> {
+        let known = |text: String| (!text.is_empty()).then_some(text);
+        let [pod_uid, node, zone, region] = texts(value)?.map(known);
+        Some(Location { pod_uid, node, zone, region })
+    }
 }
 
 /// One DER element; the contents here have fewer than 65,536 bytes.
@@ -64,9 +71,7 @@ fn element(tag: u8, content: &[u8], out: &mut Vec<u8>) {
 pub(crate) fn of(leaf: &X509Certificate<'_>) -> Option<Location> {
     let mut found = leaf.extensions().iter().filter(|ext| ext.oid.as_bytes() == LOCATION_OID);
     let (only, None) = (found.next()?, found.next()) else { return None };
-    let known = |text: String| (!text.is_empty()).then_some(text);
-    let [pod_uid, node, zone, region] = texts(only.value)?.map(known);
-    Some(Location { pod_uid, node, zone, region })
+    Location::from_der(only.value)
 }
 
 /// The pod UID of a leaf.

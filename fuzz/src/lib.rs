@@ -1,4 +1,6 @@
-//! What the targets share: putting fuzzed bytes into the place of a token they are meant for.
+//! What the targets share: putting fuzzed bytes into the place they are meant for.
+
+use rustls_pki_types::CertificateDer;
 
 /// The trust domain the targets verify for.
 pub const DOMAIN: &str = "prod.example.com";
@@ -16,4 +18,28 @@ pub fn part(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// PEM of one section.
+pub fn pem(kind: &str, der: &[u8]) -> String {
+    let mut text = part(der).replace('-', "+").replace('_', "/");
+    text.push_str(["", "", "==", "="][text.len() % 4]);
+    format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
+}
+
+/// Cuts DER elements that follow each other; what has no sound length is the last one.
+pub fn certificates(mut bytes: &[u8]) -> Vec<CertificateDer<'static>> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let length = match *bytes {
+            [_, short @ ..=0x7f, ..] => 2 + usize::from(short),
+            [_, 0x81, length, ..] => 3 + usize::from(length),
+            [_, 0x82, high, low, ..] => 4 + usize::from(u16::from_be_bytes([high, low])),
+            _ => bytes.len(),
+        };
+        let (one, rest) = bytes.split_at(length.min(bytes.len()));
+        found.push(one.to_vec().into());
+        bytes = rest;
+    }
+    found
 }

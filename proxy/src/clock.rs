@@ -17,7 +17,7 @@ impl Now {
     }
 
     /// An instant given in microseconds since the Unix epoch, for tests and replays.
-    pub fn from_micros(micros: u64) -> Now {
+    pub const fn from_micros(micros: u64) -> Now {
         Now { micros }
     }
 

@@ -116,18 +116,24 @@ impl<'a> Read<'a> {
         if usage.is_some_and(|usage| !usage.value.crl_sign()) || !self.verifies(authority) {
             return None;
         }
-        Some(Believed {
+        let until = || seconds(parsed.validity().not_after.timestamp());
+        let intermediate_until = (!is_root).then(until);
+        Some(Believed { intermediate_until, ..self.as_one_of(parsed.public_key().raw, domain) })
+    }
+
+    /// What it says, as the list of a root with this key: who that is was found out before.
+    pub(super) fn as_one_of(&self, authority_key: &[u8], domain: &TrustDomain) -> Believed {
+        Believed {
             domain: domain.clone(),
             issuer: self.issuer().to_vec(),
-            authority: sha256(parsed.public_key().raw),
-            intermediate_until: (!is_root)
-                .then(|| seconds(parsed.validity().not_after.timestamp())),
+            authority: sha256(authority_key),
+            intermediate_until: None,
             sha256: sha256(self.der),
             order: self.order(),
             next_update: self.list.next_update().map_or(0, |at| seconds(at.timestamp())),
             serials: self.serials(),
             scope: self.scope(),
-        })
+        }
     }
 
     fn verifies(&self, authority: &CertificateDer<'_>) -> bool {

@@ -15,7 +15,7 @@ use countersign_workload_id::TrustDomain;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use self::believed::{Believed, significant};
+use self::believed::{Believed, Read, significant};
 use crate::{pem, svid::SvidError};
 
 pub use self::store::CrlProblem;
@@ -37,6 +37,16 @@ impl Crl {
     /// What is wrong with the PEM.
     pub fn from_pem(text: &[u8]) -> Result<Vec<Crl>, String> {
         Ok(pem::crls(text)?.into_iter().map(Crl).collect())
+    }
+
+    /// How many serial numbers it names, without any trust in it: everything that is read of a list
+    /// whose signature was checked. For the fuzz target and the replay of its corpus.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    #[doc(hidden)]
+    pub fn claimed_serials(&self, domain: &TrustDomain) -> Result<usize, String> {
+        Ok(Read::from_der(&self.0)?.as_one_of(&[], domain).serials.len())
     }
 
     /// The bytes.

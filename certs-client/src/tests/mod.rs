@@ -4,6 +4,7 @@ mod attacks;
 mod authority;
 mod bundle;
 mod bundle_doc;
+mod corpus;
 mod crl;
 mod csr;
 mod federation;

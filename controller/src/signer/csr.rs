@@ -54,14 +54,20 @@ pub(crate) fn parse(pem: &[u8]) -> Result<Csr, CsrError> {
     if kind != SectionKind::Csr {
         return Err(malformed("it is no CERTIFICATE REQUEST"));
     }
-    let (rest, request) = X509CertificationRequest::from_der(&der)
-        .map_err(|error| CsrError::Malformed(error.to_string()))?;
-    if !rest.is_empty() {
-        return Err(malformed("bytes follow it"));
-    }
+    let request = unproven(&der)?;
     check_signature(&request)?;
     let uri = requested_uri(&request)?;
     Ok(Csr { spki: request.certification_request_info.subject_pki.raw.to_vec(), uri })
+}
+
+/// A request whose signature was not looked at.
+pub(crate) fn unproven(der: &[u8]) -> Result<X509CertificationRequest<'_>, CsrError> {
+    let (rest, request) = X509CertificationRequest::from_der(der)
+        .map_err(|error| CsrError::Malformed(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(CsrError::Malformed("bytes follow it".to_owned()));
+    }
+    Ok(request)
 }
 
 /// Whoever asks holds the key.
@@ -88,7 +94,9 @@ fn check_signature(request: &X509CertificationRequest<'_>) -> Result<(), CsrErro
 }
 
 /// The one URI among the names, after a look at all requested extensions.
-fn requested_uri(request: &X509CertificationRequest<'_>) -> Result<Option<String>, CsrError> {
+pub(crate) fn requested_uri(
+    request: &X509CertificationRequest<'_>,
+) -> Result<Option<String>, CsrError> {
     let attributes = request.certification_request_info.iter_attributes();
     let mut uris = Vec::new();
     for attribute in attributes {

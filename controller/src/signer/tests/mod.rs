@@ -2,6 +2,7 @@
 
 mod authority;
 mod cluster;
+mod corpus;
 mod decide;
 mod reload;
 

@@ -51,6 +51,9 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("ES512", Algorithm::Es512),
 ];
 
+/// The shortest modulus of an RSA key.
+const RSA_BYTES_MIN: usize = 2048 / 8;
+
 /// The algorithm of this name, compared by bytes.
 fn algorithm(jose: &str) -> Option<Algorithm> {
     ALGORITHMS.iter().find(|(name, _)| *name == jose).map(|(_, algorithm)| *algorithm)
@@ -109,6 +112,10 @@ fn parse_key(jwk: &Map<String, Value>, algorithm: Algorithm) -> Option<ParsedPub
     let crv = jwk.get("crv").and_then(Value::as_str).unwrap_or_default();
     let rsa = |parameters: &'static RsaParameters| {
         let (n, e) = (member(jwk, "n").ok()?, member(jwk, "e").ok()?);
+        // Parsing takes any length, verification does not; what can verify nothing is no key.
+        if n.iter().skip_while(|byte| **byte == 0).count() < RSA_BYTES_MIN {
+            return None;
+        }
         RsaPublicKeyComponents { n, e }.to_parsed_public_key(parameters).ok()
     };
     match (algorithm, kty, crv) {

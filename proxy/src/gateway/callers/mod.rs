@@ -15,6 +15,8 @@ pub mod jwt_svid;
 pub mod review;
 pub mod rules;
 pub mod service_account;
+#[doc(hidden)]
+pub mod unproven;
 
 use std::sync::Arc;
 

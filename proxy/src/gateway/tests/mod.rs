@@ -1,6 +1,7 @@
 //! Tests of the gateway's stages.
 
 mod callers;
+mod corpus;
 mod identify;
 mod issuer;
 mod jwt_svid;
