@@ -10,9 +10,11 @@
 //! withdrawn one is gone at once.
 #![forbid(unsafe_code)]
 
+pub mod api_server;
 pub mod bundle;
 pub mod bundle_doc;
 mod bundle_map;
+mod credential;
 pub mod crl;
 pub mod csr;
 pub mod federation;

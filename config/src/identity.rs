@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::endpoint::WorkloadApiEndpoint;
+use crate::env;
 use crate::pkcs11::{Pkcs11Key, Pkcs11Token};
 
 /// Where keys are made, for the sources whose key this process makes.
@@ -133,7 +134,7 @@ pub struct KubernetesCsr {
 }
 
 /// A Kubernetes API server, and how to prove to it who we are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KubernetesApi {
     /// `https://10.0.0.1:443`, without a slash at the end.
     pub server: String,
@@ -141,6 +142,21 @@ pub struct KubernetesApi {
     pub ca: PathBuf,
     /// A service account token for the API server, read again for each call.
     pub token_file: PathBuf,
+}
+
+impl KubernetesApi {
+    /// Where Kubernetes puts `ca.crt` and `token` into every pod that asks for it.
+    pub const POD_FILES: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+    /// The API server as every pod is told it: `https://HOST:PORT`.
+    pub fn server_of_this_pod() -> Option<String> {
+        let host = env::KUBERNETES_SERVICE_HOST.get()?;
+        let port = env::KUBERNETES_SERVICE_PORT.get().unwrap_or_else(|| "443".to_owned());
+        // An IPv6 address stands in brackets before a port.
+        let bare_v6 = host.contains(':') && !host.starts_with('[');
+        let host = if bare_v6 { format!("[{host}]") } else { host };
+        Some(format!("https://{host}:{port}"))
+    }
 }
 
 /// Where trust anchors come from in Kubernetes.

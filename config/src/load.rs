@@ -7,6 +7,7 @@ use std::sync::Arc;
 use countersign_policy::yaml::{self, Findings};
 use countersign_policy::{Diagnostic, Documents, Problems, Severity, Source};
 
+use crate::identity::KubernetesApi;
 use crate::limits::POLICY_BYTES_MAX;
 use crate::proxy::ProxyConfig;
 use crate::read::{self, Written};
@@ -89,17 +90,8 @@ fn environment() -> read::Environment {
     read::Environment {
         spiffe_socket: env::SPIFFE_ENDPOINT_SOCKET.get(),
         pod_ips: env::COUNTERSIGN_POD_IPS.get(),
-        kubernetes: kubernetes(),
+        kubernetes: KubernetesApi::server_of_this_pod(),
     }
-}
-
-/// The API server as every pod is told it.
-fn kubernetes() -> Option<String> {
-    let host = env::KUBERNETES_SERVICE_HOST.get()?;
-    let port = env::KUBERNETES_SERVICE_PORT.get().unwrap_or_else(|| "443".to_owned());
-    // An IPv6 address stands in brackets before a port.
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    Some(format!("https://{host}:{port}"))
 }
 
 /// Reads policy documents from files and folders; all problems of all files at once.

@@ -79,7 +79,7 @@ impl Server {
     async fn start(ca: &TestCa) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
-        fs::write(file("token"), "the token\n").unwrap();
+        fs::write(file("token"), "the-token\n").unwrap();
         fs::write(file("roots.pem"), pem(&ca.certificate)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = KubernetesCsr {
@@ -199,7 +199,7 @@ async fn asks_as_kubernetes_wants_it_and_reads_the_token_each_time() {
     let expected = |token: &str| {
         [(format!("POST {all}"), token.to_owned()), (format!("GET {all}/csr-1"), token.to_owned())]
     };
-    assert_eq!(lines, [expected("Bearer the token"), expected("Bearer another")].concat());
+    assert_eq!(lines, [expected("Bearer the-token"), expected("Bearer another")].concat());
     let spec = &seen[0].2["spec"];
     assert_eq!(spec["signerName"], "countersign.dev/workload");
     assert_eq!(spec["expirationSeconds"], 3600);
@@ -323,11 +323,11 @@ async fn token_and_trust_that_cannot_be_read_name_their_file() {
     server.answers(signing(Arc::clone(&ca), |pem| pem));
     fs::write(server.file("token"), "\n").unwrap();
     let text = server.complaint().await;
-    assert!(text.contains("token: the file is empty"), "{text}");
+    assert!(text.contains("token: it is empty"), "{text}");
     fs::remove_file(server.file("token")).unwrap();
     let text = server.complaint().await;
     assert!(text.contains("read the token") && text.contains("serviceAccountToken"), "{text}");
-    fs::write(server.file("token"), "the token").unwrap();
+    fs::write(server.file("token"), "the-token").unwrap();
     fs::write(server.file("roots.pem"), "nothing").unwrap();
     assert!(server.complaint().await.contains("roots.pem: the trust bundle is empty"));
     let many = pem(&ca.certificate).repeat(1_000);

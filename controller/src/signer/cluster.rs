@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use countersign_certs_client::https::{Answer, Client, Problem, Request as Call, Trust, Url};
+use countersign_certs_client::api_server::{ApiServer, ApiServerError};
+use countersign_certs_client::https::{Answer, HttpsError, Problem, Request as Call, Url};
 use countersign_config::KubernetesApi;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -72,21 +73,14 @@ impl Waiting {
 /// The API server.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    base: Url,
-    client: Client,
-    token_file: std::path::PathBuf,
+    server: ApiServer,
     signer_name: String,
 }
 
 impl Cluster {
     pub(crate) fn new(api: &KubernetesApi, signer_name: &str) -> Result<Cluster, &'static str> {
-        let client = Client::new(Trust::PemFile(api.ca.clone()));
-        Ok(Cluster {
-            base: Url::parse(&api.server)?,
-            client: client.answer_bytes_max(ANSWER_BYTES_MAX),
-            token_file: api.token_file.clone(),
-            signer_name: signer_name.to_owned(),
-        })
+        let server = ApiServer::new(api)?.answer_bytes_max(ANSWER_BYTES_MAX);
+        Ok(Cluster { server, signer_name: signer_name.to_owned() })
     }
 
     /// Brings what waits up to date; takes up to one window if nothing happens.
@@ -305,23 +299,20 @@ impl Cluster {
     }
 
     fn url(&self, call: &'static str, path: &str) -> Result<Url, ClusterError> {
-        self.base.below(path).map_err(|problem| ClusterError::Refused {
-            call,
-            answer: problem.to_owned(),
-            hint: None,
-        })
+        self.server.url(path).map_err(|error| no_answer(call, &error))
     }
 
     async fn ask(&self, call: &'static str, request: Call) -> Result<Answer, ClusterError> {
-        let refused = |answer: String| ClusterError::Refused { call, answer, hint: None };
-        let place = self.token_file.display();
-        let token = std::fs::read_to_string(&self.token_file)
-            .map_err(|error| refused(format!("{place}: {error}")))?;
-        let sent = self.client.send(request.bearer(token.trim())).await;
-        sent.map_err(|error| match error.problem {
-            Problem::TooLarge { .. } => ClusterError::TooLarge(call),
-            _ => refused(error.to_string()),
-        })
+        self.server.send(request).await.map_err(|error| no_answer(call, &error))
+    }
+}
+
+fn no_answer(call: &'static str, error: &ApiServerError) -> ClusterError {
+    match error {
+        ApiServerError::Call(HttpsError { problem: Problem::TooLarge { .. }, .. }) => {
+            ClusterError::TooLarge(call)
+        }
+        _ => ClusterError::Refused { call, answer: error.to_string(), hint: None },
     }
 }
 

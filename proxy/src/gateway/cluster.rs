@@ -1,97 +1,64 @@
-//! How a gateway reaches the API server of a Kubernetes cluster: address, CA, own credential. What
-//! a document leaves out is found as in any pod.
-//!
-//! Invariant: the credential is read again at each call and goes to this server only.
+//! The API server a gateway's document means: what the document leaves out is found as in any pod.
 
 use std::path::PathBuf;
 
-use countersign_certs_client::https::{Answer, Client, Request, Trust, Url};
-use countersign_config::env;
-use countersign_config::limits::CONTROL_ANSWER_BYTES_MAX;
-use countersign_policy::doc::{ApiServer, FileRef};
+use countersign_certs_client::api_server::{ApiServer, ApiServerError};
+use countersign_certs_client::https::{Answer, Request};
+use countersign_config::KubernetesApi;
+use countersign_policy::doc::{self, FileRef};
 use serde_json::Value;
-use zeroize::Zeroizing;
 
-/// Where Kubernetes puts a pod's own files.
-const POD_FILES: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
-/// An API server, with everything needed to ask it.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Cluster {
-    /// `https://host:port`.
-    pub server: String,
-    /// File of its CA.
-    pub ca: PathBuf,
-    /// File of the token to ask with.
-    pub token_file: PathBuf,
+/// Where the API server is, and how to prove to it who we are.
+///
+/// # Errors
+/// A sentence, when the document leaves the address out and this process is in no cluster.
+pub(super) fn of(document: &doc::ApiServer) -> Result<KubernetesApi, String> {
+    let own = |file: &Option<FileRef>, name: &str| {
+        let default = || PathBuf::from(KubernetesApi::POD_FILES).join(name);
+        file.as_ref().map_or_else(default, FileRef::resolve)
+    };
+    let server = document.server.clone().or_else(KubernetesApi::server_of_this_pod);
+    let server = server.ok_or(
+        "`server` is not written, and this process is in no cluster \
+         (KUBERNETES_SERVICE_HOST is not set)",
+    )?;
+    let (ca, token_file) = (own(&document.ca, "ca.crt"), own(&document.token_file, "token"));
+    Ok(KubernetesApi { server, ca, token_file })
 }
 
-impl Cluster {
-    /// The one a document means.
-    ///
-    /// # Errors
-    /// A sentence, when the document leaves the address out and this process is in no cluster.
-    pub fn of(document: &ApiServer) -> Result<Cluster, String> {
-        let own = |file: &Option<FileRef>, name: &str| {
-            file.as_ref().map_or_else(|| PathBuf::from(POD_FILES).join(name), FileRef::resolve)
-        };
-        let server = match &document.server {
-            Some(server) => server.clone(),
-            None => in_this_pod()?,
-        };
-        let (ca, token_file) = (own(&document.ca, "ca.crt"), own(&document.token_file, "token"));
-        Ok(Cluster { server, ca, token_file })
-    }
-
-    /// `GET` of a path.
-    ///
-    /// # Errors
-    /// Who was asked what, and what came.
-    pub async fn get(&self, path: &str) -> Result<Answer, String> {
-        self.ask(Request::get(self.url(path)?).header(http::header::ACCEPT, "*/*")).await
-    }
-
-    /// `POST` of an object.
-    ///
-    /// # Errors
-    /// Who was asked what, and what came.
-    pub async fn post(&self, path: &str, object: &Value) -> Result<Answer, String> {
-        self.ask(Request::post(self.url(path)?).json(object)).await
-    }
-
-    fn url(&self, path: &str) -> Result<Url, String> {
-        let url = Url::parse(&self.server).and_then(|url| url.below(path));
-        url.map_err(|problem| format!("`{}` is not asked: {problem}", self.server))
-    }
-
-    async fn ask(&self, request: Request) -> Result<Answer, String> {
-        let token = self.token()?;
-        let client = Client::new(Trust::PemFile(self.ca.clone()));
-        client.send(request.bearer(&token)).await.map_err(|error| error.to_string())
-    }
-
-    fn token(&self) -> Result<Zeroizing<String>, String> {
-        use std::io::Read as _;
-        let failed = |error: &dyn std::fmt::Display| {
-            format!("our own token for {}: {}: {error}", self.server, self.token_file.display())
-        };
-        let file = std::fs::File::open(&self.token_file).map_err(|error| failed(&error))?;
-        let limit = u64::try_from(CONTROL_ANSWER_BYTES_MAX).unwrap_or(u64::MAX);
-        let mut text = Zeroizing::new(String::new());
-        file.take(limit).read_to_string(&mut text).map_err(|error| failed(&error))?;
-        match text.trim() {
-            "" => Err(failed(&"the file is empty")),
-            token => Ok(Zeroizing::new(token.to_owned())),
-        }
-    }
+/// `GET` of a path, whatever the type of what is there.
+///
+/// # Errors
+/// Who was asked what, and what came.
+pub(super) async fn get(api: &KubernetesApi, path: &str) -> Result<Answer, String> {
+    let server = server(api)?;
+    let url = server.url(path).map_err(|error| failed(api, &error))?;
+    let request = Request::get(url).header(http::header::ACCEPT, "*/*");
+    server.send(request).await.map_err(|error| failed(api, &error))
 }
 
-fn in_this_pod() -> Result<String, String> {
-    let missing = "`server` is not written, and this process is in no cluster \
-                   (KUBERNETES_SERVICE_HOST is not set)";
-    let host = env::KUBERNETES_SERVICE_HOST.get().ok_or(missing)?;
-    let port = env::KUBERNETES_SERVICE_PORT.get().unwrap_or_else(|| "443".to_owned());
-    let bare_v6 = host.contains(':') && !host.starts_with('[');
-    let host = if bare_v6 { format!("[{host}]") } else { host };
-    Ok(format!("https://{host}:{port}"))
+/// `POST` of an object.
+///
+/// # Errors
+/// Who was asked what, and what came.
+pub(super) async fn post(
+    api: &KubernetesApi,
+    path: &str,
+    object: &Value,
+) -> Result<Answer, String> {
+    let server = server(api)?;
+    let url = server.url(path).map_err(|error| failed(api, &error))?;
+    server.send(Request::post(url).json(object)).await.map_err(|error| failed(api, &error))
+}
+
+fn server(api: &KubernetesApi) -> Result<ApiServer, String> {
+    ApiServer::new(api).map_err(|problem| format!("`{}` is not asked: {problem}", api.server))
+}
+
+fn failed(api: &KubernetesApi, error: &ApiServerError) -> String {
+    match error {
+        ApiServerError::Address(problem) => format!("`{}` is not asked: {problem}", api.server),
+        ApiServerError::Call(error) => error.to_string(),
+        ApiServerError::Token(text) => format!("our own token for {}: {text}", api.server),
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_config::KubernetesApi;
 use countersign_policy::doc::{ApiServer, FileRef, ProviderKeys};
 use http::uri::Scheme;
 use http::{Request, StatusCode, Uri, header};
@@ -19,7 +20,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::cluster::Cluster;
+use super::cluster;
 use super::provider_keys::Provider;
 use super::strict_json;
 use super::user_keys::{KeySetError, UserKeySet};
@@ -342,7 +343,7 @@ fn check_status(status: StatusCode, url: &KeyUrl) -> Result<(), FetchError> {
 /// The keys of a cluster, from its API server: the address it publishes for its keys need not be
 /// one that pods can reach.
 async fn of_cluster(server: &ApiServer, issuer: &str) -> Result<(String, Bytes), FetchError> {
-    let cluster = Cluster::of(server).map_err(FetchError::Cluster)?;
+    let cluster = cluster::of(server).map_err(FetchError::Cluster)?;
     let at = |path: &str| format!("{}{path}", cluster.server);
     let document = ask(&cluster, CLUSTER_DISCOVERY).await?;
     let bad = |problem: String| FetchError::Discovery { url: at(CLUSTER_DISCOVERY), problem };
@@ -354,8 +355,8 @@ async fn of_cluster(server: &ApiServer, issuer: &str) -> Result<(String, Bytes),
     Ok((at(CLUSTER_KEYS), ask(&cluster, CLUSTER_KEYS).await?))
 }
 
-async fn ask(cluster: &Cluster, path: &str) -> Result<Bytes, FetchError> {
-    let answer = cluster.get(path).await.map_err(FetchError::Cluster)?;
+async fn ask(cluster: &KubernetesApi, path: &str) -> Result<Bytes, FetchError> {
+    let answer = cluster::get(cluster, path).await.map_err(FetchError::Cluster)?;
     let hint = match answer.status {
         StatusCode::OK => return Ok(answer.body),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {

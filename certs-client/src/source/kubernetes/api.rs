@@ -1,11 +1,5 @@
 //! Calls of the API server: who we are there, and what its answers mean to a person.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
-
 use countersign_config::KubernetesApi;
 use http::StatusCode;
 use serde::Deserialize;
@@ -16,28 +10,21 @@ use super::super::{
     renewing::IssueError,
 };
 use crate::{
-    https::{Answer, Client, Request, Trust, Url},
+    api_server::{ApiServer, ApiServerError},
+    https::{Answer, Request, Url},
     status::NextTry,
 };
 
-/// Bytes of a token file; tokens are near 1 KiB.
-const TOKEN_BYTES_MAX: u64 = 64 * 1024;
 /// Characters of a text of the API server that are shown.
 const SHOWN_CHARS_MAX: usize = 300;
 
 /// The API server as this pod may ask it.
 #[derive(Clone)]
-pub(super) struct Api {
-    base: Url,
-    client: Client,
-    token_file: PathBuf,
-}
+pub(super) struct Api(ApiServer);
 
 impl Api {
     pub(super) fn new(config: &KubernetesApi) -> Result<Api, &'static str> {
-        let base = Url::parse(&config.server)?;
-        let client = Client::new(Trust::PemFile(config.ca.clone()));
-        Ok(Api { base, client, token_file: config.token_file.clone() })
+        ApiServer::new(config).map(Api)
     }
 
     /// Reads an object.
@@ -56,19 +43,11 @@ impl Api {
     }
 
     fn url(&self, call: &'static str, path: &str) -> Result<Url, IssueError> {
-        self.base.below(path).map_err(|problem| IssueError::retry(call, problem))
+        self.0.url(path).map_err(|error| failed(call, error))
     }
 
     async fn send(&self, call: &'static str, request: Request) -> Result<Answer, IssueError> {
-        let token = token(&self.token_file).map_err(|problem| {
-            let place = self.token_file.display();
-            IssueError::retry("read the token", format!("{place}: {problem}")).hint(
-                "project a serviceAccountToken without `audience` into this container; \
-                 see docs/identity/kubernetes.md",
-            )
-        })?;
-        let answer = self.client.send(request.bearer(&token)).await;
-        answer.map_err(|error| IssueError::retry(call, error.to_string()))
+        self.0.send(request).await.map_err(|error| failed(call, error))
     }
 
     /// What an answer that is no success means.
@@ -79,7 +58,7 @@ impl Api {
             StatusCode::UNAUTHORIZED => error.hint(format!(
                 "the API server does not take the token in {}: it must be projected without \
                  `audience`, and it ends with its pod",
-                self.token_file.display()
+                self.0.api().token_file.display()
             )),
             StatusCode::FORBIDDEN => error.hint(
                 "bind the ClusterRole of docs/identity/kubernetes.md to this service account",
@@ -105,17 +84,15 @@ pub(super) fn unusable(publisher: &Publisher, config: &KubernetesApi, problem: &
     publisher.failed(failed, NextTry::Never);
 }
 
-/// The token, read anew: kubelet replaces it before it ends.
-fn token(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut limited = file.take(TOKEN_BYTES_MAX);
-    limited.read_to_string(&mut text).map_err(|error| error.to_string())?;
-    let token = text.trim();
-    if token.is_empty() {
-        return Err("the file is empty".to_owned());
+fn failed(call: &'static str, error: ApiServerError) -> IssueError {
+    match error {
+        ApiServerError::Address(problem) => IssueError::retry(call, problem),
+        ApiServerError::Call(error) => IssueError::retry(call, error.to_string()),
+        ApiServerError::Token(text) => IssueError::retry("read the token", text).hint(
+            "project a serviceAccountToken without `audience` into this container; \
+             see docs/identity/kubernetes.md",
+        ),
     }
-    Ok(token.to_owned())
 }
 
 /// The `message` of a `Status`, or the beginning of whatever came.

@@ -3,12 +3,7 @@
 //! Invariant: a credential goes into one request and nowhere else; what the server says about it
 //! is shown without it.
 
-use std::{
-    borrow::Cow,
-    fs::File,
-    io::{self, Read as _},
-    path::Path,
-};
+use std::{borrow::Cow, path::Path};
 
 use countersign_config::{identity::VaultSource, limits::CRL_BYTES_MAX};
 use http::HeaderName;
@@ -17,12 +12,10 @@ use zeroize::Zeroizing;
 
 use super::answers::{Answer, Unusable};
 use crate::{
+    credential,
     https::{Client, Request, Trust, Url},
     source::renewing::IssueError,
 };
-
-/// Bytes of a file with a token or an id.
-const CREDENTIAL_BYTES_MAX: u64 = 64 * 1024;
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
@@ -126,22 +119,7 @@ impl Server {
     }
 }
 
-/// A token or id that somebody else writes, without the line end; read again at every use.
+/// A token or id that somebody else writes.
 pub(super) fn credential(path: &Path) -> Result<Zeroizing<String>, IssueError> {
-    let failed = |problem: String| {
-        IssueError::retry("read the credential", format!("{}: {problem}", path.display()))
-    };
-    let mut text = Zeroizing::new(String::new());
-    let read = |text: &mut String| -> io::Result<usize> {
-        File::open(path)?.take(CREDENTIAL_BYTES_MAX).read_to_string(text)
-    };
-    read(&mut text).map_err(|error| failed(error.to_string()))?;
-    let word = text.trim();
-    if word.is_empty() {
-        return Err(failed("it is empty".to_owned()));
-    }
-    if !word.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(failed("it is more than one word of ASCII".to_owned()));
-    }
-    Ok(Zeroizing::new(word.to_owned()))
+    credential::read(path).map_err(|problem| IssueError::retry("read the credential", problem))
 }

@@ -5,8 +5,6 @@ use countersign_policy::yaml::{Fields, Node, read};
 use crate::identity::{IdentitySource, KubernetesApi, KubernetesCsr, KubernetesTrust};
 use crate::read::Reader;
 
-/// What Kubernetes mounts into every pod that asks for it.
-const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Who signs, unless somebody else is named.
 pub(crate) const SIGNER_NAME: &str = "countersign.dev/workload";
 /// The least Kubernetes lets one ask for; a signer may issue less.
@@ -52,7 +50,7 @@ impl Reader<'_, '_> {
         };
         let mut path = |name: &'static str, default: &str| match fields.optional(name) {
             Some(node) => self.path(node),
-            None => Some(format!("{ACCOUNT}/{default}").into()),
+            None => Some(format!("{}/{default}", KubernetesApi::POD_FILES).into()),
         };
         let (ca, token_file) = (path("ca", "ca.crt"), path("tokenFile", "token"));
         Some(KubernetesApi { server, ca: ca?, token_file: token_file? })

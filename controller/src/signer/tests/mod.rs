@@ -74,7 +74,7 @@ impl Files {
     fn new() -> Files {
         let files = Files(tempfile::tempdir().unwrap());
         files.write_authority();
-        fs::write(files.path("token"), "the token").unwrap();
+        fs::write(files.path("token"), "the-token").unwrap();
         files
     }
 

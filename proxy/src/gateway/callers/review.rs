@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_config::KubernetesApi;
 use countersign_config::limits::{
     CALLER_REVIEW_MS_MAX, CALLER_REVIEW_QUEUE_MAX, CALLER_REVIEWS_MAX,
 };
@@ -19,14 +20,14 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::CallerError;
-use crate::gateway::cluster::Cluster;
+use crate::gateway::cluster;
 use crate::gateway::strict_json;
 
 /// The API server to ask, and how.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ReviewTarget {
     /// The API server.
-    pub cluster: Cluster,
+    pub cluster: KubernetesApi,
     /// The audience that must be ours.
     pub audience: String,
 }
@@ -158,8 +159,8 @@ impl Reviewer {
 
 /// One review: who was asked what, and what came, where there is no verdict.
 async fn call(target: &ReviewTarget, token: &str) -> Answer {
-    let Cluster { server, .. } = &target.cluster;
-    let answer = target.cluster.post(PATH, &question(token, &target.audience)).await?;
+    let KubernetesApi { server, .. } = &target.cluster;
+    let answer = cluster::post(&target.cluster, PATH, &question(token, &target.audience)).await?;
     match answer.status.as_u16() {
         200 | 201 => read(&answer.body, &target.audience)
             .map_err(|why| format!("TokenReview at {server}: the answer is of no use: {why}")),

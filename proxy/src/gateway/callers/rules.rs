@@ -14,7 +14,7 @@ use countersign_workload_id::TrustDomain;
 use super::jwt_svid::{JwtSvids, SvidKeys};
 use super::review::ReviewTarget;
 use super::{CLUSTER, CLUSTER_ALGORITHMS, CallerRules, ServiceAccounts};
-use crate::gateway::cluster::Cluster;
+use crate::gateway::cluster;
 use crate::gateway::provider_keys::Provider;
 
 /// The rules of this gateway; `None` where it takes no callers.
@@ -47,7 +47,7 @@ fn service_accounts(document: &ServiceAccountCallers) -> Result<ServiceAccounts,
     let review = match &document.review {
         None => None,
         Some(server) => {
-            let cluster = Cluster::of(server).map_err(|why| format!("tokenReview: {why}"))?;
+            let cluster = cluster::of(server).map_err(|why| format!("tokenReview: {why}"))?;
             Some(Arc::new(ReviewTarget { cluster, audience: document.audience.clone() }))
         }
     };

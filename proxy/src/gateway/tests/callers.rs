@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use countersign_config::KubernetesApi;
 use countersign_config::limits::CALLER_REVIEW_AGE_MS_MAX;
 use countersign_policy::doc::UserAlgorithm;
 use serde_json::{Value, json};
@@ -15,7 +16,6 @@ use crate::gateway::callers::{
     CLUSTER, CallerCache, CallerError, CallerKind, CallerRules, ServiceAccounts, ServiceCaller,
     Verdict,
 };
-use crate::gateway::cluster::Cluster;
 use crate::gateway::identify::UserVerifier;
 use crate::gateway::provider_keys::KeysSnapshot;
 use crate::gateway::user_keys::UserKeySet;
@@ -45,8 +45,11 @@ struct World {
 }
 
 fn target() -> ReviewTarget {
-    let cluster =
-        Cluster { server: "https://10.0.0.1".into(), ca: "ca".into(), token_file: "token".into() };
+    let cluster = KubernetesApi {
+        server: "https://10.0.0.1".into(),
+        ca: "ca".into(),
+        token_file: "token".into(),
+    };
     ReviewTarget { cluster, audience: AUDIENCE.to_owned() }
 }
 
