@@ -32,9 +32,9 @@ pub fn copies(process: &Process, number: &[u8; 32]) -> usize {
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
         let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { continue };
-        // Not the pages of the kernel, and not the program itself.
+        // Not the pages of the kernel.
         let special = fields.nth(3).is_some_and(|name| name.starts_with("[v"));
-        if !rights.starts_with("rw") || special {
+        if !rights.starts_with('r') || special {
             continue;
         }
         let (from, to) = range.split_once('-').unwrap();
