@@ -1,4 +1,4 @@
-//! Keys that cannot leave: in SoftHSM2 behind `p11-kit server`.
+//! Keys that cannot leave: in SoftHSM2 behind `p11-kit server`, and in a TPM.
 
 mod faults;
 mod memory;
