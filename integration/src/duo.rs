@@ -67,6 +67,20 @@ impl Duo {
         identity: impl Fn(&str) -> Value,
         change: impl Fn(Spec) -> Spec,
     ) -> Duo {
+        Duo::launch_each(folder, domain, namespace, identity, |_, spec| change(spec))
+    }
+
+    /// As [`Duo::launch_with`], with the account's name.
+    ///
+    /// # Panics
+    /// When a document cannot be written.
+    pub fn launch_each(
+        folder: &Path,
+        domain: &str,
+        namespace: &str,
+        identity: impl Fn(&str) -> Value,
+        change: impl Fn(&str, Spec) -> Spec,
+    ) -> Duo {
         let (app, at_orders) = (App::mirror(), ports::free());
         let host = format!("orders.{namespace}");
         let id = format!("spiffe://{domain}/ns/{namespace}/sa/orders");
@@ -82,7 +96,7 @@ impl Duo {
         let spec = |account: &str| {
             let spec = Spec::new(folder, namespace, account, json!(null));
             let spec = spec.with(|config| config["identity"] = identity(account));
-            change(spec.documents(&[&mesh, &access]))
+            change(account, spec.documents(&[&mesh, &access]))
         };
         let web = spec("web").outbound().launch();
         let orders = spec("orders").inbound_at(at_orders, app.address).launch();

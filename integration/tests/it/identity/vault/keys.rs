@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use countersign_integration::components::softhsm::SoftHsm;
+use countersign_integration::components::tpm::Tpm;
 use countersign_integration::{Duo, wait};
 
 use super::{DOMAIN, Stage, says};
@@ -50,4 +51,49 @@ async fn keys_are_made_in_a_token_and_end_with_their_certificates() {
         (duo.call().await.status == 200).then_some(())
     })
     .await;
+}
+
+/// Each sidecar makes the key of its certificate in its own TPM. The module knows no keys of a
+/// session, so the key stays there when its sidecar was killed, under the label of such keys. One
+/// key each: swtpm alone has no room for a second beside it, a resource manager makes it.
+#[tokio::test]
+async fn keys_are_made_in_tpms_where_a_killed_sidecar_leaves_them() {
+    let test = "keys_are_made_in_tpms";
+    let Some(stage) = Stage::new(test, "shop").await else { return };
+    stage.follow("approle-method", "", &[]).await;
+    let mut nodes = Vec::new();
+    for account in ["web", "orders"] {
+        let folder = stage.folder.path().join(format!("tpm-{account}"));
+        let Some(tpm) = Tpm::new(test, &folder).await else { return };
+        let Some(server) = tpm.serve(test).await else { return };
+        nodes.push((tpm, server, stage.approle(account).await));
+    }
+    let node = |account: &str| &nodes[usize::from(account == "orders")];
+    let identity = |account: &str| {
+        let (tpm, server, login) = node(account);
+        let mut identity = stage.identity(account, login.clone());
+        identity["key"] = server.keys(&tpm.pin_file);
+        identity
+    };
+    let change = |account: &str, spec: countersign_integration::proxy::Spec| {
+        let (name, address) = node(account).1.env();
+        spec.env(name, address)
+    };
+    let duo = Duo::launch_each(stage.folder.path(), DOMAIN, "shop", identity, change);
+    duo.web.until_ready().await;
+    duo.orders.until_ready().await;
+    for _ in 0..5 {
+        assert_eq!(duo.call().await.status, 200);
+    }
+    drop(duo);
+    for (mut tpm, server, _) in nodes {
+        server.kill();
+        // What the killed server had loaded fills the TPM until its next start.
+        tpm.kill();
+        tpm.restart().await;
+        let objects = tpm.objects();
+        let keys = objects.split("Private Key Object").skip(1).collect::<Vec<_>>();
+        assert!(keys.len() == 1 && keys[0].contains("countersign"), "{objects}");
+        assert!(keys[0].contains("never extractable"), "{objects}");
+    }
 }
