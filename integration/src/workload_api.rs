@@ -2,10 +2,11 @@
 //! say. Everything else is as the standard asks: calls without the metadata are refused, a message
 //! is complete and comes at once, calls that are not offered are `Unimplemented`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 
 use countersign_certs_client::source::workload_api::wire::{
     FETCH_X509_SVID, SECURITY_HEADER, X509Svid, X509SvidRequest, X509SvidResponse,
@@ -31,7 +32,11 @@ type Said = Result<X509SvidResponse, Code>;
 pub struct WorkloadApi {
     socket: PathBuf,
     said: watch::Sender<Said>,
+    asked: Asked,
 }
+
+/// The path of every call that came, taken or not.
+type Asked = Arc<Mutex<BTreeSet<String>>>;
 
 impl WorkloadApi {
     /// Serves `NAME.sock` in `folder`, for every user.
@@ -42,20 +47,33 @@ impl WorkloadApi {
         let socket = folder.join(format!("{name}.sock"));
         let listener = UnixListener::bind(&socket).unwrap();
         let (said, heard) = watch::channel(first);
+        let asked = Asked::default();
+        let noted = Arc::clone(&asked);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let heard = heard.clone();
-                let service = service_fn(move |request| answer(request, heard.clone()));
+                let (heard, noted) = (heard.clone(), Arc::clone(&noted));
+                let service = service_fn(move |request| {
+                    note(&request, &noted);
+                    answer(request, heard.clone())
+                });
                 let connection = http2::Builder::new(TokioExecutor::new());
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
             }
         });
-        WorkloadApi { socket, said }
+        WorkloadApi { socket, said, asked }
     }
 
     /// Where it listens.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The paths of all calls so far, whoever made them, also of those that were refused.
+    ///
+    /// # Panics
+    /// When the server panicked.
+    pub fn asked(&self) -> BTreeSet<String> {
+        self.asked.lock().unwrap().clone()
     }
 
     /// Says this from now on, on open streams too.
@@ -74,6 +92,10 @@ pub fn message(id: &str, leaf: &Leaf, authority: &Authority) -> X509SvidResponse
         hint: String::new(),
     };
     X509SvidResponse { svids: vec![svid], crl: Vec::new(), federated_bundles: HashMap::new() }
+}
+
+fn note(request: &http::Request<Incoming>, asked: &Asked) {
+    asked.lock().unwrap().insert(request.uri().path().to_owned());
 }
 
 async fn answer(

@@ -6,8 +6,10 @@ use countersign_integration::components::spire::{Agent, Entry, Server, ServerSpe
 use countersign_integration::outcome::{allowed, refused, refused_grpc};
 use countersign_integration::proxy::Spec;
 use countersign_integration::token::now_s;
+use countersign_integration::workload_api::{WorkloadApi, message};
 use countersign_integration::{Lab, Tokens, lab, process, tls, wait};
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::{API, AUDIENCE, Edge, PATH, claims, taking};
 
@@ -268,4 +270,36 @@ async fn attack_presents_context_of_revoked_service() {
     .await;
     let record = refused(&edge.orders, &reply, "token_revoked").await;
     assert_eq!(record["reason"], "token_revoked/service", "{record}");
+}
+
+/// A gateway that checks JWT-SVIDs is who calls the most of a Workload API.
+#[tokio::test]
+async fn w14_only_methods_of_the_standard_service_are_called() {
+    let lab = Lab::new();
+    let leaf = lab.ca.leaf("edge", "gateway");
+    let first = message(&lab.id("edge", "gateway"), &leaf, &lab.ca);
+    let api = WorkloadApi::start(lab.folder(), "agent", Ok(first));
+    let callers = json!({"jwtSvid": {"grants": ["orders.read"]}});
+    let users = Tokens::of(&lab.ca, "idp", "keys");
+    let mesh = taking(lab.gateway_mesh(&users), callers);
+    let source = json!({"workloadApi": {"socket": api.socket()}});
+    let services = [lab.id("jobs", "batch")];
+    let spec = |lab: &Lab, namespace: &str, account: &str| match account {
+        "gateway" => Spec::new(lab.folder(), namespace, account, source.clone()),
+        _ => lab.proxy(namespace, account),
+    };
+    let Edge { gateway, lab, .. } = &Edge::with(lab, mesh, &services, spec).await;
+
+    let streams = ["FetchJWTBundles", "FetchX509Bundles", "FetchX509SVID"];
+    let standard = streams.map(|name| format!("/SpiffeWorkloadAPI/{name}"));
+    wait::until_true("all streams", || api.asked().len() >= standard.len()).await;
+    // A failure, a new beginning and another certificate call for nothing else.
+    let ok = ["result=\"ok\""];
+    let before = gateway.metric("countersign_identity_renewals_total", &ok).await;
+    api.say(Err(Code::Unavailable));
+    wait::until_true("the refusal to be told", || gateway.log().contains("as told")).await;
+    let leaf = lab.ca.leaf("edge", "gateway");
+    api.say(Ok(message(&lab.id("edge", "gateway"), &leaf, &lab.ca)));
+    gateway.metric_reaches("countersign_identity_renewals_total", &ok, before + 1.0).await;
+    assert!(api.asked().iter().eq(&standard), "{:?}", api.asked());
 }
