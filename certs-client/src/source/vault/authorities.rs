@@ -25,13 +25,13 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Authorities {
     bundle: Bundle,
-    crls: Vec<Crl>,
+    lists: Result<Vec<Crl>, IssueError>,
 }
 
 impl Authorities {
     /// Asks the mount, and reads the configured file in place of its authorities if there is one.
     pub(super) async fn fetch(server: &Server) -> Result<Authorities, IssueError> {
-        let (all, crls) = of_mount(server).await?;
+        let (all, lists) = of_mount(server).await?;
         let bundle = match &server.source.bundle {
             Some(path) => {
                 let failed = |problem: String| {
@@ -46,7 +46,7 @@ impl Authorities {
                     .hint(format!("every issuer of `{}` has to be one", server.source.mount))
             })?,
         };
-        Ok(Authorities { bundle, crls })
+        Ok(Authorities { bundle, lists })
     }
 
     /// The certificates that end a path.
@@ -54,13 +54,17 @@ impl Authorities {
         self.bundle.certificates()
     }
 
-    /// As they are published: for our own trust domain, and for no other.
-    pub(super) fn of_domain(self, domain: &TrustDomain) -> (TrustBundles, Vec<Crl>) {
-        ([(domain.clone(), self.bundle)].into_iter().collect(), self.crls)
+    /// As they are published: for our own trust domain, and for no other. The revocation lists
+    /// stand by themselves: that they cannot be had takes no authority away.
+    pub(super) fn of_domain(
+        self,
+        domain: &TrustDomain,
+    ) -> (TrustBundles, Result<Vec<Crl>, IssueError>) {
+        ([(domain.clone(), self.bundle)].into_iter().collect(), self.lists)
     }
 }
 
-type Found = (Vec<CertificateDer<'static>>, Vec<Crl>);
+type Found = (Vec<CertificateDer<'static>>, Result<Vec<Crl>, IssueError>);
 
 async fn of_mount(server: &Server) -> Result<Found, IssueError> {
     let mount = &server.source.mount;
@@ -80,7 +84,7 @@ async fn of_mount(server: &Server) -> Result<Found, IssueError> {
         let error = call.failed(format!("{found} issuers, {VAULT_ISSUERS_MAX} are taken"));
         return Err(error.hint("a mount of its own for this trust domain, or remove old issuers"));
     }
-    let (mut all, mut crls) = (Vec::new(), Vec::new());
+    let (mut all, mut lists) = (Vec::new(), Ok(Vec::new()));
     for issuer in issuers {
         let path = format!("{mount}/issuer/{issuer}/json");
         let call = Call::public("fetch an issuer", &path);
@@ -89,9 +93,14 @@ async fn of_mount(server: &Server) -> Result<Found, IssueError> {
             return Err(refused(server, &call, &answer));
         }
         all.extend(answer.issuer().map_err(|unusable| call.unusable(unusable))?);
-        crls.extend(list(server, &format!("{mount}/issuer/{issuer}/crl/pem")).await?);
+        if let Ok(crls) = &mut lists {
+            match list(server, &format!("{mount}/issuer/{issuer}/crl/pem")).await {
+                Ok(found) => crls.extend(found),
+                Err(error) => lists = Err(error),
+            }
+        }
     }
-    Ok((all, crls))
+    Ok((all, lists))
 }
 
 async fn of_the_default(server: &Server) -> Result<Found, IssueError> {
@@ -107,8 +116,8 @@ async fn of_the_default(server: &Server) -> Result<Found, IssueError> {
         return Err(refused(server, &call, &answer));
     }
     let all = answer.pem_certificates().map_err(|unusable| call.unusable(unusable))?;
-    let crl = list(server, &format!("{mount}/crl/pem")).await?;
-    Ok((all, crl.into_iter().collect()))
+    let list = list(server, &format!("{mount}/crl/pem")).await;
+    Ok((all, list.map(|crl| crl.into_iter().collect())))
 }
 
 /// A revocation list; an issuer that signs none has none.

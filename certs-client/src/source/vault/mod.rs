@@ -33,7 +33,7 @@ use super::{
     publish::{Failed, Publisher},
     renewing::{self, Authority, IssueError, Issued, Wanted},
 };
-use crate::{key::KeyMaker, status::NextTry, svid};
+use crate::{crl::Crl, key::KeyMaker, status::NextTry, svid};
 
 /// A certificate may be this much shorter than asked for before somebody is told: servers count
 /// from a start in the past.
@@ -50,7 +50,8 @@ pub(super) async fn run(publisher: &Publisher, source: &VaultSource, keys: &KeyM
         Err(problem) => return never(publisher, source, problem),
     };
     let tokens = Tokens::new(&server);
-    let pki = Pki { server: &server, tokens: &tokens, id: &id, told_life_s: None };
+    let pki =
+        Pki { server: &server, tokens: &tokens, id: &id, told_life_s: None, knows_lists: false };
     tokio::join!(
         renewing::run(publisher, pki, keys),
         tokens.keep(),
@@ -71,6 +72,8 @@ struct Pki<'s> {
     id: &'s WorkloadId,
     /// The shorter life that was told to people already.
     told_life_s: Option<u64>,
+    /// Whether the revocation lists were all read once.
+    knows_lists: bool,
 }
 
 impl Authority for Pki<'_> {
@@ -89,7 +92,8 @@ impl Authority for Pki<'_> {
         let above = trust::intermediates(signed.authorities, authorities.anchors());
         let mut chain = vec![signed.leaf];
         chain.extend(above);
-        let (bundles, crls) = authorities.of_domain(self.id.trust_domain());
+        let (bundles, lists) = authorities.of_domain(self.id.trust_domain());
+        let crls = self.usable(lists)?;
         Ok(Issued { chain, bundles, crls })
     }
 }
@@ -141,6 +145,22 @@ impl Pki<'_> {
         }
     }
 
+    /// Without any list nobody is met for the first time. Later on the lists in force stay, and
+    /// lists that cannot be had must not end an identity.
+    fn usable(&mut self, lists: Result<Vec<Crl>, IssueError>) -> Result<Vec<Crl>, IssueError> {
+        match lists {
+            Err(error) if self.knows_lists => {
+                let server = &self.server.source.address;
+                warn!(server, %error, "revocation lists not refreshed; those in force stay");
+                Ok(Vec::new())
+            }
+            lists => {
+                self.knows_lists |= lists.is_ok();
+                lists
+            }
+        }
+    }
+
     /// Says once that a role gives less than is asked for.
     fn tell_shorter_life(&mut self, signed: &Signed, asked_s: u64) {
         let Ok(facts) = svid::facts(&signed.leaf) else { return };
@@ -179,9 +199,9 @@ async fn refresh(publisher: &Publisher, server: &Server, id: &WorkloadId) {
 /// One look at authorities and lists. Authorities that do not vouch for the certificate we hold
 /// stay out until one of theirs comes; a list counts at once.
 async fn look(publisher: &Publisher, server: &Server, id: &WorkloadId) -> Result<(), IssueError> {
-    let (bundles, crls) = Authorities::fetch(server).await?.of_domain(id.trust_domain());
+    let (bundles, lists) = Authorities::fetch(server).await?.of_domain(id.trust_domain());
     let renewed = publisher.renew_bundles(bundles);
-    publisher.deliver_crls(&crls);
+    publisher.deliver_crls(&lists?);
     renewed.map(drop).map_err(|error| {
         let mount = &server.source.mount;
         let problem = format!("the issuers of {mount} do not vouch for our certificate: {error}");

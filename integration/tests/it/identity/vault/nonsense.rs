@@ -91,6 +91,15 @@ async fn nonsense_never_replaces_a_good_identity() {
     between.set(Fault::Answer("/json", 200, body.into()));
     says(&held, &["do not vouch for our certificate", "keep the old issuer in `pki`"]).await;
     assert_eq!(held.ready().await.unwrap().0, 200);
+    // Revocation lists that cannot be had stay as they were, and end nobody's identity.
+    between.set(Fault::Answer("/crl/pem", 200, "garbage".into()));
+    let mark = held.metric("countersign_identity_expires_timestamp_seconds", &[]).await;
+    says(&held, &["revocation lists not refreshed; those in force stay"]).await;
+    wait::until("a certificate without fresh lists", async || {
+        let now = held.metric("countersign_identity_expires_timestamp_seconds", &[]).await;
+        (now > mark).then_some(())
+    })
+    .await;
     between.set(Fault::None);
     wait::until("the next certificate", async || {
         let now = held.metric("countersign_identity_expires_timestamp_seconds", &[]).await;
