@@ -255,7 +255,7 @@ async fn kubernetes_refusals_reach_the_operator_of_the_pod() {
     wait::until_true("the refusal", || proxy.process.stderr().contains("403 Forbidden")).await;
     let log = proxy.process.stderr();
     assert!(log.contains("docs/identity/kubernetes.md"), "{log}");
-    signing.lab.write_text(&format!("{}.token", pod.name), "not a token");
+    signing.lab.write_text(&format!("{}.token", pod.name), "not-a-token");
     wait::until_true("the refusal", || proxy.process.stderr().contains("401 Unauthorized")).await;
     let (status, _) = proxy.ready().await.unwrap();
     assert_eq!(status, 503);
