@@ -36,13 +36,15 @@ pub(crate) fn run(name: &str) -> Result<()> {
                 unit.args(["--package", package]);
             }
             repo::call(&mut unit)?;
-            end_to_end(&without_alone(&["identity::", "rotation::", "attacks::", "components::"]))?;
+            identities()?;
+            end_to_end(&without_alone(&["rotation::", "attacks::", "components::"]))?;
             alone(&["identity::"])
         }
         "soak" => end_to_end(&["--ignored", "soak_"]),
         "all" => {
             unit()?;
-            end_to_end(&without_alone(&[]))?;
+            identities()?;
+            end_to_end(&without_alone(&["--skip", "identity::"]))?;
             alone(&[""])
         }
         _ => bail!(
@@ -62,6 +64,11 @@ const ALONE: &[&str] = &[
 fn without_alone<'a>(filter: &[&'a str]) -> Vec<&'a str> {
     let skips = ALONE.iter().flat_map(|name| ["--skip", name]);
     filter.iter().copied().chain(skips).collect()
+}
+
+/// Most of these wait for certificates to end, so more of them run beside each other.
+fn identities() -> Result<()> {
+    end_to_end(&without_alone(&["identity::", "--test-threads", "4"]))
 }
 
 /// Runs those of them whose names start with one of `prefixes`.

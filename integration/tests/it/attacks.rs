@@ -7,7 +7,7 @@ mod crypto;
 mod deputy;
 mod edge;
 mod floods_http;
-mod identity;
+mod impostors;
 mod kubernetes;
 mod leaks;
 mod local;
