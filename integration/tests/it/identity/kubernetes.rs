@@ -227,8 +227,14 @@ async fn kubernetes_revoked_pod_is_cut_off() {
         (status >= 500).then_some(())
     })
     .await;
+    // Each call dials anew, now that the connection is gone.
     let revoked = &["result=\"revoked\""];
-    two.billing.metric_reaches("countersign_tls_handshakes_total", revoked, 1.0).await;
+    wait::until("a handshake that is refused", || async {
+        ask().await;
+        let refused = two.billing.metric("countersign_tls_handshakes_total", revoked).await;
+        (refused >= 1.0).then_some(())
+    })
+    .await;
     let denied = || two.orders.log().contains("PodRevoked");
     wait::until_true("the signer's denial", denied).await;
 }
