@@ -36,15 +36,13 @@ pub(crate) fn run(name: &str) -> Result<()> {
                 unit.args(["--package", package]);
             }
             repo::call(&mut unit)?;
-            identities()?;
-            end_to_end(&without_alone(&["rotation::", "attacks::", "components::"]))?;
+            end_to_end(&without_alone(&["identity::", "rotation::", "attacks::", "components::"]))?;
             alone(&["identity::"])
         }
         "soak" => end_to_end(&["--ignored", "soak_"]),
         "all" => {
             unit()?;
-            identities()?;
-            end_to_end(&without_alone(&["--skip", "identity::"]))?;
+            end_to_end(&without_alone(&[]))?;
             alone(&[""])
         }
         _ => bail!(
@@ -57,6 +55,7 @@ pub(crate) fn run(name: &str) -> Result<()> {
 /// this machine keeps up, not what is tested.
 const ALONE: &[&str] = &[
     "identity::revocation::five_thousand",
+    "identity::spire::spire_server",
     "interception::memory::",
     "interception::rollout::rolling_restart",
 ];
@@ -64,11 +63,6 @@ const ALONE: &[&str] = &[
 fn without_alone<'a>(filter: &[&'a str]) -> Vec<&'a str> {
     let skips = ALONE.iter().flat_map(|name| ["--skip", name]);
     filter.iter().copied().chain(skips).collect()
-}
-
-/// Most of these wait for certificates to end, so more of them run beside each other.
-fn identities() -> Result<()> {
-    end_to_end(&without_alone(&["identity::", "--test-threads", "4"]))
 }
 
 /// Runs those of them whose names start with one of `prefixes`.
