@@ -163,7 +163,11 @@ async fn spire_server_is_away_for_more_than_half_a_life() {
         (expires(&two.billing).await - now_s() < 14.0).then_some(())
     })
     .await;
+    // The agent of this version now and then ends by itself when its server returns, so it is
+    // started anew, as its supervisor would.
+    two.agent.stop().await;
     two.server.start_again().await;
+    two.agent.start_again().await;
     two.rotate(1).await;
     stop(load).await;
 }
