@@ -9,7 +9,7 @@ demo:                ## the whole story on this machine; stays up until Ctrl-C; 
 	@cargo build --locked --profile e2e --bins --package countersign-proxy --package countersign-cli
 	@"$$(cargo xtask bin)/countersign" demo $(if $(ONCE),--once)
 
-test:                ## every test; SUITE=unit, foundation, interception, identity or soak for one suite
+test:                ## every test; SUITE=unit, foundation, interception, identity, context or soak for one suite
 	@cargo xtask test $(or $(SUITE),all)
 
 bench:               ## side by side with Envoy; QUICK=1 for a short run

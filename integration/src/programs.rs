@@ -63,6 +63,18 @@ pub fn of_testbed(test: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
+/// The folder whose `node_modules` has the Node packages of the test-bed; treated as [`python`].
+///
+/// # Panics
+/// When the test-bed is required and they are missing.
+pub fn node_packages(test: &str) -> Option<PathBuf> {
+    let found = cache().map(|cache| cache.join("npm")).filter(|path| path.exists());
+    if found.is_none() {
+        missing(test, "the Node packages");
+    }
+    found
+}
+
 /// A program built from a Go module of the test-bed, such as `kube` and `kube-apiserver`; missing,
 /// it is treated as by [`python`].
 ///

@@ -20,24 +20,31 @@ const NOT_UNIT: &[&str] = &["countersign-integration", "countersign-benches"];
 const IDENTITY: &[&str] =
     &["countersign-workload-id", "countersign-certs-client", "countersign-controller"];
 
+/// Crates whose unit tests belong to the context suite.
+const CONTEXT: &[&str] = &["countersign-ctxtoken", "countersign-policy", "countersign-proxy"];
+
 /// Runs one suite, or all of them.
 pub(crate) fn run(name: &str) -> Result<()> {
     match name {
         "unit" => unit(),
-        "foundation" => end_to_end(&["--skip", "interception::", "--skip", "identity::"]),
+        "foundation" => {
+            let others =
+                ["--skip", "interception::", "--skip", "identity::", "--skip", "context::"];
+            end_to_end(&others)
+        }
         "interception" => {
             end_to_end(&without_alone(&["interception::", "attacks::", "shutdown::", "netns::"]))?;
             alone(&["interception::"])
         }
         "identity" => {
-            let mut unit = repo::cargo();
-            unit.args(["test", "--locked"]);
-            for package in IDENTITY {
-                unit.args(["--package", package]);
-            }
-            repo::call(&mut unit)?;
+            unit_of(IDENTITY)?;
             end_to_end(&without_alone(&["identity::", "rotation::", "attacks::", "components::"]))?;
             alone(&["identity::"])
+        }
+        "context" => {
+            unit_of(CONTEXT)?;
+            end_to_end(&without_alone(&["context::", "gateway::", "attacks::", "refusals::"]))?;
+            alone(&["context::"])
         }
         "soak" => end_to_end(&["--ignored", "soak_"]),
         "all" => {
@@ -46,7 +53,7 @@ pub(crate) fn run(name: &str) -> Result<()> {
             alone(&[""])
         }
         _ => bail!(
-            "no suite `{name}`; there are: unit, foundation, interception, identity, soak, all"
+            "no suite `{name}`; there are: unit, foundation, interception, identity, context, soak, all"
         ),
     }
 }
@@ -71,6 +78,15 @@ fn alone(prefixes: &[&str]) -> Result<()> {
     let wanted = |name: &&&str| prefixes.iter().any(|prefix| name.starts_with(prefix));
     filter.extend(ALONE.iter().filter(wanted));
     end_to_end(&filter)
+}
+
+fn unit_of(packages: &[&str]) -> Result<()> {
+    let mut command = repo::cargo();
+    command.args(["test", "--locked"]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    repo::call(&mut command)
 }
 
 fn unit() -> Result<()> {

@@ -4,6 +4,7 @@
 //! type is printed. `COUNTERSIGN_TESTBED=require` turns whatever is missing into a failure.
 
 mod go_tools;
+mod npm;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ pub(crate) fn install(group: &str) -> Result<()> {
     let mut missing = Vec::new();
     missing.extend(debian_packages()?);
     missing.extend(python_packages()?);
+    missing.extend(npm::install()?);
     missing.extend(go_tools::install()?);
     if missing.is_empty() {
         println!("testbed: base is complete in {}", cache()?.display());

@@ -4,6 +4,7 @@
 //! of the threat model. The programs must have been built: `make test SUITE=foundation`.
 
 mod attacks;
+mod context;
 mod demo;
 mod foundation;
 mod gateway;

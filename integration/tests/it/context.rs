@@ -1,0 +1,15 @@
+//! The context token: its path, its way through applications, where its facts come from, who makes it.
+
+mod async_work;
+mod binding;
+mod carry;
+mod crossing;
+mod custody;
+mod facts;
+mod frameworks;
+mod interop;
+mod issuers;
+mod proofs;
+mod service;
+mod theft;
+mod users;

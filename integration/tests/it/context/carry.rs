@@ -1,0 +1,1 @@
+//! Contexts find their way through applications that know nothing about them.

@@ -1,0 +1,1 @@
+//! Context of another trust domain: made anew at the border, or refused.

@@ -1,0 +1,1 @@
+//! The path of a token: records, certificates, what each depth accepts.

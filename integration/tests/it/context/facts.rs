@@ -1,0 +1,1 @@
+//! Devices, proxies that vouch, validators and directories at the edge.

@@ -1,0 +1,1 @@
+//! Real frameworks with OpenTelemetry, many users at once, never another one's context.

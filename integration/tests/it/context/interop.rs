@@ -1,0 +1,1 @@
+//! Other implementations read our tokens, and we read theirs.

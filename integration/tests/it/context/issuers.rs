@@ -1,0 +1,1 @@
+//! Key sets of issuers: published, fetched, rotated, withdrawn.

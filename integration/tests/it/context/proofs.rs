@@ -1,0 +1,1 @@
+//! User tokens bound to a key: DPoP and mutual TLS.

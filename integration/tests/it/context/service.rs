@@ -1,0 +1,1 @@
+//! The token service, RFC 8693.
