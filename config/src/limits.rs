@@ -243,6 +243,8 @@ bounds! {
     VERIFIED_HEADERS_BYTES_MAX: usize = 2 * KIB;
     /// Open inbound requests whose context onward calls can find (process).
     CONTEXT_INDEX_ENTRIES_MAX: usize = 16_384;
+    /// Contexts in it that no inbound request brought: of messages and jobs (process).
+    CONTEXT_INDEX_BEGUN_MAX: usize = 4_096;
     /// Open requests of one trace that the index follows.
     CONTEXT_INDEX_TRACE_MAX: usize = 16;
     /// All policy documents together (process).

@@ -1,4 +1,5 @@
-//! Contexts of the inbound requests that are open in this pod, or ended a moment ago.
+//! Contexts of the inbound requests that are open in this pod, or ended a moment ago, and of work
+//! that no request began.
 //!
 //! Inbound gives each request a handle (a header for the app) and remembers its trace id; the app's
 //! onward call is matched to it by `outbound/context`. Invariant: whatever is unknown, expired,
@@ -6,95 +7,24 @@
 //! guess. Shared by all workers, because the onward call may land on another one; critical
 //! sections are short and never await.
 
-use std::collections::{HashMap, VecDeque};
+mod names;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_config::limits;
 use countersign_ctxtoken::{RequestContext, Verified};
 use http::HeaderValue;
 
 use crate::clock::Now;
 
+pub use names::{Handle, TraceId};
+
 const SHARDS: usize = 16;
 
 /// How long a context stays usable after the response that carried it ended.
 const GRACE_MS: u64 = 5_000;
-
-/// Names one open inbound request to its own app. 16 random bytes, useless in any other pod.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Handle([u8; 16]);
-
-impl Handle {
-    /// A handle from fresh randomness.
-    pub fn new(random: [u8; 16]) -> Handle {
-        Handle(random)
-    }
-
-    /// The text of the `Countersign-Context` header: 22 characters of base64url.
-    pub fn text(self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
-    }
-
-    /// Reads the header's text.
-    pub fn parse(text: &str) -> Option<Handle> {
-        if text.len() != 22 {
-            return None;
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        Some(Handle(bytes.try_into().ok()?))
-    }
-
-    fn shard(self) -> usize {
-        usize::from(self.0[0]) % SHARDS
-    }
-}
-
-/// The trace id of a W3C `traceparent` header.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct TraceId(u128);
-
-impl TraceId {
-    /// Reads version 00 to fe of W3C Trace Context §3.2; anything else is no trace id.
-    pub fn parse(traceparent: &str) -> Option<TraceId> {
-        let mut parts = traceparent.split('-');
-        let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
-        let flags = parts.next()?;
-        let hex = |text: &str, len: usize| {
-            text.len() == len
-                && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
-        if !hex(version, 2)
-            || version == "ff"
-            || !hex(trace, 32)
-            || !hex(parent, 16)
-            || !hex(flags, 2)
-        {
-            return None;
-        }
-        if version == "00" && parts.next().is_some() {
-            return None;
-        }
-        let id = u128::from_str_radix(trace, 16).ok()?;
-        (id != 0 && parent.bytes().any(|b| b != b'0')).then_some(TraceId(id))
-    }
-
-    /// A trace id from fresh randomness.
-    pub fn new(random: [u8; 16]) -> TraceId {
-        TraceId(u128::from_be_bytes(random).max(1))
-    }
-
-    /// A `traceparent` header for this trace, not sampled, with the given parent id.
-    pub fn traceparent(self, parent: [u8; 8]) -> String {
-        format!("00-{:032x}-{:016x}-00", self.0, u64::from_be_bytes(parent).max(1))
-    }
-
-    fn shard(self) -> usize {
-        usize::try_from(self.0 % (SHARDS as u128)).unwrap_or(0)
-    }
-}
 
 /// The context one inbound request brought.
 pub struct Held {
@@ -114,14 +44,28 @@ struct Entry {
     /// `None` for a request that brought no context: it makes its trace id ambiguous.
     held: Option<Arc<Held>>,
     trace: Option<TraceId>,
-    /// When the response ended; `None` while the request is open.
-    closed_ms: Option<u64>,
+    life: Life,
+}
+
+/// How long an entry is found.
+#[derive(Clone, Copy)]
+enum Life {
+    /// Its inbound request is open.
+    Open,
+    /// The response ended at this time; the grace runs.
+    Closed(u64),
+    /// Begun without an inbound request: until this time.
+    Begun(u64),
 }
 
 impl Entry {
     fn live(&self, now: Now) -> bool {
-        let in_grace = self.closed_ms.is_none_or(|closed| now.millis() < closed + GRACE_MS);
-        in_grace && self.held.as_ref().is_none_or(|held| now.secs() < held.exp)
+        let lives = match self.life {
+            Life::Open => true,
+            Life::Closed(closed) => now.millis() < closed + GRACE_MS,
+            Life::Begun(until) => now.millis() < until,
+        };
+        lives && self.held.as_ref().is_none_or(|held| now.secs() < held.exp)
     }
 }
 
@@ -129,6 +73,23 @@ impl Entry {
 struct Handles {
     open: HashMap<Handle, Entry>,
     closed: VecDeque<(u64, Handle)>,
+    /// Those begun without an inbound request, by their end.
+    begun: BTreeSet<(u64, Handle)>,
+}
+
+impl Handles {
+    /// One whose time is over.
+    fn pop_over(&mut self, now: Now) -> Option<Handle> {
+        let closed = self.closed.front();
+        if closed.is_some_and(|(closed, _)| now.millis() >= closed + GRACE_MS) {
+            return self.closed.pop_front().map(|(_, handle)| handle);
+        }
+        let begun = self.begun.first();
+        if begun.is_some_and(|(until, _)| now.millis() >= *until) {
+            return self.begun.pop_first().map(|(_, handle)| handle);
+        }
+        None
+    }
 }
 
 /// All contexts of requests that are open, or ended a moment ago, in this pod.
@@ -137,6 +98,7 @@ pub struct ContextIndex {
     traces: [Mutex<HashMap<TraceId, Vec<Handle>>>; SHARDS],
     entries: AtomicUsize,
     entries_max: usize,
+    begun: AtomicUsize,
 }
 
 impl Default for ContextIndex {
@@ -222,6 +184,7 @@ impl ContextIndex {
             traces: std::array::from_fn(|_| Mutex::default()),
             entries: AtomicUsize::new(0),
             entries_max,
+            begun: AtomicUsize::new(0),
         }
     }
 
@@ -247,9 +210,46 @@ impl ContextIndex {
         }
         lock(&self.handles[handle.shard()])
             .open
-            .insert(handle, Entry { held, trace, closed_ms: None });
+            .insert(handle, Entry { held, trace, life: Life::Open });
         self.entries.fetch_add(1, Ordering::Relaxed);
         Some(OpenContext { index: Arc::clone(self), handle })
+    }
+
+    /// Remembers a context that no inbound request brought, such as that of a message or of a job,
+    /// until `until` (seconds since the Unix epoch) or the end of its token, whatever comes first;
+    /// gives that end. No trace id leads to it. `None` when it would end at once, or when the index
+    /// is full, or full of such contexts: jobs must not take the place of requests.
+    pub fn begin(&self, handle: Handle, held: Arc<Held>, until: u64, now: Now) -> Option<u64> {
+        let until = until.min(held.exp);
+        if until <= now.secs() || !self.may_begin() {
+            return None;
+        }
+        if self.entries.load(Ordering::Relaxed) >= self.entries_max && !self.evict_one(handle) {
+            self.begun.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let until_ms = until.saturating_mul(1_000);
+        let mut handles = lock(&self.handles[handle.shard()]);
+        handles.begun.insert((until_ms, handle));
+        let entry = Entry { held: Some(held), trace: None, life: Life::Begun(until_ms) };
+        handles.open.insert(handle, entry);
+        drop(handles);
+        self.entries.fetch_add(1, Ordering::Relaxed);
+        Some(until)
+    }
+
+    /// Ends what [`ContextIndex::begin`] began, and takes the context from an inbound request that
+    /// is still open: that one is remembered as one without context, for its trace id must not
+    /// become another request's alone. Whether there was anything to end.
+    pub fn end(&self, handle: Handle) -> bool {
+        let mut handles = lock(&self.handles[handle.shard()]);
+        let Some(entry) = handles.open.get_mut(&handle) else { return false };
+        let Life::Begun(until) = entry.life else { return entry.held.take().is_some() };
+        handles.begun.remove(&(until, handle));
+        let removed = handles.open.remove(&handle);
+        drop(handles);
+        self.forget(handle, removed);
+        true
     }
 
     /// Finds the context of an onward call.
@@ -283,13 +283,7 @@ impl ContextIndex {
         for shard in &self.handles {
             loop {
                 let mut handles = lock(shard);
-                let over = handles
-                    .closed
-                    .front()
-                    .is_some_and(|(closed, _)| now.millis() >= closed + GRACE_MS);
-                let Some((_, handle)) = over.then(|| handles.closed.pop_front()).flatten() else {
-                    break;
-                };
+                let Some(handle) = handles.pop_over(now) else { break };
                 let removed = handles.open.remove(&handle);
                 drop(handles);
                 self.forget(handle, removed);
@@ -339,7 +333,7 @@ impl ContextIndex {
     fn close(&self, handle: Handle, now: Now) {
         let mut handles = lock(&self.handles[handle.shard()]);
         let Some(entry) = handles.open.get_mut(&handle) else { return };
-        entry.closed_ms = Some(now.millis());
+        entry.life = Life::Closed(now.millis());
         handles.closed.push_back((now.millis(), handle));
     }
 
@@ -356,9 +350,19 @@ impl ContextIndex {
         false
     }
 
+    /// Takes a place among those begun, if there is one.
+    fn may_begin(&self) -> bool {
+        let most = limits::CONTEXT_INDEX_BEGUN_MAX.min(self.entries_max);
+        let one_more = |begun: usize| (begun < most).then_some(begun + 1);
+        self.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
     fn forget(&self, handle: Handle, removed: Option<Entry>) {
         let Some(entry) = removed else { return };
         self.entries.fetch_sub(1, Ordering::Relaxed);
+        if matches!(entry.life, Life::Begun(_)) {
+            self.begun.fetch_sub(1, Ordering::Relaxed);
+        }
         let Some(trace) = entry.trace else { return };
         let mut traces = lock(&self.traces[trace.shard()]);
         if let Some(handles) = traces.get_mut(&trace) {

@@ -157,3 +157,45 @@ fn only_well_formed_traceparents_count() {
     let own = TraceId::new([1; 16]);
     assert_eq!(TraceId::parse(&own.traceparent([0; 8])), Some(own));
 }
+
+#[test]
+fn a_begun_context_ends_at_its_time_and_leaves_nothing() {
+    let index = index(8);
+    let asked = handle(1).text();
+    assert_eq!(index.begin(handle(1), held("job").unwrap(), 50, at(1)), Some(50));
+    assert_eq!(index.begin(handle(2), held("job").unwrap(), 500, at(1)), Some(100), "its token");
+    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(49)).result(), "handle");
+    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(50)).result(), "unknown_handle");
+    assert_eq!(index.begin(handle(3), held("job").unwrap(), 50, at(50)), None, "over already");
+    index.sweep(at(50));
+    assert_eq!(index.len(), 1);
+    index.sweep(at(100));
+    assert!(index.is_empty());
+    assert_eq!(index.begun.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn jobs_take_no_places_of_requests() {
+    let index = index(limits::CONTEXT_INDEX_BEGUN_MAX + 1);
+    let number = |n: usize| Handle::new((n as u128).to_le_bytes());
+    for n in 0..limits::CONTEXT_INDEX_BEGUN_MAX {
+        assert!(index.begin(number(n), held("job").unwrap(), 50, at(1)).is_some());
+    }
+    let more = number(limits::CONTEXT_INDEX_BEGUN_MAX);
+    assert_eq!(index.begin(more, held("job").unwrap(), 50, at(1)), None);
+    assert!(index.open(more, None, held("a")).is_some());
+    assert!(index.end(number(7)));
+    assert!(!index.end(number(7)), "twice");
+    assert!(index.begin(number(7), held("job").unwrap(), 50, at(1)).is_some());
+}
+
+#[test]
+fn what_was_ended_early_does_not_lend_its_trace_to_another() {
+    let index = index(8);
+    let _alice = index.open(handle(1), Some(TRACE), held("alice")).unwrap();
+    let _bob = index.open(handle(2), Some(TRACE), held("bob")).unwrap();
+    assert!(index.end(handle(1)));
+    let asked = handle(1).text();
+    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(1)).result(), "unknown_handle");
+    assert_eq!(index.find(Asked::Nothing, Some(TRACE), BOTH, at(1)).result(), "ambiguous");
+}

@@ -1,0 +1,79 @@
+//! What a call of the app may say about its cause: a handle of ours, or the trace it belongs to.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::SHARDS;
+
+/// Names one open inbound request to its own app. 16 random bytes, useless in any other pod.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handle([u8; 16]);
+
+impl Handle {
+    /// A handle from fresh randomness.
+    pub fn new(random: [u8; 16]) -> Handle {
+        Handle(random)
+    }
+
+    /// The text of the `Countersign-Context` header: 22 characters of base64url.
+    pub fn text(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// Reads the header's text.
+    pub fn parse(text: &str) -> Option<Handle> {
+        if text.len() != 22 {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        Some(Handle(bytes.try_into().ok()?))
+    }
+
+    pub(super) fn shard(self) -> usize {
+        usize::from(self.0[0]) % SHARDS
+    }
+}
+
+/// The trace id of a W3C `traceparent` header.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TraceId(pub(super) u128);
+
+impl TraceId {
+    /// Reads version 00 to fe of W3C Trace Context §3.2; anything else is no trace id.
+    pub fn parse(traceparent: &str) -> Option<TraceId> {
+        let mut parts = traceparent.split('-');
+        let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
+        let flags = parts.next()?;
+        let hex = |text: &str, len: usize| {
+            text.len() == len
+                && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        if !hex(version, 2)
+            || version == "ff"
+            || !hex(trace, 32)
+            || !hex(parent, 16)
+            || !hex(flags, 2)
+        {
+            return None;
+        }
+        if version == "00" && parts.next().is_some() {
+            return None;
+        }
+        let id = u128::from_str_radix(trace, 16).ok()?;
+        (id != 0 && parent.bytes().any(|b| b != b'0')).then_some(TraceId(id))
+    }
+
+    /// A trace id from fresh randomness.
+    pub fn new(random: [u8; 16]) -> TraceId {
+        TraceId(u128::from_be_bytes(random).max(1))
+    }
+
+    /// A `traceparent` header for this trace, not sampled, with the given parent id.
+    pub fn traceparent(self, parent: [u8; 8]) -> String {
+        format!("00-{:032x}-{:016x}-00", self.0, u64::from_be_bytes(parent).max(1))
+    }
+
+    pub(super) fn shard(self) -> usize {
+        usize::try_from(self.0 % (SHARDS as u128)).unwrap_or(0)
+    }
+}
