@@ -75,6 +75,19 @@ pub fn node_packages(test: &str) -> Option<PathBuf> {
     found
 }
 
+/// The folder of a program that travels as a Maven artifact, such as `keycloak`; treated as
+/// [`python`].
+///
+/// # Panics
+/// When the test-bed is required and it is missing.
+pub fn of_maven(test: &str, name: &str) -> Option<PathBuf> {
+    let found = cache().map(|cache| cache.join("maven").join(name)).filter(|path| path.exists());
+    if found.is_none() {
+        missing(test, name);
+    }
+    found
+}
+
 /// A program built from a Go module of the test-bed, such as `kube` and `kube-apiserver`; missing,
 /// it is treated as by [`python`].
 ///

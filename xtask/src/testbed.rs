@@ -4,6 +4,7 @@
 //! type is printed. `COUNTERSIGN_TESTBED=require` turns whatever is missing into a failure.
 
 mod go_tools;
+mod maven;
 mod npm;
 
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ pub(crate) fn install(group: &str) -> Result<()> {
     missing.extend(debian_packages()?);
     missing.extend(python_packages()?);
     missing.extend(npm::install()?);
+    missing.extend(maven::install()?);
     missing.extend(go_tools::install()?);
     if missing.is_empty() {
         println!("testbed: base is complete in {}", cache()?.display());
