@@ -2,7 +2,7 @@
 //! and the caller keeps what it had: a set that shrank by accident must not lock anybody out
 //! half-way.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use countersign_workload_id::WorkloadId;
 use serde::{
@@ -11,7 +11,7 @@ use serde::{
 };
 
 use crate::{
-    Algorithm, JwksError, KeyProblem, UnixTime, VerifyingKey,
+    Algorithm, JwksError, KeyProblem, PublishedKey, UnixTime, Upkeep, VerifyingKey,
     json::{self, Text},
     jws,
 };
@@ -26,12 +26,14 @@ pub(crate) const USE: &str = "csign-ctx";
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// The public keys of an issuer, as its JWK set or a file gives them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeySet {
     keys: Vec<NamedKey>,
     sequence: u64,
     refresh_hint_s: Option<u64>,
     usable_until: Option<UnixTime>,
+    /// Of the sets it was made of, one per place they are fetched from; empty for a file.
+    upkeeps: Vec<Arc<Upkeep>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,16 @@ struct NamedKey {
     not_before: Option<UnixTime>,
     expires: Option<UnixTime>,
     issuer: Option<String>,
+    upkeep: Option<Arc<Upkeep>>,
+}
+
+impl NamedKey {
+    /// By its own times, and by when its set was last confirmed.
+    fn is_valid(&self, now: UnixTime, skew_s: u64) -> bool {
+        let begun = self.not_before.is_none_or(|start| start <= now.plus(skew_s));
+        let ended = self.expires.is_some_and(|end| end.plus(skew_s) <= now);
+        begun && !ended && self.upkeep.as_ref().is_none_or(|upkeep| upkeep.is_usable(now))
+    }
 }
 
 impl KeySet {
@@ -80,6 +92,45 @@ impl KeySet {
             sequence: wire.sequence.unwrap_or(0),
             refresh_hint_s: wire.refresh_hint,
             usable_until: None,
+            upkeeps: Vec::new(),
+        })
+    }
+
+    /// The same set, fetched from one place and usable as long as `upkeep` says.
+    #[must_use]
+    pub fn kept_by(mut self, upkeep: &Arc<Upkeep>) -> Self {
+        for key in &mut self.keys {
+            key.upkeep = Some(Arc::clone(upkeep));
+        }
+        self.upkeeps = vec![Arc::clone(upkeep)];
+        self
+    }
+
+    /// What several replicas of one issuer publish, together. Each key stays usable as long as
+    /// its own replica confirms it.
+    pub fn union(sets: impl IntoIterator<Item = KeySet>) -> Self {
+        let mut all = KeySet::default();
+        for set in sets {
+            all.keys.extend(set.keys);
+            all.upkeeps.extend(set.upkeeps);
+            all.sequence = all.sequence.max(set.sequence);
+        }
+        all
+    }
+
+    /// Whether both hold the same keys with the same times, whoever confirms them.
+    pub fn has_same_keys(&self, other: &KeySet) -> bool {
+        let told = |key: &NamedKey| (key.kid.clone(), key.not_before, key.expires);
+        self.keys.len() == other.keys.len()
+            && self.keys.iter().zip(&other.keys).all(|(a, b)| told(a) == told(b) && a.key == b.key)
+    }
+
+    /// The keys, to be published again.
+    pub fn published(&self) -> impl Iterator<Item = PublishedKey> + '_ {
+        self.keys.iter().map(|named| PublishedKey {
+            key: named.key.clone(),
+            not_before: named.not_before,
+            expires: named.expires,
         })
     }
 
@@ -122,7 +173,8 @@ impl KeySet {
 
     /// Whether the set may still be used.
     pub(crate) fn is_usable(&self, now: UnixTime) -> bool {
-        self.usable_until.is_none_or(|end| now < end)
+        let confirmed = self.upkeeps.is_empty() || self.upkeeps.iter().any(|u| u.is_usable(now));
+        confirmed && self.usable_until.is_none_or(|end| now < end)
     }
 
     /// The key of a name, if it is valid now.
@@ -132,10 +184,14 @@ impl KeySet {
         now: UnixTime,
         skew_s: u64,
     ) -> Result<&VerifyingKey, KeyProblem> {
-        let named = self.keys.iter().find(|key| key.kid == kid).ok_or(KeyProblem::NoSuchKid)?;
-        let begun = named.not_before.is_none_or(|start| start <= now.plus(skew_s));
-        let ended = named.expires.is_some_and(|end| end.plus(skew_s) <= now);
-        if begun && !ended { Ok(&named.key) } else { Err(KeyProblem::NotValidNow) }
+        let mut named = self.keys.iter().filter(|key| key.kid == kid).peekable();
+        if named.peek().is_none() {
+            // Whoever made this name up costs a fetch at most, and not here.
+            self.upkeeps.iter().for_each(|upkeep| upkeep.want());
+            return Err(KeyProblem::NoSuchKid);
+        }
+        let valid = named.find(|key| key.is_valid(now, skew_s));
+        valid.map(|named| &named.key).ok_or(KeyProblem::NotValidNow)
     }
 }
 
@@ -185,6 +241,7 @@ impl KeyWire<'_> {
             not_before: self.nbf.map(UnixTime),
             expires: self.exp.map(UnixTime),
             issuer: self.iss.map(Cow::into_owned),
+            upkeep: None,
         })
     }
 

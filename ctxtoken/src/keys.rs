@@ -82,14 +82,15 @@ impl VerifyingKey {
 
     /// The public JWK for a countersign issuer's key set, without `nbf`, `exp` and `iss`.
     pub fn to_jwk(&self) -> String {
+        self.jwk_with(crate::jwks::USE, "")
+    }
+
+    /// The public JWK with a `use`, and `more` members as JSON text that begins with a comma.
+    pub(crate) fn jwk_with(&self, usage: &str, more: &str) -> String {
         let members = self.jwk_members();
         let open = members.strip_suffix('}').unwrap_or(&members);
-        format!(
-            r#"{open},"kid":"{}","alg":"{}","use":"{}"}}"#,
-            self.kid(),
-            self.algorithm.name(),
-            crate::jwks::USE,
-        )
+        let (kid, alg) = (self.kid(), self.algorithm.name());
+        format!(r#"{open},"kid":"{kid}","alg":"{alg}","use":"{usage}"{more}}}"#)
     }
 
     /// The required members in the order and form RFC 7638 hashes.

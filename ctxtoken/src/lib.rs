@@ -30,9 +30,11 @@ mod limits;
 mod mint;
 mod patterns;
 mod presenter;
+mod published;
 mod redacted;
 mod signer;
 mod time;
+mod upkeep;
 mod verify;
 
 pub use algorithm::Algorithm;
@@ -54,9 +56,11 @@ pub use limits::Limits;
 pub use mint::{KeyRef, Minter, NewContext, TokenIds, txn_id};
 pub use patterns::{PatternError, ScopePattern, SubPattern};
 pub use presenter::{PathPattern, Presenter, Presenters, check_presenter};
+pub use published::{PublishedKey, issuer_jwks, plain_jwks};
 pub use redacted::{ContextToken, Redacted};
 pub use signer::{LocalSigner, TokenSigner};
 pub use time::UnixTime;
+pub use upkeep::Upkeep;
 pub use verify::{Unverified, Verified, VerifyWith, verify};
 
 #[cfg(test)]

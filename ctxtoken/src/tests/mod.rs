@@ -8,6 +8,7 @@ mod json;
 mod jwks;
 mod mint;
 mod patterns;
+mod published;
 mod replay;
 mod vectors;
 mod verify;
