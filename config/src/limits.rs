@@ -93,6 +93,10 @@ bounds! {
     PEER_CHAIN_CERTS_MAX: usize = 6;
     /// All certificates of a peer's chain together.
     PEER_CHAIN_BYTES_MAX: usize = 32 * KIB;
+    /// Authorities of client certificates that one public listener names.
+    CLIENT_ROOTS_MAX: usize = 16;
+    /// Bytes of one file of such authorities.
+    CLIENT_ROOTS_BYTES_MAX: usize = MIB;
     /// Bytes of one certificate revocation list; larger ones are discarded.
     CRL_BYTES_MAX: usize = MIB;
     /// Longest life that a certificate of ours is asked for.

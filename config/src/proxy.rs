@@ -186,6 +186,28 @@ pub struct ServerCertificate {
     pub certificate: PathBuf,
     /// Private key, PEM.
     pub key: PathBuf,
+    /// `clientRoots`: authorities of client certificates, PEM, by the name that documents use.
+    pub client_roots: BTreeMap<String, PathBuf>,
+    /// `clientCertificates`: which certificates clients are asked for.
+    pub client_certificates: ClientCertificates,
+}
+
+/// Which certificates clients of a public listener are asked for. None is demanded: a client without
+/// one, or with one that nobody vouches for, is a client without a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Those of `clientRoots`; without such roots none.
+    #[default]
+    Roots,
+    /// Any, for user tokens that are bound to a certificate nobody vouches for (RFC 8705).
+    Any,
+}
+
+impl ServerCertificate {
+    /// Whether clients are asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        !self.client_roots.is_empty() || self.client_certificates == ClientCertificates::Any
+    }
 }
 
 /// Names a `Destination` document, and one of its ports.

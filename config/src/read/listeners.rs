@@ -1,15 +1,19 @@
 //! The fields of `spec` about traffic: listeners, routes, the app's addresses.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use countersign_policy::host::canonical_host;
 use countersign_policy::path::{CanonicalOptions, CanonicalPath};
-use countersign_policy::yaml::{Fields, Node, read};
+use countersign_policy::yaml::{Fields, Node, Value, read};
 use countersign_workload_id::TrustDomain;
 use ipnet::IpNet;
 
 use super::Reader;
+use crate::limits::CLIENT_ROOTS_MAX;
 use crate::proxy::{
-    CorsPreflight, GatewayListener, InboundListener, ListenMode, OutboundListener, Route,
-    ServerCertificate,
+    ClientCertificates, CorsPreflight, GatewayListener, InboundListener, ListenMode,
+    OutboundListener, Route, ServerCertificate,
 };
 
 type Modes = &'static [(&'static str, ListenMode)];
@@ -125,9 +129,41 @@ impl Reader<'_, '_> {
         let mut fields = Fields::of(node, "`tls`", self.findings)?;
         let certificate = self.required_path(&mut fields, "certificate");
         let key = self.required_path(&mut fields, "key");
-        fields.not_yet("clientRoots", self.findings);
+        let client_roots = self.client_roots(fields.optional("clientRoots"));
+        let words = [("roots", ClientCertificates::Roots), ("any", ClientCertificates::Any)];
+        let client_certificates = fields
+            .optional("clientCertificates")
+            .and_then(|node| read::one_of(node, &words, self.findings))
+            .unwrap_or_default();
         self.finish(fields);
-        Some(ServerCertificate { certificate, key })
+        Some(ServerCertificate { certificate, key, client_roots, client_certificates })
+    }
+
+    /// `{device-ca: devices.pem}`: files of authorities by the name documents use.
+    fn client_roots(&mut self, node: Option<&Node>) -> BTreeMap<String, PathBuf> {
+        let mut roots = BTreeMap::new();
+        let Some(node) = node else { return roots };
+        let Value::Map(entries) = &node.value else {
+            let message = "`clientRoots` must be a mapping of names to files";
+            self.error(node.span, message, "as in `{device-ca: devices.pem}`");
+            return roots;
+        };
+        if entries.is_empty() || entries.len() > CLIENT_ROOTS_MAX {
+            let message = format!("`clientRoots` has {} entries", entries.len());
+            self.error(node.span, message, format!("name 1 to {CLIENT_ROOTS_MAX} authorities"));
+        }
+        for (key, value) in entries {
+            let fits = (1..=64).contains(&key.text.len())
+                && key.text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            if !fits {
+                let message = format!("`{}` is no name of an authority", key.text);
+                self.error(key.span, message, "up to 64 letters, digits and `-`");
+            }
+            if let Some(file) = self.path(value) {
+                roots.insert(key.text.clone(), file);
+            }
+        }
+        roots
     }
 
     fn proxy_protocol(&mut self, node: Option<&Node>) -> Vec<IpNet> {

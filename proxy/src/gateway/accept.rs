@@ -33,6 +33,7 @@ use crate::intercept::prefixed::{Prefixed, Version, read_version};
 use crate::journal::Journal;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, OpenConnection, PeerSeries};
+use crate::tls::clients::ClientCertificate;
 use crate::tls::edge::EdgeTls;
 use crate::tls::verify::handshake_reason;
 use crate::worker::{InFlight, Worker};
@@ -52,6 +53,7 @@ pub struct Connection {
     peer: IpAddr,
     proxied: Option<(IpAddr, PpVersion)>,
     sni: Option<String>,
+    certificate: Option<ClientCertificate>,
     series: PeerSeries,
     _place: Option<Place>,
     _open: OpenConnection,
@@ -88,7 +90,7 @@ pub async fn connection(
         let Ok(taken) = take_place(&worker, client) else { return };
         place = taken;
     }
-    let mut conn = |sni| {
+    let mut conn = |sni, certificate| {
         let series = worker.metrics.no_peer();
         let open = worker.metrics.connection(Direction::Gateway);
         let (worker, listener) = (Rc::clone(&worker), Arc::clone(&listener));
@@ -99,26 +101,28 @@ pub async fn connection(
             peer,
             proxied,
             sni,
+            certificate,
             series,
             _place: place,
             _open: open,
         })
     };
     let Some(tls) = &listener.tls else {
-        return plain(conn(None), seen, stream).await;
+        return plain(conn(None, None), seen, stream).await;
     };
     let stream = Prefixed::new(seen.into(), stream);
     // Boxed, and the stream too: a connection should not keep room for stages it has left.
-    let handshake = Box::pin(TlsAcceptor::from(tls.current()).accept(stream));
+    let handshake = Box::pin(TlsAcceptor::from(Arc::clone(&tls.current().server)).accept(stream));
     let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
     match tokio::time::timeout(deadline, handshake).await {
         Ok(Ok(stream)) => {
             worker.metrics.handshake(Direction::Gateway, "ok");
             let (_, session) = stream.get_ref();
             let sni = session.server_name().unwrap_or_default().to_owned();
+            let certificate = ClientCertificate::of_handshake(session.peer_certificates());
             let h2 = session.alpn_protocol() == Some(b"h2");
             let version = if h2 { Version::Http2 } else { Version::Http1 };
-            http(conn(Some(sni)), version, Bytes::new(), Box::new(stream)).await;
+            http(conn(Some(sni), certificate), version, Bytes::new(), Box::new(stream)).await;
         }
         Ok(Err(error)) => {
             worker.metrics.handshake(Direction::Gateway, handshake_reason(&error));
@@ -215,6 +219,22 @@ impl Connection {
     /// The server name of the TLS connection; `None` for plain HTTP, empty if none was sent.
     pub fn sni(&self) -> Option<&str> {
         self.sni.as_deref()
+    }
+
+    /// The certificate whose key the client holds. Only [`Connection::vouched_by`] says whether it
+    /// means anything.
+    pub fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_ref()
+    }
+
+    /// The authorities in force, by their names in `clientRoots`, that vouch for the client's
+    /// certificate now; empty for one that ended, is unknown to all of them, or was not sent.
+    pub fn vouched_by(&self, now: Now) -> Arc<[Arc<str>]> {
+        let roots = self.listener.tls.as_ref().and_then(|tls| tls.current().client_roots.clone());
+        match (&self.certificate, roots) {
+            (Some(certificate), Some(roots)) => certificate.vouched_by(&roots, now),
+            (Some(_), None) | (None, _) => Arc::default(),
+        }
     }
 
     /// The TCP peer.

@@ -1,16 +1,18 @@
-//! The certificate of a public listener, read again when its files change.
+//! The certificate of a public listener and the authorities of its clients, read again when their
+//! files change.
 //!
-//! Invariant: files that cannot be used leave the last good certificate in force.
+//! Invariant: files that cannot be used leave the last good ones in force, all of them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use countersign_config::ServerCertificate;
+use countersign_config::{ClientCertificates, ServerCertificate};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::tls::clients::{AnyClient, ClientRoots};
 use crate::tls::{SingleCertificate, harden};
 
 /// Why a certificate cannot be served.
@@ -38,8 +40,25 @@ pub enum EdgeTlsError {
 pub struct EdgeTls {
     files: ServerCertificate,
     provider: Arc<CryptoProvider>,
-    current: ArcSwap<rustls::ServerConfig>,
-    seen: ArcSwap<(Vec<u8>, Vec<u8>)>,
+    current: ArcSwap<Current>,
+    seen: ArcSwap<Files>,
+}
+
+/// What is served with files of one moment.
+#[derive(Clone)]
+pub struct Current {
+    /// The TLS side.
+    pub server: Arc<rustls::ServerConfig>,
+    /// Who vouches for clients.
+    pub client_roots: Option<Arc<ClientRoots>>,
+}
+
+/// The content of all files: certificate, key, and each file of authorities.
+#[derive(PartialEq, Eq)]
+struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    roots: Vec<Vec<u8>>,
 }
 
 impl EdgeTls {
@@ -57,8 +76,8 @@ impl EdgeTls {
         Ok(EdgeTls { files, provider, current, seen: ArcSwap::from_pointee(bytes) })
     }
 
-    /// The configuration for the next connection.
-    pub fn current(&self) -> Arc<rustls::ServerConfig> {
+    /// What the next connection is served with.
+    pub fn current(&self) -> Arc<Current> {
         self.current.load_full()
     }
 
@@ -78,36 +97,58 @@ impl EdgeTls {
     }
 }
 
-fn read(files: &ServerCertificate) -> Result<(Vec<u8>, Vec<u8>), EdgeTlsError> {
+fn read(files: &ServerCertificate) -> Result<Files, EdgeTlsError> {
     let read = |file: &PathBuf| {
         std::fs::read(file)
             .map_err(|error| EdgeTlsError::File { file: file.clone(), problem: error.to_string() })
     };
-    Ok((read(&files.certificate)?, read(&files.key)?))
+    let roots = files.client_roots.values().map(read).collect::<Result<_, _>>()?;
+    Ok(Files { certificate: read(&files.certificate)?, key: read(&files.key)?, roots })
 }
 
 fn build(
     files: &ServerCertificate,
-    (certificate, key): &(Vec<u8>, Vec<u8>),
+    contents: &Files,
     provider: &Arc<CryptoProvider>,
-) -> Result<rustls::ServerConfig, EdgeTlsError> {
+) -> Result<Current, EdgeTlsError> {
     let pem = |file: &PathBuf, problem: String| EdgeTlsError::File { file: file.clone(), problem };
     let unusable = |source| EdgeTlsError::Unusable { file: files.certificate.clone(), source };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&contents.certificate)
         .collect::<Result<_, _>>()
         .map_err(|error| pem(&files.certificate, error.to_string()))?;
     if chain.is_empty() {
         return Err(pem(&files.certificate, "it holds no certificate".to_owned()));
     }
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| pem(&files.key, error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&contents.key)
+        .map_err(|error| pem(&files.key, error.to_string()))?;
     let certified = rustls::sign::CertifiedKey::from_der(chain, key, provider).map_err(unusable)?;
-    let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
+    let client_roots = client_roots(files, contents, provider)?;
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertificate(Arc::new(certified))));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    harden(&mut config);
-    Ok(config)
+        .map_err(unusable)?;
+    let builder = if files.asks_clients() {
+        let by_roots = files.client_certificates == ClientCertificates::Roots;
+        let asked = client_roots.as_deref().filter(|_| by_roots);
+        let verifier = AnyClient::new(asked, Arc::clone(provider));
+        builder.with_client_cert_verifier(Arc::new(verifier))
+    } else {
+        builder.with_no_client_auth()
+    };
+    let mut server = builder.with_cert_resolver(Arc::new(SingleCertificate(Arc::new(certified))));
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    harden(&mut server);
+    Ok(Current { server: Arc::new(server), client_roots })
+}
+
+fn client_roots(
+    files: &ServerCertificate,
+    contents: &Files,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<ClientRoots>>, EdgeTlsError> {
+    if files.client_roots.is_empty() {
+        return Ok(None);
+    }
+    ClientRoots::build(&files.client_roots, &contents.roots, provider)
+        .map(|roots| Some(Arc::new(roots)))
+        .map_err(|(file, problem)| EdgeTlsError::File { file, problem })
 }
