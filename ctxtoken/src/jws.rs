@@ -118,8 +118,17 @@ pub(crate) struct Header {
     pub(crate) key: KeyName,
 }
 
-/// Reads the decoded header: exactly `alg`, `typ` and one of `kid` and `x5c`.
+/// Reads the decoded header of a context token: exactly `alg`, `typ` and one of `kid` and `x5c`.
 pub(crate) fn header(json: &[u8], limits: &Limits) -> Result<Header, VerifyError> {
+    header_of_type(json, limits, &[TYP, TYP_FULL])
+}
+
+/// The same for a token of one of these types, compared by bytes.
+pub(crate) fn header_of_type(
+    json: &[u8],
+    limits: &Limits,
+    types: &[&str],
+) -> Result<Header, VerifyError> {
     if json.len() > limits.header_bytes_max {
         return Err(malformed("a header over the size limit"));
     }
@@ -127,7 +136,7 @@ pub(crate) fn header(json: &[u8], limits: &Limits) -> Result<Header, VerifyError
     let wire: HeaderWire<'_> = serde_json::from_str(json)
         .map_err(|_| malformed("a header member that is unknown or of the wrong type"))?;
     match wire.typ.as_deref() {
-        Some(TYP | TYP_FULL) => {}
+        Some(typ) if types.contains(&typ) => {}
         Some(_) => return Err(malformed("a `typ` of another kind of token")),
         None => return Err(malformed("a header without `typ`")),
     }

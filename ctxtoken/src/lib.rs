@@ -21,6 +21,7 @@ mod cache;
 mod claims;
 mod custody;
 mod error;
+mod grant;
 mod issuers;
 mod json;
 mod jwks;
@@ -47,6 +48,10 @@ pub use custody::check_custody;
 pub use error::{
     ClaimProblem, Constraint, CustodyProblem, InvalidContext, IssuersError, JwksError, KeyProblem,
     MintError, SignError, SignerError, VerifyError,
+};
+pub use grant::{
+    GRANT_TTL_S_MAX, Grant, GrantError, GrantKey, GrantSigner, GrantText, GrantWith, NewGrant,
+    grant_scope, verify_grant,
 };
 pub use issuers::{Constraints, Issuer, IssuerSet, KeyForms};
 pub use jwks::KeySet;

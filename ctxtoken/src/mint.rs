@@ -75,9 +75,10 @@ impl Minter {
         leaf_not_after: Option<UnixTime>,
         limits: &Limits,
     ) -> Result<Self, MintError> {
-        let (named, bytes_max) = match &key {
-            KeyRef::Kid(kid) => (name_by_kid(kid)?, limits.mint_kid_bytes_max),
-            KeyRef::X5c(chain) => (name_by_chain(chain)?, limits.mint_x5c_bytes_max),
+        let named = name(&key)?;
+        let bytes_max = match &key {
+            KeyRef::Kid(_) => limits.mint_kid_bytes_max,
+            KeyRef::X5c(_) => limits.mint_x5c_bytes_max,
         };
         let algorithm = signer.algorithm().name();
         let header = format!(r#"{{"alg":"{algorithm}","typ":"{}",{named}}}"#, jws::TYP);
@@ -169,6 +170,14 @@ impl Minter {
 impl fmt::Debug for Minter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Minter").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+/// The header member that names a key.
+pub(crate) fn name(key: &KeyRef) -> Result<String, MintError> {
+    match key {
+        KeyRef::Kid(kid) => name_by_kid(kid),
+        KeyRef::X5c(chain) => name_by_chain(chain),
     }
 }
 

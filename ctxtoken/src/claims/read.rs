@@ -169,6 +169,10 @@ wire_object!(TctxWire<'a> at "tctx." {
     req_chain "req_chain": Vec<Text<'a>>,
 });
 
+mod grant;
+
+pub(crate) use grant::{GrantClaims, parse_grant};
+
 impl ClaimsWire<'_> {
     fn convert(self, near: &TrustDomain) -> Result<RequestContext, InvalidContext> {
         if self.cnf.is_some() {
@@ -381,6 +385,7 @@ fn blamed(error: &serde_json::Error) -> InvalidContext {
         ApprovalWire::NAMES,
         WorkloadWire::NAMES,
         TctxWire::NAMES,
+        grant::NAMES,
     ]
     .into_iter()
     .flatten()

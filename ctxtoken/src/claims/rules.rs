@@ -166,8 +166,12 @@ fn check_tctx(tctx: &Tctx) -> Checked {
     opt_time("tctx.deadline", tctx.deadline)?;
     opt_sha256("tctx.parent", tctx.parent.as_deref())?;
     tctx.parent_txn.as_deref().map_or(Ok(()), |txn| check_txn("tctx.parent_txn", txn))?;
-    let requesters = tctx.req_chain.as_ref().map_or(0, Vec::len);
-    ensure(requesters <= REQUESTERS_MAX, "tctx.req_chain", ClaimProblem::BadValue)
+    tctx.req_chain.as_deref().map_or(Ok(()), check_requesters)
+}
+
+/// How often a transaction may have been taken up again.
+pub(crate) fn check_requesters(chain: &[WorkloadId]) -> Checked {
+    ensure(chain.len() <= REQUESTERS_MAX, "tctx.req_chain", ClaimProblem::BadValue)
 }
 
 /// An object that configuration chose the members of: bounded count, names, texts.

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
 use super::{Approval, Device, IngressWorkload, JsonMap, Justification, Rctx, Tctx, TlsFacts};
-use crate::{NewContext, UnixTime, jws};
+use crate::{NewContext, NewGrant, UnixTime, jws};
 
 /// What the minter adds to a [`NewContext`].
 pub(crate) struct Envelope<'a> {
@@ -15,6 +15,14 @@ pub(crate) struct Envelope<'a> {
     pub(crate) iat: UnixTime,
     pub(crate) exp: UnixTime,
     pub(crate) txn: &'a str,
+    pub(crate) jti: &'a [u8; 16],
+}
+
+/// What the maker of grants adds to a [`NewGrant`].
+pub(crate) struct GrantEnvelope<'a> {
+    pub(crate) iss: &'a WorkloadId,
+    pub(crate) iat: UnixTime,
+    pub(crate) exp: UnixTime,
     pub(crate) jti: &'a [u8; 16],
 }
 
@@ -40,6 +48,32 @@ pub(crate) fn write(out: &mut Vec<u8>, envelope: &Envelope<'_>, context: &NewCon
             act.plain("sub", worker.as_str());
             act.close();
         });
+    }
+    object.close();
+}
+
+/// Appends the payload of a deferred grant.
+pub(crate) fn write_grant(out: &mut Vec<u8>, envelope: &GrantEnvelope<'_>, grant: &NewGrant) {
+    let mut object = Object::open(out);
+    object.plain("iss", envelope.iss.as_str());
+    object.plain("aud", envelope.iss.as_str());
+    object.integer("iat", envelope.iat.0);
+    object.integer("exp", envelope.exp.0);
+    object.plain("txn", &grant.txn);
+    object.plain("jti", &jws::encode(envelope.jti));
+    object.text("sub", &grant.sub.to_string());
+    object.words("scope", &grant.scope);
+    object.plain("req_wl", grant.req_wl.as_str());
+    object.nested("may_act", |out| {
+        let mut may_act = Object::open(out);
+        may_act.plain("sub", grant.may_act.as_str());
+        may_act.close();
+    });
+    object.plain("msg", &jws::encode(&grant.msg));
+    object.list("req_chain", Some(&grant.req_chain));
+    object.nested("rctx", |out| write_rctx(out, &grant.rctx));
+    if !grant.tctx.is_empty() {
+        object.nested("tctx", |out| write_tctx(out, &grant.tctx));
     }
     object.close();
 }

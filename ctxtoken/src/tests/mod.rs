@@ -4,6 +4,7 @@ mod cache;
 mod claims;
 mod custody;
 mod errors;
+mod grant;
 mod json;
 mod jwks;
 mod mint;

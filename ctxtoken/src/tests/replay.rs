@@ -45,3 +45,26 @@ fn jwks_corpus_replays() {
         let _ = VerifyingKey::from_jwk(&input);
     }
 }
+
+#[test]
+fn grant_corpus_replays() {
+    let (world, issuer) = (World::new(), id(GATEWAY));
+    let key = world.gateway.verifying_key().clone();
+    let keys = [GrantKey { kid: key.kid(), key }];
+    let with = GrantWith {
+        issuer: &issuer,
+        keys: &keys,
+        chains: &world.chains,
+        now: NOW,
+        skew_s: 30,
+        limits: &world.limits,
+    };
+    let header = format!(r#"{{"alg":"ES256","typ":"csign-deferred+jwt","kid":"{}"}}"#, keys[0].kid);
+    let mut sound = 0;
+    for input in corpus("grant") {
+        let _ = (grant_scope(&input), verify_grant(&input, &with));
+        let text = signed_bytes(header.as_bytes(), &input, &world.gateway);
+        sound += usize::from(verify_grant(text.as_bytes(), &with).is_ok());
+    }
+    assert_eq!(sound, 1, "one input of the corpus is a grant");
+}
