@@ -8,6 +8,7 @@ mod deputy;
 mod edge;
 mod floods_http;
 mod impostors;
+mod jose;
 mod kubernetes;
 mod leaks;
 mod local;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const HOST: &str = "orders.shop";
 
 /// A gateway peer presents tokens to `orders`, which refuses each for its reason.
-async fn refused_tokens(lab: &Lab, tokens: Vec<(&str, String)>) {
+pub(super) async fn refused_tokens(lab: &Lab, tokens: Vec<(&str, String)>) {
     let app = App::mirror();
     let orders = lab.orders(&app, |spec| spec).await;
     let mut peer = lab.peer(&orders, lab.gateway.leaf()).await;
