@@ -347,3 +347,72 @@ async fn attack_sends_unsigned_subject_token() {
     assert!([400, 401].contains(&reply.status), "{}", reply.status);
     assert!(edge.server.seen().is_empty());
 }
+
+/// Whatever the client says of its own host and way is gone; what the app reads is said once.
+#[tokio::test]
+async fn attack_sends_forwarded_host_twice() {
+    let edge = Edge::start(|mesh| mesh).await;
+    let call = edge
+        .get()
+        .header("x-forwarded-host", "evil.example")
+        .header("x-forwarded-host", "worse.example")
+        .header("x-forwarded-proto", "gopher")
+        .header("x-real-ip", "203.0.113.9")
+        .header("forwarded", "for=203.0.113.9;host=evil.example");
+    assert_eq!(edge.send(call).await.status, 200);
+    let seen = edge.server.last();
+    assert_eq!(seen.header("x-forwarded-host"), None);
+    assert_eq!(seen.header("x-real-ip"), None);
+    assert_eq!(seen.header("forwarded"), None);
+    for name in ["x-forwarded-for", "x-forwarded-proto"] {
+        assert_eq!(seen.headers.get_all(name).iter().count(), 1, "{name}");
+    }
+    assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+    assert_ne!(seen.header("x-forwarded-proto"), Some("gopher"));
+}
+
+/// One client's requests share no trace id inside, and a transaction's id is no trace id.
+#[tokio::test]
+async fn attack_links_users_through_trace_ids() {
+    let edge = Edge::start(|mesh| mesh).await;
+    let sent = "0af7651916cd43dd8448eb211c80319c";
+    let mut inside = Vec::new();
+    for _ in 0..2 {
+        let traced = format!("00-{sent}-b7ad6b7169203331-01");
+        let call = edge.get().header("traceparent", &traced).header("tracestate", "user=alice");
+        assert_eq!(edge.send(call).await.status, 200);
+        let seen = edge.server.last();
+        assert_eq!(seen.header("tracestate"), None);
+        let trace = seen.header("traceparent").unwrap().split('-').nth(1).unwrap().to_owned();
+        let txn = edge.minted()["txn"].as_str().unwrap().replace('-', "");
+        assert_ne!(txn, trace);
+        inside.extend([trace, txn]);
+    }
+    inside.push(sent.to_owned());
+    inside.sort();
+    let all = inside.len();
+    inside.dedup();
+    assert_eq!(inside.len(), all, "{inside:?}");
+}
+
+/// Segments are compared as bytes: nothing in a request's path is a pattern.
+#[tokio::test]
+async fn attack_uses_pattern_characters_in_path() {
+    let narrow = |mesh: Mesh| {
+        mesh.with_gateway(|spec| {
+            let paths = json!([{"exact": "/v1/users/a.c/orders"}, {"prefix": "/v1/(health)"}]);
+            spec["mint"][0]["match"]["http"]["paths"] = paths;
+        })
+    };
+    let edge = Edge::start(narrow).await;
+    let ask = async |path: &str| edge.send(Call::get(API, path).bearer(&edge.alice)).await;
+    for path in ["/v1/users/a.c/orders", "/v1/(health)/x"] {
+        assert_eq!(ask(path).await.status, 200, "{path}");
+    }
+    let served = edge.server.seen().len();
+    for path in ["/v1/users/abc/orders", "/v1/users/.*/orders", "/v1/users/*/orders", "/v1/health"]
+    {
+        refused(&edge.gateway, &ask(path).await, "mint_rule_missing").await;
+    }
+    assert_eq!(edge.server.seen().len(), served);
+}

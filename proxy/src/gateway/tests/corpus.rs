@@ -14,7 +14,7 @@ const AUDIENCE: &str = "countersign.dev/prod.example.com";
 /// When the tokens of the corpus live.
 const NOW: Now = Now::from_micros(1_790_000_000_000_000);
 
-fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+pub(super) fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap());
     files

@@ -2,6 +2,7 @@
 
 mod callers;
 mod corpus;
+mod edge_corpus;
 mod identify;
 mod issuer;
 mod jwt_svid;
