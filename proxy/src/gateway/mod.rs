@@ -50,6 +50,7 @@ use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::outbound::encrypt;
 use crate::outbound::forward::{self, Outgoing};
+use crate::outbound::hand_on::Carries;
 use crate::refusal::{Refusal, Refused, Stage};
 
 /// One request from outside, from the head to the response head.
@@ -91,8 +92,8 @@ async fn serve(
     let secured =
         encrypt::lease(conn.worker(), &route.destination, None, version, snap, journal).await?;
     let findings = Findings { client, who, justification };
-    let token = match rule {
-        None => None,
+    let carries = match rule {
+        None => Carries::Nothing,
         Some(rule) => {
             journal.before_forward().await?;
             let (method, to) = (&parts.method, secured.callee()?);
@@ -103,12 +104,12 @@ async fn serve(
             );
             let minted = minted?;
             journal.minted(&minted);
-            Some(minted.header()?)
+            Carries::Minted(minted.header()?)
         }
     };
     crate::inbound::enrich::set_target(&mut parts, &head)?;
     let (authority, dialled) = (head.authority, None);
-    let outgoing = Outgoing { parts, body, authority, token, slot, switch, dialled };
+    let outgoing = Outgoing { parts, body, authority, carries, slot, switch, dialled };
     forward::to_callee(conn.worker(), secured, &route.destination, outgoing, journal).await
 }
 

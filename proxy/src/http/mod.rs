@@ -1,6 +1,7 @@
 //! HTTP shared by the three directions: head check, hygiene, translation, bodies, refusals.
 
 pub mod body;
+pub mod certs;
 pub mod deadline;
 pub mod head;
 pub mod hygiene;

@@ -5,6 +5,7 @@
 //! only before a byte of the request was sent.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::tls::{Alpn, MeshTls};
 use crate::upstream::breaker::{self, Failure};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoints::Visit;
+use crate::upstream::mesh::MeshEnds;
 use crate::upstream::opening::LeaseError;
 use crate::upstream::pool::{Lease, Target};
 use crate::upstream::target::Offer;
@@ -36,8 +38,8 @@ const ENDPOINTS_TRIED_MAX: usize = 2;
 pub struct Secured {
     /// The connection.
     pub lease: Lease,
-    /// Who proved to be on the other end; `None` outside the mesh.
-    pub peer: Option<MeshPeer>,
+    /// Both ends, as they were proven; `None` outside the mesh.
+    pub ends: Option<Rc<MeshEnds>>,
     /// Protocol inside TLS.
     pub alpn: Alpn,
     /// How it was found, to find another.
@@ -57,7 +59,12 @@ impl Secured {
     /// `upstream_failed` outside the mesh, where none may go.
     pub fn callee(&self) -> Result<&WorkloadId, Refused> {
         let outside = || refused(Refusal::UpstreamFailed, "no context leaves the mesh");
-        self.peer.as_ref().map(MeshPeer::id).ok_or_else(outside)
+        self.peer().map(MeshPeer::id).ok_or_else(outside)
+    }
+
+    /// Who proved to be on the other end; `None` outside the mesh.
+    pub fn peer(&self) -> Option<&MeshPeer> {
+        self.ends.as_ref().map(|ends| ends.peer())
     }
 }
 
@@ -220,9 +227,9 @@ async fn at(
     if lease.is_new() && !matches!(destination.peer, ToPeer::Plain) {
         worker.metrics.handshake(Direction::Outbound, "ok");
     }
-    let peer = lease.peer().cloned();
-    match &peer {
-        Some(peer) => journal.presented(peer),
+    let ends = lease.ends().cloned();
+    match &ends {
+        Some(ends) => journal.presented(ends.peer()),
         None if destination.is_mesh() => {
             let detail = "the connection has no proven peer".to_owned();
             let addr = endpoint.addr;
@@ -236,7 +243,7 @@ async fn at(
         None => {}
     }
     let alpn = lease.alpn();
-    Ok(Secured { lease, peer, alpn, way, endpoint, visit, spent: Duration::ZERO })
+    Ok(Secured { lease, ends, alpn, way, endpoint, visit, spent: Duration::ZERO })
 }
 
 fn target(

@@ -1,8 +1,8 @@
 //! Sends a request to another sidecar, with its context, and prepares the response.
 //!
-//! Serves the gateway too. Invariant: the context token goes only to a peer that proved an expected
-//! identity, marked so that HPACK never indexes it; of the peer's reserved response fields only a
-//! well-formed `Countersign-Decision` passes.
+//! Serves the gateway too; `exchange` makes the tries, `hand_on` writes the context for each.
+//! Invariant: of the peer's reserved response fields only a well-formed `Countersign-Decision`
+//! passes.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_policy::host::canonical_host;
-use countersign_workload_id::WorkloadId;
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, Uri, Version, request};
 use hyper::body::Body as _;
@@ -28,6 +27,8 @@ use crate::journal::Journal;
 use crate::judged;
 use crate::outbound::discover::{Destination, ToPeer};
 use crate::outbound::encrypt::{self, Secured};
+use crate::outbound::exchange::{Answer, Tries, Try};
+use crate::outbound::hand_on::Carries;
 use crate::outbound::reached::{Name, Reached, To};
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::telemetry::{Direction, RemovedFrom};
@@ -35,12 +36,8 @@ use crate::tls::Alpn;
 use crate::tls::peer::MeshPeer;
 use crate::upstream::breaker::Failure;
 use crate::upstream::endpoints::Visit;
-use crate::upstream::pool::Checkout;
-use crate::upstream::retry::{self, Kept};
 use crate::upstream::upload::{self, Awaited, Fault, Late, Patience};
 use crate::worker::{InFlight, Worker};
-
-const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
 
 /// A cleaned request on its way out.
 pub struct Outgoing {
@@ -50,21 +47,14 @@ pub struct Outgoing {
     pub body: Incoming,
     /// The one authority.
     pub authority: Authority,
-    /// The context to attach.
-    pub token: Option<HeaderValue>,
+    /// The context it carries.
+    pub carries: Carries,
     /// The request's place under the in-flight cap.
     pub slot: InFlight,
     /// The protocol the app asks to switch to.
     pub switch: Option<Switch>,
     /// The address the app dialled; `None` in explicit mode.
     pub dialled: Option<SocketAddr>,
-}
-
-/// The try a request is at: what answers it, if anything does.
-struct Try {
-    visit: Option<Visit>,
-    addr: SocketAddr,
-    peer: Option<MeshPeer>,
 }
 
 /// Sends the request and waits for the response head.
@@ -78,12 +68,9 @@ pub async fn to_callee(
     outgoing: Outgoing,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
-    let Outgoing { mut parts, body, authority, token, slot, switch, dialled } = outgoing;
+    let Outgoing { mut parts, body, authority, carries, slot, switch, dialled } = outgoing;
     let client_h1 = parts.version < Version::HTTP_2;
     prepare(&mut parts, secured.alpn, &authority, destination, journal.direction)?;
-    if let Some(token) = token {
-        parts.headers.insert(TXN_TOKEN, token);
-    }
     let deadline = journal.deadline(&mut parts.headers, Refusal::UpstreamTimeout)?;
     let limits = &worker.shared.config.limits;
     let head = Duration::from_millis(limits.request_ms_max).saturating_sub(secured.spent);
@@ -106,8 +93,8 @@ pub async fn to_callee(
     }
     let last = Try { visit: None, addr: secured.endpoint.addr, peer: None };
     let last = RefCell::new(last);
-    let exchange = exchange(worker, secured, destination, (request, &last), journal);
-    let answer = upload::head(exchange, &upload, patience).await;
+    let tries = Tries { worker, destination, carries: &carries, last: &last };
+    let answer = upload::head(tries.run(secured, request, journal), &upload, patience).await;
     let Try { visit, addr, peer } = last.into_inner();
     account(worker, destination, visit, &answer);
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::UpstreamTimeout))??;
@@ -124,7 +111,7 @@ fn account(
     worker: &Worker,
     destination: &Destination,
     visit: Option<Visit>,
-    answer: &Result<Result<(Response<Incoming>, Checkout), Refused>, Late>,
+    answer: &Result<Result<Answer, Refused>, Late>,
 ) {
     let Some(visit) = visit else { return };
     match answer {
@@ -200,52 +187,6 @@ fn http1_target(parts: &request::Parts, authority: &Authority) -> Uri {
     }
     let target = parts.uri.path_and_query().cloned();
     target.map_or_else(|| Uri::from_static("/"), Uri::from)
-}
-
-/// Sends once, and once more where that is provably safe and the budget allows it. `last` tells
-/// where it went last.
-async fn exchange(
-    worker: &Worker,
-    secured: Secured,
-    destination: &Destination,
-    (request, last): (Request<ProxyBody>, &RefCell<Try>),
-    journal: &mut Journal,
-) -> Result<(Response<Incoming>, Checkout), Refused> {
-    let Secured { lease, peer, alpn, way, endpoint, visit: first, .. } = secured;
-    last.replace(Try { visit: first, addr: endpoint.addr, peer: peer.clone() });
-    let way = way.speaking(alpn);
-    let kept = Kept::of(&request);
-    let failed = match lease.send(request).await {
-        Ok(answer) => return Ok(answer),
-        Err(failed) => failed,
-    };
-    let broken = |error: &hyper::Error| refuse(Refusal::UpstreamFailed, error.to_string());
-    let error = broken(&failed.error);
-    let (request, why) = retry::again(*failed, kept).map_err(|error| broken(&error))?;
-    if !encrypt::may_retry(worker, why) {
-        return Err(error);
-    }
-    let visit = last.borrow_mut().visit.take();
-    if let Some(visit) = visit.filter(|_| why != "reused_closed") {
-        encrypt::report(worker, destination, visit, Failure::Failed);
-    }
-    let again = encrypt::again(worker, destination, (way, &endpoint), journal).await;
-    let again = again.map_err(|error| encrypt::of_error(&error))?;
-    if request.headers().contains_key(TXN_TOKEN) {
-        same_callee(peer.as_ref().map(MeshPeer::id), again.callee()?)?;
-    }
-    last.replace(Try { visit: again.visit, addr: again.endpoint.addr, peer: again.peer });
-    again.lease.send(request).await.map_err(|failed| broken(&failed.error))
-}
-
-/// A token was made for, or may be handed to, the callee that was proved when it was attached;
-/// another one that may answer too must not get it.
-fn same_callee(first: Option<&WorkloadId>, now: &WorkloadId) -> Result<(), Refused> {
-    if first == Some(now) {
-        return Ok(());
-    }
-    let detail = format!("the context is for another callee, on the second try {now} answered");
-    Err(refuse(Refusal::UpstreamFailed, detail))
 }
 
 /// What an answer belongs to.
@@ -329,15 +270,6 @@ fn refuse(refusal: Refusal, detail: impl Into<String>) -> Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_is_not_sent_to_another_callee_on_the_second_try() {
-        let id = |text: &str| text.parse::<WorkloadId>().expect("an id");
-        let (a, b) = (id("spiffe://prod.acme/ns/a/sa/a"), id("spiffe://prod.acme/ns/a/sa/b"));
-        assert!(same_callee(Some(&a), &a).is_ok());
-        let refused = same_callee(Some(&a), &b).expect_err("refused");
-        assert_eq!(refused.refusal, Refusal::UpstreamFailed);
-    }
 
     #[test]
     fn what_was_late_names_its_refusal() {

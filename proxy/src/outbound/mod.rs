@@ -9,7 +9,9 @@ pub mod context;
 pub mod destinations;
 pub mod discover;
 pub mod encrypt;
+mod exchange;
 pub mod forward;
+pub mod hand_on;
 pub mod reached;
 mod tcp;
 
@@ -25,6 +27,7 @@ use crate::live::Snapshot;
 use crate::outbound::accept::Connection;
 use crate::outbound::discover::Found;
 use crate::outbound::forward::Outgoing;
+use crate::outbound::hand_on::Carries;
 use crate::refusal::Refused;
 use crate::telemetry::RemovedFrom;
 
@@ -46,8 +49,8 @@ async fn serve(
     let version = upgrade::transport_version(parts.version, switch.as_ref());
     let secured = encrypt::lease(conn.worker(), &destination, only, version, snap, journal).await?;
     let held = held.filter(|_| destination.takes_context());
-    let token = held.map(|held| held.token.clone());
+    let carries = held.map_or(Carries::Nothing, Carries::Held);
     let (authority, dialled) = (clean.authority, conn.orig_dst());
-    let outgoing = Outgoing { parts, body, authority, token, slot, switch, dialled };
+    let outgoing = Outgoing { parts, body, authority, carries, slot, switch, dialled };
     forward::to_callee(conn.worker(), secured, &destination, outgoing, journal).await
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use countersign_certs_client::Bundle;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,

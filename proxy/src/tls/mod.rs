@@ -4,6 +4,7 @@
 //! no early data: a resumed session would skip the chain, expiry and identity checks.
 //! Invariant: no other module builds a rustls configuration for the mesh.
 
+pub mod chain;
 pub mod clients;
 pub mod edge;
 pub mod hello;
@@ -95,6 +96,7 @@ pub struct MeshTls {
     /// One for each set of other trust domains that a listener accepts, and one for none.
     servers: Vec<Server>,
     provider: Arc<CryptoProvider>,
+    identity: Arc<Identity>,
     certified: Arc<rustls::sign::CertifiedKey>,
     trust: Trust,
     generation: u64,
@@ -139,7 +141,7 @@ impl MeshTls {
     /// # Errors
     /// When rustls cannot use the key.
     pub fn build(
-        identity: &Identity,
+        identity: &Arc<Identity>,
         trust: &Trust,
         (domain, accepted): (&TrustDomain, &[&[TrustDomain]]),
         provider: &Arc<CryptoProvider>,
@@ -155,6 +157,7 @@ impl MeshTls {
         Ok(MeshTls {
             servers,
             provider: Arc::clone(provider),
+            identity: Arc::clone(identity),
             certified,
             trust: trust.clone(),
             generation,
@@ -164,6 +167,11 @@ impl MeshTls {
     /// Generation of the snapshot it belongs to.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// As whom both sides come.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
     /// Terminates connections from sidecars, at a listener that accepts these other trust domains.

@@ -4,18 +4,14 @@
 //! and nothing else; names and headers are never an identity.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
 
-use countersign_certs_client::crl::Numbered;
-use countersign_certs_client::{TrustBundles, Usage, svid};
-use countersign_policy::RevocableLeaf;
+use countersign_certs_client::{TrustBundles, svid};
 use countersign_workload_id::WorkloadId;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 
 use crate::clock::Now;
 use crate::live::Snapshot;
-use crate::tls::verify::CRL;
+use crate::tls::chain::ProvenChain;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -28,14 +24,7 @@ pub enum Peer {
 
 /// A proven mesh workload. Clones share what was proven.
 #[derive(Clone)]
-pub struct MeshPeer(Arc<Proven>);
-
-struct Proven {
-    leaf: svid::LeafFacts,
-    leaf_sha256: [u8; 32],
-    chain: Box<[CertificateDer<'static>]>,
-    numbered: Box<[Numbered]>,
-}
+pub struct MeshPeer(ProvenChain);
 
 impl fmt::Debug for MeshPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,66 +68,39 @@ impl MeshPeer {
     pub fn of_verified_chain(
         chain: Option<&[CertificateDer<'_>]>,
     ) -> Result<MeshPeer, svid::SvidError> {
-        let chain = chain.unwrap_or_default();
-        let leaf = chain.first().ok_or(svid::SvidError::NoCertificate)?;
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
-        let mut leaf_sha256 = [0; 32];
-        leaf_sha256.copy_from_slice(digest.as_ref());
-        let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
-        let (leaf, numbered) = (svid::facts(leaf)?, Numbered::of(&chain)?);
-        let proven = Proven { leaf, leaf_sha256, chain: chain.into(), numbered };
-        Ok(MeshPeer(Arc::new(proven)))
+        ProvenChain::of(chain.unwrap_or_default()).map(MeshPeer)
     }
 
     /// The proven SPIFFE ID.
     pub fn id(&self) -> &WorkloadId {
-        &self.0.leaf.id
+        self.0.id()
     }
 
     /// End of the peer's certificate, seconds since the Unix epoch.
     pub fn not_after(&self) -> u64 {
-        self.0.leaf.not_after
+        self.0.not_after()
     }
 
     /// SHA-256 of the peer's leaf.
     pub fn leaf_sha256(&self) -> [u8; 32] {
-        self.0.leaf_sha256
+        self.0.leaf_sha256()
+    }
+
+    /// The chain it proved itself with.
+    pub fn chain(&self) -> &ProvenChain {
+        &self.0
     }
 
     /// What revokes this peer's certificate: an entry of a document (`certificate`, `identity`,
     /// `pod`), or its authority (`crl`).
     pub fn revoked(&self, snap: &Snapshot, now: Now) -> Option<&'static str> {
-        let Proven { leaf, leaf_sha256, numbered, .. } = &*self.0;
-        if snap.certs.crls.revoke(leaf.id.trust_domain(), numbered) {
-            return Some(CRL);
-        }
-        if snap.revocations.revokes_no_peer() {
-            return None;
-        }
-        let leaf = RevocableLeaf {
-            sha256: leaf_sha256,
-            id: &leaf.id,
-            not_before_ms: millis(leaf.not_before),
-            pod_uid: leaf.pod_uid.as_deref(),
-        };
-        snap.revocations.leaf(&leaf, i64::try_from(now.millis()).unwrap_or(i64::MAX))
+        self.0.revoked(snap, now)
     }
 
-    /// Whether an authority of its trust domain still vouches for it. That certificates have ended
-    /// by `now` is not looked at: a connection has a deadline of its own for that. An intermediate
-    /// may live shorter than the leaf, so the path must hold at one moment of the leaf's life.
+    /// Whether an authority of its trust domain still vouches for it.
     pub fn is_vouched_for(&self, bundles: &TrustBundles, now: Now) -> bool {
-        let Proven { leaf, chain, .. } = &*self.0;
-        let now = now.secs().min(leaf.not_after).max(leaf.not_before);
-        [now, leaf.not_after, leaf.not_before].into_iter().any(|at| {
-            let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
-            svid::validate(chain, bundles, Usage::TlsClient, at).is_ok()
-        })
+        self.0.is_vouched_for(bundles, now)
     }
-}
-
-fn millis(seconds: u64) -> i64 {
-    i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000)
 }
 
 impl Peer {

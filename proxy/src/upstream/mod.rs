@@ -9,6 +9,7 @@ pub mod budget;
 pub mod connect;
 pub mod dial;
 pub mod endpoints;
+pub mod mesh;
 pub mod opening;
 pub mod pool;
 pub mod retry;

@@ -6,11 +6,12 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::tls::peer::MeshPeer;
 use crate::upstream::connect::{self, ConnectError, Sender};
+use crate::upstream::mesh::MeshEnds;
 use crate::upstream::target::Target;
 
 /// Why there is no connection for a request.
@@ -92,7 +93,7 @@ impl Drop for Count {
 }
 
 /// Opens one connection to `target`.
-pub(super) async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), ConnectError> {
+pub(super) async fn open(target: &Target) -> Result<(Sender, Option<Rc<MeshEnds>>), ConnectError> {
     match target {
         Target::App { addr, h2, way, client, keep_case } => {
             Ok((connect::to_app(*addr, (*h2, *keep_case), (*way, *client)).await?, None))
@@ -100,7 +101,8 @@ pub(super) async fn open(target: &Target) -> Result<(Sender, Option<MeshPeer>), 
         Target::Mesh { addr, expected, alpn, tls, registry, .. } => {
             let opening = connect::to_mesh(*addr, expected, tls, *alpn, registry);
             let (sender, peer) = opening.await?;
-            Ok((sender, Some(peer)))
+            let ends = MeshEnds::new(peer, Arc::clone(tls.identity()));
+            Ok((sender, Some(Rc::new(ends))))
         }
         Target::Outside { addr, tls, offer } => {
             Ok((connect::to_outside(*addr, tls, *offer).await?, None))

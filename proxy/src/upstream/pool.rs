@@ -18,9 +18,9 @@ use hyper::client::conn::{http1, http2};
 
 use crate::http::body::ProxyBody;
 use crate::tls::Alpn;
-use crate::tls::peer::MeshPeer;
 use crate::upstream::connect::{ConnectError, Sender};
 use crate::upstream::endpoints::{Endpoint, Endpoints};
+use crate::upstream::mesh::MeshEnds;
 use crate::upstream::opening::{Count, LeaseError, Opening, open};
 use crate::upstream::retry;
 pub use crate::upstream::target::Target;
@@ -30,6 +30,9 @@ use crate::upstream::upload::Upload;
 
 /// A connection that closes before it could be used is replaced this often for one request.
 const OPENINGS_MAX: usize = 3;
+
+/// Both ends of a connection to another sidecar; `None` for any other connection.
+type Ends = Option<Rc<MeshEnds>>;
 
 /// All connections of one worker.
 pub struct Pool {
@@ -55,7 +58,7 @@ struct Slot {
 
 struct Multiplexed {
     sender: http2::SendRequest<ProxyBody>,
-    peer: Option<MeshPeer>,
+    ends: Ends,
     streams: Rc<Cell<u32>>,
     /// Taken since the last sweep, so not idle for long.
     used: Cell<bool>,
@@ -66,7 +69,7 @@ struct Multiplexed {
 
 struct Idle {
     sender: http1::SendRequest<ProxyBody>,
-    peer: Option<MeshPeer>,
+    ends: Ends,
     since: Instant,
     _counted: Count,
 }
@@ -74,7 +77,7 @@ struct Idle {
 /// A connection taken for one request.
 pub struct Lease {
     sender: LeaseSender,
-    peer: Option<MeshPeer>,
+    ends: Ends,
     reused: bool,
     slot: Rc<Slot>,
     place: Count,
@@ -87,26 +90,21 @@ enum LeaseSender {
 
 /// What a response body holds until it ended: the connection to give back, or the stream count.
 pub struct Checkout {
-    h1: Option<(http1::SendRequest<ProxyBody>, Option<MeshPeer>, Rc<Slot>)>,
+    h1: Option<(http1::SendRequest<ProxyBody>, Ends, Rc<Slot>)>,
     upload: Option<Rc<Upload>>,
     _stream: Option<Count>,
     _place: Count,
 }
 
 impl Checkout {
-    /// The proven identity at the other end of a connection that serves one request at a time.
-    pub fn peer(&self) -> Option<&MeshPeer> {
-        self.h1.as_ref().and_then(|(_, peer, _)| peer.as_ref())
-    }
-
     /// The body ended whole: the connection may serve again, unless the request body is still on
     /// its way. Then it ends with that body.
     pub fn give_back(self) {
-        let Some((sender, peer, slot)) = self.h1 else { return };
+        let Some((sender, ends, slot)) = self.h1 else { return };
         if self.upload.is_some_and(|upload| !upload.is_sent()) {
             return;
         }
-        slot.keep(sender, peer);
+        slot.keep(sender, ends);
     }
 }
 
@@ -136,9 +134,9 @@ impl Lease {
         }
     }
 
-    /// The proven identity of the other end; `None` outside the mesh.
-    pub fn peer(&self) -> Option<&MeshPeer> {
-        self.peer.as_ref()
+    /// Both ends, as they were proven; `None` outside the mesh.
+    pub fn ends(&self) -> Option<&Rc<MeshEnds>> {
+        self.ends.as_ref()
     }
 
     /// Sends the request and waits for the response head.
@@ -149,7 +147,7 @@ impl Lease {
         self,
         request: Request<ProxyBody>,
     ) -> Result<(Response<Incoming>, Checkout), Box<SendFailed>> {
-        let Lease { sender, peer, reused, slot, place } = self;
+        let Lease { sender, ends, reused, slot, place } = self;
         let upload = request.body().upload();
         match sender {
             LeaseSender::H1(mut sender) => {
@@ -158,7 +156,7 @@ impl Lease {
                     let unsent = failed.take_message();
                     Box::new(SendFailed { error: failed.into_error(), unsent, reused, h2: false })
                 })?;
-                let h1 = Some((sender, peer, slot));
+                let h1 = Some((sender, ends, slot));
                 Ok((response, Checkout { h1, upload, _stream: None, _place: place }))
             }
             LeaseSender::H2(mut sender, stream, spoiled) => {
@@ -206,8 +204,8 @@ impl Pool {
                 return slot.one_for_one(target, place, started).await;
             }
             match slot.take_stream() {
-                Room::Stream { sender, peer } => {
-                    return Ok(Lease { sender, peer, reused: !started, slot, place });
+                Room::Stream { sender, ends } => {
+                    return Ok(Lease { sender, ends, reused: !started, slot, place });
                 }
                 Room::Full => return Err(crowded("H2_CONNS_PER_KEY_MAX")),
                 Room::None => {}
@@ -253,7 +251,7 @@ impl Pool {
 
 /// What the multiplexed connections of a slot have to offer.
 enum Room {
-    Stream { sender: LeaseSender, peer: Option<MeshPeer> },
+    Stream { sender: LeaseSender, ends: Ends },
     None,
     Full,
 }
@@ -271,13 +269,13 @@ impl Slot {
     }
 
     /// Keeps a connection for the next request, if there is room.
-    fn keep(&self, sender: http1::SendRequest<ProxyBody>, peer: Option<MeshPeer>) {
+    fn keep(&self, sender: http1::SendRequest<ProxyBody>, ends: Ends) {
         let mut idle = self.idle.borrow_mut();
         let room = idle.len() < limits::POOL_IDLE_PER_KEY_MAX
             && (self.all_idle.get() as usize) < limits::POOL_IDLE_TOTAL_MAX;
         if room && !sender.is_closed() {
             let _counted = Count::one(&self.all_idle);
-            idle.push(Idle { sender, peer, since: Instant::now(), _counted });
+            idle.push(Idle { sender, ends, since: Instant::now(), _counted });
         }
     }
 
@@ -289,9 +287,9 @@ impl Slot {
         place: Count,
         opened: bool,
     ) -> Result<Lease, LeaseError> {
-        if let Some((sender, peer)) = self.take_idle().await {
+        if let Some((sender, ends)) = self.take_idle().await {
             let sender = LeaseSender::H1(sender);
-            return Ok(Lease { sender, peer, reused: !opened, slot: self, place });
+            return Ok(Lease { sender, ends, reused: !opened, slot: self, place });
         }
         let _opening = Count::one(&self.endpoint.opening);
         // Connections to the app beside us are there at once; their number is bounded already.
@@ -299,15 +297,15 @@ impl Slot {
         if opening > limits::ENDPOINT_PENDING_MAX && !target.is_app() {
             return Err(LeaseError::Crowded { addr: target.addr(), limit: "ENDPOINT_PENDING_MAX" });
         }
-        let (sender, peer) = open(target).await?;
-        let sender = self.adopt(sender, peer.as_ref());
-        Ok(Lease { sender, peer, reused: false, slot: self, place })
+        let (sender, ends) = open(target).await?;
+        let sender = self.adopt(sender, ends.as_ref());
+        Ok(Lease { sender, ends, reused: false, slot: self, place })
     }
 
     /// The connection given back last among those that are ready. One given back a moment ago may
     /// need a turn to become ready; one that does not within a few milliseconds is dropped.
-    async fn take_idle(&self) -> Option<(http1::SendRequest<ProxyBody>, Option<MeshPeer>)> {
-        let Idle { mut sender, peer, .. } = {
+    async fn take_idle(&self) -> Option<(http1::SendRequest<ProxyBody>, Ends)> {
+        let Idle { mut sender, ends, .. } = {
             let mut idle = self.idle.borrow_mut();
             idle.retain(|connection| !connection.sender.is_closed());
             match idle.iter().rposition(|connection| connection.sender.is_ready()) {
@@ -319,7 +317,7 @@ impl Slot {
             let limit = Duration::from_millis(limits::POOL_READY_MS_MAX);
             tokio::time::timeout(limit, sender.ready()).await.ok()?.ok()?;
         }
-        Some((sender, peer))
+        Some((sender, ends))
     }
 
     /// The least loaded multiplexed connection, unless all are near the stream limit.
@@ -338,7 +336,7 @@ impl Slot {
                 let stream = Count::one(&best.streams);
                 let spoiled = Rc::clone(&best.spoiled);
                 let sender = LeaseSender::H2(best.sender.clone(), stream, spoiled);
-                Room::Stream { sender, peer: best.peer.clone() }
+                Room::Stream { sender, ends: best.ends.clone() }
             }
         }
     }
@@ -356,8 +354,8 @@ impl Slot {
         tokio::task::spawn_local(async move {
             let mut finish = finish;
             match open(&target).await {
-                Ok((sender, peer)) => match finish.slot.adopt(sender, peer.as_ref()) {
-                    LeaseSender::H1(sender) => finish.slot.keep(sender, peer),
+                Ok((sender, ends)) => match finish.slot.adopt(sender, ends.as_ref()) {
+                    LeaseSender::H1(sender) => finish.slot.keep(sender, ends),
                     LeaseSender::H2(..) => {}
                 },
                 Err(error) => finish.error = Some(error),
@@ -367,7 +365,7 @@ impl Slot {
         (opening, true)
     }
 
-    fn adopt(&self, sender: Sender, peer: Option<&MeshPeer>) -> LeaseSender {
+    fn adopt(&self, sender: Sender, ends: Option<&Rc<MeshEnds>>) -> LeaseSender {
         match sender {
             Sender::H1(sender) => {
                 self.one_for_one.set(true);
@@ -380,7 +378,7 @@ impl Slot {
                 let spoiled = Rc::new(Cell::new(false));
                 self.h2.borrow_mut().push(Multiplexed {
                     sender: sender.clone(),
-                    peer: peer.cloned(),
+                    ends: ends.cloned(),
                     streams,
                     used: Cell::new(true),
                     idle_since: Cell::new(None),

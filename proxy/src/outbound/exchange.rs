@@ -1,0 +1,152 @@
+//! The tries of one request: sent once, once more where that is provably safe, and once more with
+//! the certificates that the callee's proxy asked for.
+//!
+//! Invariant: what hands the context on is made anew for every try, for the callee that proved
+//! itself on that try's connection; a token that was made for one callee never goes to another.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use countersign_workload_id::WorkloadId;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::http::body::ProxyBody;
+use crate::journal::Journal;
+use crate::outbound::discover::{Destination, Endpoint};
+use crate::outbound::encrypt::{self, Secured, Way};
+use crate::outbound::hand_on::{self, Carries};
+use crate::refusal::{Refusal, Refused, Stage};
+use crate::tls::peer::MeshPeer;
+use crate::upstream::breaker::Failure;
+use crate::upstream::endpoints::Visit;
+use crate::upstream::mesh::MeshEnds;
+use crate::upstream::pool::{Checkout, SendFailed};
+use crate::upstream::retry::{self, Kept};
+use crate::worker::Worker;
+
+/// The try a request is at: what answers it, if anything does.
+pub(super) struct Try {
+    /// The request at the endpoint, for its breaker.
+    pub visit: Option<Visit>,
+    /// The endpoint.
+    pub addr: SocketAddr,
+    /// Who proved to be there.
+    pub peer: Option<MeshPeer>,
+}
+
+/// A response head, and what its body holds until it ended.
+pub(super) type Answer = (Response<Incoming>, Checkout);
+
+/// A try that has ended, one way or the other.
+struct Tried {
+    sent: Result<Answer, Box<SendFailed>>,
+    kept: Option<Kept>,
+    ends: Option<Rc<MeshEnds>>,
+}
+
+/// What the tries of one request have in common.
+pub(super) struct Tries<'a> {
+    /// Where they are made.
+    pub worker: &'a Worker,
+    /// Whom the request is for.
+    pub destination: &'a Destination,
+    /// The context it is to carry.
+    pub carries: &'a Carries,
+    /// Tells where it went last.
+    pub last: &'a RefCell<Try>,
+}
+
+impl Tries<'_> {
+    /// Sends the request until there is an answer to hand on.
+    ///
+    /// # Errors
+    /// `upstream_failed`, what a new connection can refuse, and what handing on can.
+    pub(super) async fn run(
+        &self,
+        secured: Secured,
+        request: Request<ProxyBody>,
+        journal: &mut Journal,
+    ) -> Result<Answer, Refused> {
+        let way = secured.way.clone().speaking(secured.alpn);
+        let endpoint = secured.endpoint.clone();
+        let tried = self.attempt(secured, request).await?;
+        match tried.sent {
+            Ok(answer) => Ok(answer),
+            Err(failed) => {
+                let first = tried.ends.as_ref().map(|ends| ends.peer().id());
+                let failed = (*failed, tried.kept);
+                let (again, request) = self.again(failed, (way, &endpoint), first, journal).await?;
+                self.attempt(again, request).await?.sent.map_err(|failed| broken(&failed.error))
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        secured: Secured,
+        mut request: Request<ProxyBody>,
+    ) -> Result<Tried, Refused> {
+        let Secured { lease, ends, endpoint, visit, .. } = secured;
+        let peer = ends.as_ref().map(|ends| ends.peer().clone());
+        self.last.replace(Try { visit, addr: endpoint.addr, peer });
+        hand_on::attach(request.headers_mut(), self.carries, ends.as_deref())?;
+        let kept = Kept::of(&request);
+        let sent = lease.send(request).await;
+        Ok(Tried { sent, kept, ends })
+    }
+
+    /// Another connection for a request that may be sent again, and the request.
+    async fn again(
+        &self,
+        (failed, kept): (SendFailed, Option<Kept>),
+        (way, endpoint): (Way, &Endpoint),
+        first: Option<&WorkloadId>,
+        journal: &mut Journal,
+    ) -> Result<(Secured, Request<ProxyBody>), Refused> {
+        let error = broken(&failed.error);
+        let (request, why) = retry::again(failed, kept).map_err(|error| broken(&error))?;
+        if !encrypt::may_retry(self.worker, why) {
+            return Err(error);
+        }
+        let visit = self.last.borrow_mut().visit.take();
+        if let Some(visit) = visit.filter(|_| why != "reused_closed") {
+            encrypt::report(self.worker, self.destination, visit, Failure::Failed);
+        }
+        let again = encrypt::again(self.worker, self.destination, (way, endpoint), journal).await;
+        let again = again.map_err(|error| encrypt::of_error(&error))?;
+        if let Carries::Minted(_) = self.carries {
+            same_callee(first, again.callee()?)?;
+        }
+        Ok((again, request))
+    }
+}
+
+/// A token was made for the callee that was proved before; another one that may answer too must
+/// not get it.
+fn same_callee(first: Option<&WorkloadId>, now: &WorkloadId) -> Result<(), Refused> {
+    if first == Some(now) {
+        return Ok(());
+    }
+    let detail = format!("the context is for another callee, on the second try {now} answered");
+    Err(Refused::new(Refusal::UpstreamFailed, Stage::Forward, detail))
+}
+
+fn broken(error: &hyper::Error) -> Refused {
+    Refused::new(Refusal::UpstreamFailed, Stage::Forward, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_sent_to_another_callee_on_the_second_try() {
+        let id = |text: &str| text.parse::<WorkloadId>().expect("an id");
+        let (a, b) = (id("spiffe://prod.acme/ns/a/sa/a"), id("spiffe://prod.acme/ns/a/sa/b"));
+        assert!(same_callee(Some(&a), &a).is_ok());
+        let refused = same_callee(Some(&a), &b).expect_err("refused");
+        assert_eq!(refused.refusal, Refusal::UpstreamFailed);
+    }
+}
