@@ -97,6 +97,7 @@ fields! {
     "audit.personalData", "`pseudonyms`, `clear`", "`pseudonyms`", "How users, accounts, addresses and devices are written in records and on the admin pages.";
     "audit.pseudonymKeyFile", "file of at least 32 bytes", "a key drawn at each start", "Key of the pseudonyms. The same file in all proxies makes the same person recognisable across them.";
     "limits", "bounds by name", "none changed", "See the table of bounds below.";
-    "context.propagation", "list of `handle`, `traceparent`; or `none`", "`[handle, traceparent]`", "How onward calls of the app find their context, in this order.";
+    "context.propagation", "list of `handle`, `traceparent`, `token`; or `none`", "`[handle, traceparent]`", "How onward calls of the app find their context. See [context/propagation.md](context/propagation.md).";
+    "context.callerCertificate", "list of `x-forwarded-client-cert`, `client-cert`, `client-cert-chain`", "none", "Headers that tell the app the certificate of the workload that calls. See [context/reading-headers.md](context/reading-headers.md).";
     "tls.groups", "list of `X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`", "`[X25519MLKEM768, X25519, secp256r1]`", "TLS key exchange groups, in order of preference; nothing else is negotiated.";
 }

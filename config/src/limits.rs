@@ -251,6 +251,10 @@ bounds! {
     CONTEXT_INDEX_BEGUN_MAX: usize = 4_096;
     /// Open requests of one trace that the index follows.
     CONTEXT_INDEX_TRACE_MAX: usize = 16;
+    /// Open requests with one token that the app may name by it.
+    CONTEXT_INDEX_TOKEN_MAX: usize = 256;
+    /// How long a context stays usable for onward calls after its response ended.
+    CONTEXT_GRACE_MS_MAX: u64 = 5_000;
     /// All policy documents together (process).
     POLICY_BYTES_MAX: usize = 4 * MIB;
     /// A fetched key set.
@@ -387,6 +391,10 @@ limits! {
     bundle_refresh_s_min: u64 = BUNDLE_REFRESH_S_MIN, Lower, BUNDLE_REFRESH_S_MIN;
     /// `BUNDLE_REFRESH_S_MAX`
     bundle_refresh_s_max: u64 = BUNDLE_REFRESH_S_MAX, Lower, BUNDLE_REFRESH_S_MAX;
+    /// `CONTEXT_GRACE_MS_MAX`
+    context_grace_ms_max: u64 = CONTEXT_GRACE_MS_MAX, Any, 60_000;
+    /// `CONTEXT_INDEX_ENTRIES_MAX`
+    context_index_entries_max: usize = CONTEXT_INDEX_ENTRIES_MAX, Any, 262_144;
     /// `DRAIN_DELAY_MS`
     drain_delay_ms: u64 = DRAIN_DELAY_MS, Lower, DRAIN_DELAY_MS;
     /// `DRAIN_MS_MAX`

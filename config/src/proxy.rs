@@ -58,6 +58,8 @@ pub struct ProxyConfig {
     pub control: Option<PathBuf>,
     /// How onward calls of the app find their context, in order.
     pub propagation: Vec<Propagation>,
+    /// How the app is told the certificate of the workload that calls, beside its identity.
+    pub caller_certificate: Vec<CallerCertificate>,
     /// The TLS key exchange groups offered and accepted; empty: the default set.
     pub tls_groups: Vec<TlsGroup>,
     /// Data-path threads; `None`: follow the CPU limit.
@@ -292,6 +294,19 @@ pub enum Propagation {
     Handle,
     /// The app propagates W3C trace context.
     Traceparent,
+    /// The app forwards the token itself, which it is given for that.
+    Token,
+}
+
+/// One way to tell an app the certificate of the workload that calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerCertificate {
+    /// `X-Forwarded-Client-Cert`, as Envoy writes it: who was called, hash and URI of the caller.
+    Xfcc,
+    /// `Client-Cert` of RFC 9440: the leaf.
+    ClientCert,
+    /// `Client-Cert-Chain` of RFC 9440: what else was sent.
+    ClientCertChain,
 }
 
 /// A TLS 1.3 key exchange group.

@@ -221,8 +221,12 @@ impl Started {
             propagation: Propagation {
                 handle: config.propagation.contains(&Configured::Handle),
                 traceparent: config.propagation.contains(&Configured::Traceparent),
+                token: config.propagation.contains(&Configured::Token),
             },
-            contexts: Arc::new(ContextIndex::default()),
+            contexts: Arc::new(ContextIndex::new(
+                config.limits.context_index_entries_max,
+                config.limits.context_grace_ms_max,
+            )),
             audit: audit.clone(),
             readiness: readiness.clone(),
             probes: Arc::default(),

@@ -1,15 +1,17 @@
 //! Contexts of the inbound requests that are open in this pod, or ended a moment ago, and of work
 //! that no request began.
 //!
-//! Inbound gives each request a handle (a header for the app) and remembers its trace id; the app's
-//! onward call is matched to it by `outbound/context`. Invariant: whatever is unknown, expired,
-//! ambiguous or contradictory finds nothing: the call goes out as the service alone, never with a
-//! guess. Shared by all workers, because the onward call may land on another one; critical
-//! sections are short and never await.
+//! Inbound gives each request a handle (a header for the app) and remembers its trace id, and its
+//! token where the app may hand that on itself; the app's onward call is matched to it by
+//! `outbound/context`. Invariant: whatever is unknown, expired, ambiguous or contradictory finds
+//! nothing: the call goes out as the service alone, never with a guess. Shared by all workers,
+//! because the onward call may land on another one; critical sections are short and never await.
 
+mod call;
 mod names;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,12 +21,12 @@ use http::HeaderValue;
 
 use crate::clock::Now;
 
+use call::{Ambiguous, Found};
+pub use call::{Asked, Call, Lookup, Propagation};
+use names::TokenName;
 pub use names::{Handle, TraceId};
 
 const SHARDS: usize = 16;
-
-/// How long a context stays usable after the response that carried it ended.
-const GRACE_MS: u64 = 5_000;
 
 /// The context one inbound request brought.
 pub struct Held {
@@ -41,9 +43,10 @@ pub struct Held {
 }
 
 struct Entry {
-    /// `None` for a request that brought no context: it makes its trace id ambiguous.
+    /// `None` for a request that brought no context: it makes its trace id ambiguous all the same.
     held: Option<Arc<Held>>,
     trace: Option<TraceId>,
+    token: Option<TokenName>,
     life: Life,
 }
 
@@ -52,26 +55,32 @@ struct Entry {
 enum Life {
     /// Its inbound request is open.
     Open,
-    /// The response ended at this time; the grace runs.
+    /// The response ended; the grace runs until this time.
     Closed(u64),
     /// Begun without an inbound request: until this time.
     Begun(u64),
 }
 
 impl Entry {
+    /// Whether a call may still be caused by it. The end of its token does not change that: only
+    /// then there is nothing to attach.
     fn live(&self, now: Now) -> bool {
-        let lives = match self.life {
+        match self.life {
             Life::Open => true,
-            Life::Closed(closed) => now.millis() < closed + GRACE_MS,
-            Life::Begun(until) => now.millis() < until,
-        };
-        lives && self.held.as_ref().is_none_or(|held| now.secs() < held.exp)
+            Life::Closed(until) | Life::Begun(until) => now.millis() < until,
+        }
+    }
+
+    /// The context to attach, as long as its token lives.
+    fn held(&self, now: Now) -> Option<&Arc<Held>> {
+        self.held.as_ref().filter(|held| now.secs() < held.exp)
     }
 }
 
 #[derive(Default)]
 struct Handles {
     open: HashMap<Handle, Entry>,
+    /// Those in grace, by its end.
     closed: VecDeque<(u64, Handle)>,
     /// Those begun without an inbound request, by their end.
     begun: BTreeSet<(u64, Handle)>,
@@ -81,7 +90,7 @@ impl Handles {
     /// One whose time is over.
     fn pop_over(&mut self, now: Now) -> Option<Handle> {
         let closed = self.closed.front();
-        if closed.is_some_and(|(closed, _)| now.millis() >= closed + GRACE_MS) {
+        if closed.is_some_and(|(until, _)| now.millis() >= *until) {
             return self.closed.pop_front().map(|(_, handle)| handle);
         }
         let begun = self.begun.first();
@@ -92,82 +101,32 @@ impl Handles {
     }
 }
 
+/// The requests of each name, oldest first.
+type Names<K> = Mutex<HashMap<K, Vec<Handle>>>;
+
 /// All contexts of requests that are open, or ended a moment ago, in this pod.
 pub struct ContextIndex {
     handles: [Mutex<Handles>; SHARDS],
-    traces: [Mutex<HashMap<TraceId, Vec<Handle>>>; SHARDS],
+    traces: [Names<TraceId>; SHARDS],
+    tokens: [Names<TokenName>; SHARDS],
     entries: AtomicUsize,
     entries_max: usize,
     begun: AtomicUsize,
-}
-
-impl Default for ContextIndex {
-    fn default() -> ContextIndex {
-        ContextIndex::with_capacity(limits::CONTEXT_INDEX_ENTRIES_MAX)
-    }
-}
-
-/// What was found for an onward call. The name is the label of `countersign_context_lookup_total`.
-pub enum Lookup {
-    /// By handle.
-    Handle(Arc<Held>),
-    /// By trace id.
-    Traceparent(Arc<Held>),
-    /// Neither a handle nor a known trace id.
-    None,
-    /// A handle nobody knows, that has ended, or that was sent twice.
-    UnknownHandle,
-    /// One trace id, several different tokens.
-    Ambiguous,
-    /// Handle and trace id lead to different tokens.
-    Mismatch,
-}
-
-impl Lookup {
-    /// Metric label and audit value.
-    pub fn result(&self) -> &'static str {
-        match self {
-            Lookup::Handle(_) => "handle",
-            Lookup::Traceparent(_) => "traceparent",
-            Lookup::None => "none",
-            Lookup::UnknownHandle => "unknown_handle",
-            Lookup::Ambiguous => "ambiguous",
-            Lookup::Mismatch => "mismatch",
-        }
-    }
-
-    /// The context to attach, if exactly one was found.
-    pub fn held(&self) -> Option<&Arc<Held>> {
-        match self {
-            Lookup::Handle(held) | Lookup::Traceparent(held) => Some(held),
-            Lookup::None | Lookup::UnknownHandle | Lookup::Ambiguous | Lookup::Mismatch => None,
-        }
-    }
-}
-
-/// What the app's call says about its cause.
-pub enum Asked<'a> {
-    /// No handle header.
-    Nothing,
-    /// One handle header.
-    Once(&'a str),
-    /// Several.
-    Repeatedly,
-}
-
-/// Which ways of finding a context are switched on.
-#[derive(Clone, Copy, Debug)]
-pub struct Propagation {
-    /// By the `Countersign-Context` header.
-    pub handle: bool,
-    /// By the W3C trace id.
-    pub traceparent: bool,
+    grace_ms: u64,
 }
 
 /// Keeps a context open; dropping it starts the grace.
 pub struct OpenContext {
     index: Arc<ContextIndex>,
     handle: Handle,
+    by_token: bool,
+}
+
+impl OpenContext {
+    /// Whether an onward call may name this request by its token.
+    pub fn by_token(&self) -> bool {
+        self.by_token
+    }
 }
 
 impl Drop for OpenContext {
@@ -177,42 +136,50 @@ impl Drop for OpenContext {
 }
 
 impl ContextIndex {
-    /// An index that holds at most `entries_max` contexts.
-    pub fn with_capacity(entries_max: usize) -> ContextIndex {
+    /// An index of at most `entries_max` contexts, in which each stays for `grace_ms` after the
+    /// response that carried it ended.
+    pub fn new(entries_max: usize, grace_ms: u64) -> ContextIndex {
         ContextIndex {
             handles: std::array::from_fn(|_| Mutex::default()),
             traces: std::array::from_fn(|_| Mutex::default()),
+            tokens: std::array::from_fn(|_| Mutex::default()),
             entries: AtomicUsize::new(0),
             entries_max,
             begun: AtomicUsize::new(0),
+            grace_ms,
         }
     }
 
     /// Remembers a request that is about to reach the app, with the context it brought or with
-    /// none. `None` when the index is full of open requests, or of requests of this trace: then the
-    /// app must see neither a handle nor this trace id.
+    /// none, under its trace id if there is one, and under its token if the app may name it by
+    /// that. `None` when the index is full of open requests, or of requests of this trace: then
+    /// the app must see neither a handle nor this trace id nor the token.
     pub fn open(
         self: &Arc<ContextIndex>,
         handle: Handle,
         trace: Option<TraceId>,
         held: Option<Arc<Held>>,
+        by_token: bool,
     ) -> Option<OpenContext> {
         if self.entries.load(Ordering::Relaxed) >= self.entries_max && !self.evict_one(handle) {
             return None;
         }
         if let Some(trace) = trace {
-            let mut traces = lock(&self.traces[trace.shard()]);
-            let handles = traces.entry(trace).or_default();
-            if handles.len() >= limits::CONTEXT_INDEX_TRACE_MAX {
+            let traces = &self.traces[trace.shard()];
+            if !link(traces, trace, handle, limits::CONTEXT_INDEX_TRACE_MAX) {
                 return None;
             }
-            handles.push(handle);
         }
+        let token = held.as_ref().filter(|_| by_token).map(|held| TokenName::of(&held.token));
+        let token = token.filter(|token| {
+            let tokens = &self.tokens[token.shard()];
+            link(tokens, *token, handle, limits::CONTEXT_INDEX_TOKEN_MAX)
+        });
         lock(&self.handles[handle.shard()])
             .open
-            .insert(handle, Entry { held, trace, life: Life::Open });
+            .insert(handle, Entry { held, trace, token, life: Life::Open });
         self.entries.fetch_add(1, Ordering::Relaxed);
-        Some(OpenContext { index: Arc::clone(self), handle })
+        Some(OpenContext { index: Arc::clone(self), handle, by_token: token.is_some() })
     }
 
     /// Remembers a context that no inbound request brought, such as that of a message or of a job,
@@ -231,7 +198,8 @@ impl ContextIndex {
         let until_ms = until.saturating_mul(1_000);
         let mut handles = lock(&self.handles[handle.shard()]);
         handles.begun.insert((until_ms, handle));
-        let entry = Entry { held: Some(held), trace: None, life: Life::Begun(until_ms) };
+        let entry =
+            Entry { held: Some(held), trace: None, token: None, life: Life::Begun(until_ms) };
         handles.open.insert(handle, entry);
         drop(handles);
         self.entries.fetch_add(1, Ordering::Relaxed);
@@ -252,16 +220,11 @@ impl ContextIndex {
         true
     }
 
-    /// Finds the context of an onward call.
-    pub fn find(
-        &self,
-        handle: Asked<'_>,
-        trace: Option<TraceId>,
-        how: Propagation,
-        now: Now,
-    ) -> Lookup {
-        let by_trace = if how.traceparent { self.by_trace(trace, now) } else { Ok(None) };
-        let by_handle = match handle {
+    /// Finds the context of an onward call. A handle or a token is the app's own word: one that
+    /// is not known is not made up for by the trace, and one that is known is not overruled by a
+    /// trace that says nothing. Whatever they lead to must be the same token.
+    pub fn find(&self, call: &Call<'_>, how: Propagation, now: Now) -> Lookup {
+        let by_handle = match call.handle {
             Asked::Once(text) if how.handle => match self.by_handle(text, now) {
                 Some(held) => Some(held),
                 None => return Lookup::UnknownHandle,
@@ -269,13 +232,18 @@ impl ContextIndex {
             Asked::Repeatedly if how.handle => return Lookup::UnknownHandle,
             Asked::Nothing | Asked::Once(_) | Asked::Repeatedly => None,
         };
-        match (by_handle, by_trace) {
-            (Some(held), Ok(Some(traced))) if !same_token(&held, &traced) => Lookup::Mismatch,
-            (Some(held), Ok(_) | Err(Ambiguous)) => Lookup::Handle(held),
-            (None, Ok(Some(traced))) => Lookup::Traceparent(traced),
-            (None, Ok(None)) => Lookup::None,
-            (None, Err(Ambiguous)) => Lookup::Ambiguous,
-        }
+        let by_token = match call.token {
+            Asked::Once(token) if how.token => match self.by_token(token, now) {
+                Ok(None) => return Lookup::UnknownToken,
+                Err(Ambiguous { among }) if among.is_empty() => return Lookup::UnknownToken,
+                found => found,
+            },
+            Asked::Repeatedly if how.token => return Lookup::UnknownToken,
+            Asked::Nothing | Asked::Once(_) | Asked::Repeatedly => Ok(None),
+        };
+        let trace = call.trace.filter(|_| how.traceparent);
+        let by_trace = trace.map_or(Ok(None), |trace| self.by_trace(trace, now));
+        call::weigh(by_handle, by_token, by_trace)
     }
 
     /// Forgets contexts whose grace is over. Called once a second.
@@ -308,33 +276,49 @@ impl ContextIndex {
             .open
             .get(&handle)
             .filter(|entry| entry.live(now))
-            .and_then(|entry| entry.held.clone())
+            .and_then(|entry| entry.held(now).cloned())
     }
 
-    fn by_trace(&self, trace: Option<TraceId>, now: Now) -> Result<Option<Arc<Held>>, Ambiguous> {
-        let Some(trace) = trace else { return Ok(None) };
+    fn by_trace(&self, trace: TraceId, now: Now) -> Found {
         let handles = lock(&self.traces[trace.shard()]).get(&trace).cloned().unwrap_or_default();
-        let mut found: Option<Arc<Held>> = None;
+        self.the_one(&handles, now)
+    }
+
+    fn by_token(&self, token: &HeaderValue, now: Now) -> Found {
+        let token = TokenName::of(token);
+        let handles = lock(&self.tokens[token.shard()]).get(&token).cloned().unwrap_or_default();
+        self.the_one(&handles, now)
+    }
+
+    /// The one context these requests brought: the same token, handed on along the same path with
+    /// the same scope. Of lists that differ in bytes only the newest.
+    fn the_one(&self, handles: &[Handle], now: Now) -> Found {
+        let mut live: Vec<Option<Arc<Held>>> = Vec::new();
         for handle in handles {
             let shard = lock(&self.handles[handle.shard()]);
-            let Some(entry) = shard.open.get(&handle).filter(|entry| entry.live(now)) else {
-                continue;
-            };
-            // A request without context under this trace could be the cause as well.
-            let Some(held) = &entry.held else { return Err(Ambiguous) };
-            match &found {
-                Some(other) if !same_token(other, held) => return Err(Ambiguous),
-                Some(_) | None => found = Some(Arc::clone(held)),
-            }
+            let entry = shard.open.get(handle).filter(|entry| entry.live(now));
+            live.extend(entry.map(|entry| entry.held(now).cloned()));
         }
-        Ok(found)
+        let Some(newest) = live.last().cloned() else { return Ok(None) };
+        // A request without context, or whose context has ended, could be the cause as well.
+        let same = newest.filter(|newest| {
+            let same = |held: &Option<Arc<Held>>| {
+                held.as_ref().is_some_and(|held| held.came_the_same_way(newest))
+            };
+            live.iter().all(same)
+        });
+        match same {
+            Some(newest) => Ok(Some(newest)),
+            None => Err(Ambiguous { among: live.into_iter().flatten().collect() }),
+        }
     }
 
     fn close(&self, handle: Handle, now: Now) {
         let mut handles = lock(&self.handles[handle.shard()]);
         let Some(entry) = handles.open.get_mut(&handle) else { return };
-        entry.life = Life::Closed(now.millis());
-        handles.closed.push_back((now.millis(), handle));
+        let until = now.millis().saturating_add(self.grace_ms);
+        entry.life = Life::Closed(until);
+        handles.closed.push_back((until, handle));
     }
 
     /// Makes room by forgetting the oldest context in grace, looking at the newcomer's shard first.
@@ -363,22 +347,39 @@ impl ContextIndex {
         if matches!(entry.life, Life::Begun(_)) {
             self.begun.fetch_sub(1, Ordering::Relaxed);
         }
-        let Some(trace) = entry.trace else { return };
-        let mut traces = lock(&self.traces[trace.shard()]);
-        if let Some(handles) = traces.get_mut(&trace) {
-            handles.retain(|other| *other != handle);
-            if handles.is_empty() {
-                traces.remove(&trace);
-            }
+        if let Some(trace) = entry.trace {
+            unlink(&self.traces[trace.shard()], trace, handle);
+        }
+        if let Some(token) = entry.token {
+            unlink(&self.tokens[token.shard()], token, handle);
         }
     }
 }
 
-/// One trace id belongs to several requests with different tokens.
-struct Ambiguous;
+impl Held {
+    fn came_the_same_way(&self, other: &Held) -> bool {
+        self.token == other.token
+    }
+}
 
-fn same_token(a: &Held, b: &Held) -> bool {
-    a.token == b.token
+/// Remembers one more request under a name, unless there are too many.
+fn link<K: Eq + Hash>(names: &Names<K>, name: K, handle: Handle, most: usize) -> bool {
+    let mut names = lock(names);
+    let handles = names.entry(name).or_default();
+    let room = handles.len() < most;
+    if room {
+        handles.push(handle);
+    }
+    room
+}
+
+fn unlink<K: Eq + Hash>(names: &Names<K>, name: K, handle: Handle) {
+    let mut names = lock(names);
+    let Some(handles) = names.get_mut(&name) else { return };
+    handles.retain(|other| *other != handle);
+    if handles.is_empty() {
+        names.remove(&name);
+    }
 }
 
 /// A poisoned shard is still consistent: no code between lock and unlock can leave it half-written.
@@ -386,6 +387,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+#[path = "tests/context_model.rs"]
+mod model;
 #[cfg(test)]
 #[path = "tests/context_index.rs"]
 mod tests;

@@ -9,7 +9,9 @@ use countersign_policy::yaml::{Fields, Node, Value, read};
 
 use super::{Reader, entries, nearest};
 use crate::limits::{BOUNDS, Change, Limits};
-use crate::proxy::{Audit, AuditSink, PersonalData, Propagation, ProxyConfig, TlsGroup};
+use crate::proxy::{
+    Audit, AuditSink, CallerCertificate, PersonalData, Propagation, ProxyConfig, TlsGroup,
+};
 
 /// Where status is served when nothing is written.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
@@ -40,7 +42,7 @@ impl Reader<'_, '_> {
         let documents = self.documents(documents);
         let admin = self.service(fields.optional("admin"), "admin", ADMIN);
         let metrics = self.service(fields.optional("metrics"), "metrics", METRICS);
-        let propagation = self.propagation(fields.optional("context"));
+        let (propagation, caller_certificate) = self.context(fields.optional("context"));
         let tls_groups = self.tls_groups(fields.optional("tls"));
         let workers = fields.optional("workers").and_then(|node| {
             let count = read::integer(node, 1, WORKERS_MAX, self.findings)?;
@@ -74,6 +76,7 @@ impl Reader<'_, '_> {
             interception,
             tcp,
             propagation,
+            caller_certificate,
             tls_groups,
             workers,
             audit,
@@ -157,13 +160,27 @@ impl Reader<'_, '_> {
         socket.and_then(|node| self.path(node))
     }
 
-    fn propagation(&mut self, node: Option<&Node>) -> Vec<Propagation> {
-        const WORDS: &[(&str, Propagation)] =
-            &[("handle", Propagation::Handle), ("traceparent", Propagation::Traceparent)];
+    /// `context`: how onward calls find theirs, and what else the app is told of its caller.
+    fn context(&mut self, node: Option<&Node>) -> (Vec<Propagation>, Vec<CallerCertificate>) {
+        const CERTIFICATE: &[(&str, CallerCertificate)] = &[
+            ("x-forwarded-client-cert", CallerCertificate::Xfcc),
+            ("client-cert", CallerCertificate::ClientCert),
+            ("client-cert-chain", CallerCertificate::ClientCertChain),
+        ];
         let default = vec![Propagation::Handle, Propagation::Traceparent];
-        let Some(mut fields) = self.fields(node, "`context`") else { return default };
+        let Some(mut fields) = self.fields(node, "`context`") else { return (default, Vec::new()) };
         let words = fields.optional("propagation");
+        let certificate = fields.optional("callerCertificate");
         self.finish(fields);
+        (self.propagation(words, default), self.distinct_words(certificate, CERTIFICATE))
+    }
+
+    fn propagation(&mut self, words: Option<&Node>, default: Vec<Propagation>) -> Vec<Propagation> {
+        const WORDS: &[(&str, Propagation)] = &[
+            ("handle", Propagation::Handle),
+            ("traceparent", Propagation::Traceparent),
+            ("token", Propagation::Token),
+        ];
         match words {
             None => default,
             Some(node) if node.text() == Some("none") => Vec::new(),

@@ -1,7 +1,9 @@
-//! What a call of the app may say about its cause: a handle of ours, or the trace it belongs to.
+//! The names of a request: a handle of ours, the trace it belongs to, its token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use http::HeaderValue;
 
 use super::SHARDS;
 
@@ -75,5 +77,24 @@ impl TraceId {
 
     pub(super) fn shard(self) -> usize {
         usize::try_from(self.0 % (SHARDS as u128)).unwrap_or(0)
+    }
+}
+
+/// A token by its SHA-256, so that the table holds no second copy of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct TokenName([u8; 32]);
+
+impl TokenName {
+    pub(super) fn of(token: &HeaderValue) -> TokenName {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        let mut name = [0; 32];
+        for (to, from) in name.iter_mut().zip(digest.as_ref()) {
+            *to = *from;
+        }
+        TokenName(name)
+    }
+
+    pub(super) fn shard(self) -> usize {
+        usize::from(self.0[0]) % SHARDS
     }
 }

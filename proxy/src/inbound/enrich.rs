@@ -188,19 +188,26 @@ fn open_context(
 ) -> Option<OpenContext> {
     let worker = conn.worker();
     let propagation = worker.shared.propagation;
-    if !propagation.traceparent && (held.is_none() || !propagation.handle) {
+    if !propagation.traceparent && (held.is_none() || !(propagation.handle || propagation.token)) {
         return None;
     }
     let handle = Handle::new(worker.random());
     let trace = if propagation.traceparent { trace_id(conn, parts) } else { None };
-    let has_context = held.is_some();
-    let Some(open) = worker.shared.contexts.open(handle, trace, held) else {
+    let token = held.as_ref().map(|held| held.token.clone());
+    let contexts = &worker.shared.contexts;
+    let Some(open) = contexts.open(handle, trace, held, propagation.token) else {
         worker.metrics.limit_hit("CONTEXT_INDEX_ENTRIES_MAX");
         restart_trace(conn, parts);
         return None;
     };
-    if has_context
-        && propagation.handle
+    let Some(token) = token else { return Some(open) };
+    if open.by_token() {
+        // Beside the verified headers, whose bound is not for a token.
+        parts.headers.insert(hygiene::TXN_TOKEN, token);
+    } else if propagation.token {
+        worker.metrics.limit_hit("CONTEXT_INDEX_TOKEN_MAX");
+    }
+    if propagation.handle
         && let Ok(value) = HeaderValue::from_str(&handle.text())
     {
         ours.insert(CONTEXT, value);

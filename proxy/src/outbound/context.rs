@@ -1,6 +1,7 @@
 //! Finds the context of the inbound request that caused this call.
 //!
-//! Invariant: nothing the app wrote is believed beyond its handle and its trace id; a context is
+//! Invariant: nothing the app wrote is believed beyond its handle, its trace id and, where that is
+//! switched on, a token that it was given; a context is
 //! attached only if it is the one and only, and only if this workload may hand it on.
 
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use http::request;
 
 use crate::clock::Now;
-use crate::context_index::{Asked, Held, Lookup, TraceId};
+use crate::context_index::{Asked, Call, Held, Lookup, TraceId};
 use crate::http::hygiene::{Field, Presented};
 use crate::inbound::again;
 use crate::journal::Journal;
@@ -25,17 +26,23 @@ pub fn find(
     journal: &mut Journal,
 ) -> Option<Arc<Held>> {
     let shared = &conn.worker().shared;
-    let asked = match &presented.handle {
+    let handle = match &presented.handle {
         Field::Absent => Asked::Nothing,
         Field::One(value) => value.to_str().map_or(Asked::Repeatedly, Asked::Once),
         Field::Repeated => Asked::Repeatedly,
+    };
+    let token = match presented.token() {
+        Ok(None) => Asked::Nothing,
+        Ok(Some(token)) => Asked::Once(token),
+        Err(_) => Asked::Repeatedly,
     };
     let mut traces = parts.headers.get_all("traceparent").iter();
     let trace = match (traces.next(), traces.next()) {
         (Some(only), None) => only.to_str().ok().and_then(TraceId::parse),
         _ => None,
     };
-    let found = shared.contexts.find(asked, trace, shared.propagation, journal.started);
+    let call = Call { handle, token, trace };
+    let found = shared.contexts.find(&call, shared.propagation, journal.started);
     journal.lookup(label(&found));
     let held = found.held()?;
     if !held.may_pass_on {
@@ -63,8 +70,10 @@ fn label(found: &Lookup) -> telemetry::Lookup {
     match found {
         Lookup::Handle(_) => telemetry::Lookup::Handle,
         Lookup::Traceparent(_) => telemetry::Lookup::Traceparent,
+        Lookup::Token(_) => telemetry::Lookup::Token,
         Lookup::None => telemetry::Lookup::None,
         Lookup::UnknownHandle => telemetry::Lookup::UnknownHandle,
+        Lookup::UnknownToken => telemetry::Lookup::UnknownToken,
         Lookup::Ambiguous => telemetry::Lookup::Ambiguous,
         Lookup::Mismatch => telemetry::Lookup::Mismatch,
     }

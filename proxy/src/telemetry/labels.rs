@@ -167,7 +167,9 @@ label_set! {
         None => "none",
         /// The handle is not, or no longer, known.
         UnknownHandle => "unknown_handle",
-        /// The trace belongs to more than one context.
+        /// The token is not, or no longer, one of a request of this pod.
+        UnknownToken => "unknown_token",
+        /// The trace or the token belongs to more than one context.
         Ambiguous => "ambiguous",
         /// Handle and trace point at different contexts.
         Mismatch => "mismatch",

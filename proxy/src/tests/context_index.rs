@@ -1,18 +1,50 @@
 use super::*;
 
 fn held(token: &str) -> Option<Arc<Held>> {
-    let token = HeaderValue::from_str(token).unwrap();
-    Some(Arc::new(Held { token, txn: "t".into(), exp: 100, may_pass_on: true, context: None }))
+    Some(Arc::new(held_until(token, 100)))
 }
 
-const BOTH: Propagation = Propagation { handle: true, traceparent: true };
+pub(super) fn held_until(token: &str, exp: u64) -> Held {
+    let token = HeaderValue::from_str(token).unwrap();
+    Held { token, txn: "t".into(), exp, may_pass_on: true, context: None }
+}
+
+const ALL: Propagation = Propagation { handle: true, traceparent: true, token: true };
+
+/// What a call that says this finds.
+fn find(
+    index: &ContextIndex,
+    handle: Asked<&str>,
+    trace: Option<TraceId>,
+    seconds: u64,
+) -> &'static str {
+    let call = Call { handle, token: Asked::Nothing, trace };
+    name(&index.find(&call, ALL, at(seconds)))
+}
+
+pub(super) fn name(found: &Lookup) -> &'static str {
+    assert_eq!(
+        found.held().is_some(),
+        matches!(found, Lookup::Handle(_) | Lookup::Traceparent(_) | Lookup::Token(_))
+    );
+    match found {
+        Lookup::Handle(_) => "handle",
+        Lookup::Traceparent(_) => "traceparent",
+        Lookup::Token(_) => "token",
+        Lookup::None => "none",
+        Lookup::UnknownHandle => "unknown_handle",
+        Lookup::UnknownToken => "unknown_token",
+        Lookup::Ambiguous => "ambiguous",
+        Lookup::Mismatch => "mismatch",
+    }
+}
 
 fn at(seconds: u64) -> Now {
     Now::from_micros(seconds * 1_000_000)
 }
 
 fn index(max: usize) -> Arc<ContextIndex> {
-    Arc::new(ContextIndex::with_capacity(max))
+    Arc::new(ContextIndex::new(max, 5_000))
 }
 
 fn handle(n: u8) -> Handle {
@@ -24,59 +56,57 @@ const TRACE: TraceId = TraceId(7);
 #[test]
 fn a_handle_finds_its_request_and_nothing_else() {
     let index = index(8);
-    let _open = index.open(handle(1), None, held("a.b.c")).unwrap();
-    let found = index.find(Asked::Once(&handle(1).text()), None, BOTH, at(1));
-    assert_eq!(found.result(), "handle");
+    let _open = index.open(handle(1), None, held("a.b.c"), true).unwrap();
+    let found = find(&index, Asked::Once(&handle(1).text()), None, 1);
+    assert_eq!(found, "handle");
     for wrong in [handle(2).text(), String::new(), "x".repeat(22), "x".repeat(500)] {
-        let found = index.find(Asked::Once(&wrong), None, BOTH, at(1));
-        assert_eq!(found.result(), "unknown_handle", "{wrong}");
+        let found = find(&index, Asked::Once(&wrong), None, 1);
+        assert_eq!(found, "unknown_handle", "{wrong}");
     }
-    assert_eq!(index.find(Asked::Repeatedly, None, BOTH, at(1)).result(), "unknown_handle");
+    assert_eq!(find(&index, Asked::Repeatedly, None, 1), "unknown_handle");
 }
 
 #[test]
 fn an_unknown_handle_does_not_fall_back_to_the_trace() {
     let index = index(8);
-    let _open = index.open(handle(1), Some(TRACE), held("a.b.c")).unwrap();
-    let found = index.find(Asked::Once("gone"), Some(TRACE), BOTH, at(1));
-    assert_eq!(found.result(), "unknown_handle");
+    let _open = index.open(handle(1), Some(TRACE), held("a.b.c"), true).unwrap();
+    let found = find(&index, Asked::Once("gone"), Some(TRACE), 1);
+    assert_eq!(found, "unknown_handle");
 }
 
 #[test]
 fn attack_two_users_share_one_trace_id() {
     let index = index(8);
-    let _alice = index.open(handle(1), Some(TRACE), held("alice")).unwrap();
-    let _bob = index.open(handle(2), Some(TRACE), held("bob")).unwrap();
-    let found = index.find(Asked::Nothing, Some(TRACE), BOTH, at(1));
-    assert_eq!(found.result(), "ambiguous");
-    assert!(found.held().is_none());
+    let _alice = index.open(handle(1), Some(TRACE), held("alice"), true).unwrap();
+    let _bob = index.open(handle(2), Some(TRACE), held("bob"), true).unwrap();
+    let found = find(&index, Asked::Nothing, Some(TRACE), 1);
+    assert_eq!(found, "ambiguous");
 }
 
 #[test]
 fn attack_sends_handle_of_one_and_trace_of_another() {
     let index = index(8);
-    let _alice = index.open(handle(1), None, held("alice")).unwrap();
-    let _bob = index.open(handle(2), Some(TRACE), held("bob")).unwrap();
-    let found = index.find(Asked::Once(&handle(1).text()), Some(TRACE), BOTH, at(1));
-    assert_eq!(found.result(), "mismatch");
-    assert!(found.held().is_none());
+    let _alice = index.open(handle(1), None, held("alice"), true).unwrap();
+    let _bob = index.open(handle(2), Some(TRACE), held("bob"), true).unwrap();
+    let found = find(&index, Asked::Once(&handle(1).text()), Some(TRACE), 1);
+    assert_eq!(found, "mismatch");
 }
 
 #[test]
 fn attack_calls_back_without_context_under_the_victims_trace() {
     let index = index(8);
-    let _victim = index.open(handle(1), Some(TRACE), held("victim")).unwrap();
-    let _attacker = index.open(handle(2), Some(TRACE), None).unwrap();
-    let found = index.find(Asked::Nothing, Some(TRACE), BOTH, at(1));
-    assert_eq!(found.result(), "ambiguous");
-    let found = index.find(Asked::Once(&handle(2).text()), None, BOTH, at(1));
-    assert_eq!(found.result(), "unknown_handle");
+    let _victim = index.open(handle(1), Some(TRACE), held("victim"), true).unwrap();
+    let _attacker = index.open(handle(2), Some(TRACE), None, true).unwrap();
+    let found = find(&index, Asked::Nothing, Some(TRACE), 1);
+    assert_eq!(found, "ambiguous");
+    let found = find(&index, Asked::Once(&handle(2).text()), None, 1);
+    assert_eq!(found, "unknown_handle");
 }
 
 #[test]
 fn a_trace_with_too_many_requests_is_not_followed_further() {
     let index = index(64);
-    let open = |n| index.open(handle(n), Some(TRACE), held("a"));
+    let open = |n| index.open(handle(n), Some(TRACE), held("a"), true);
     let kept: Vec<_> = (0..16).map(|n| open(n).unwrap()).collect();
     assert!(open(16).is_none());
     drop(kept);
@@ -87,50 +117,50 @@ fn a_trace_with_too_many_requests_is_not_followed_further() {
 #[test]
 fn the_same_token_twice_under_one_trace_is_not_ambiguous() {
     let index = index(8);
-    let _one = index.open(handle(1), Some(TRACE), held("alice")).unwrap();
-    let _two = index.open(handle(2), Some(TRACE), held("alice")).unwrap();
-    let found = index.find(Asked::Nothing, Some(TRACE), BOTH, at(1));
-    assert_eq!(found.result(), "traceparent");
+    let _one = index.open(handle(1), Some(TRACE), held("alice"), true).unwrap();
+    let _two = index.open(handle(2), Some(TRACE), held("alice"), true).unwrap();
+    let found = find(&index, Asked::Nothing, Some(TRACE), 1);
+    assert_eq!(found, "traceparent");
 }
 
 #[test]
 fn attack_uses_context_after_the_token_ended() {
     let index = index(8);
-    let _open = index.open(handle(1), Some(TRACE), held("a")).unwrap();
-    assert_eq!(index.find(Asked::Nothing, Some(TRACE), BOTH, at(100)).result(), "none");
+    let _open = index.open(handle(1), Some(TRACE), held("a"), true).unwrap();
+    assert_eq!(find(&index, Asked::Nothing, Some(TRACE), 100), "none");
     let asked = handle(1).text();
-    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(100)).result(), "unknown_handle");
+    assert_eq!(find(&index, Asked::Once(&asked), None, 100), "unknown_handle");
 }
 
 #[test]
 fn attack_reuses_handle_after_request_ended() {
     let index = index(8);
-    index.open(handle(1), Some(TRACE), held("a")).unwrap();
+    index.open(handle(1), Some(TRACE), held("a"), true).unwrap();
     index.close(handle(1), at(10));
     let asked = handle(1).text();
-    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(14)).result(), "handle");
-    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(15)).result(), "unknown_handle");
-    assert_eq!(index.find(Asked::Nothing, Some(TRACE), BOTH, at(15)).result(), "none");
+    assert_eq!(find(&index, Asked::Once(&asked), None, 14), "handle");
+    assert_eq!(find(&index, Asked::Once(&asked), None, 15), "unknown_handle");
+    assert_eq!(find(&index, Asked::Nothing, Some(TRACE), 15), "none");
 }
 
 #[test]
 fn contexts_in_grace_make_room_and_open_ones_do_not() {
     let index = index(2);
-    let first = index.open(handle(1), Some(TRACE), held("a")).unwrap();
-    let _second = index.open(handle(2), None, held("b")).unwrap();
-    assert!(index.open(handle(3), None, held("c")).is_none(), "full of open requests");
+    let first = index.open(handle(1), Some(TRACE), held("a"), true).unwrap();
+    let _second = index.open(handle(2), None, held("b"), true).unwrap();
+    assert!(index.open(handle(3), None, held("c"), true).is_none(), "full of open requests");
     drop(first);
-    assert!(index.open(handle(3), None, held("c")).is_some());
+    assert!(index.open(handle(3), None, held("c"), true).is_some());
     let asked = handle(1).text();
-    let found = index.find(Asked::Once(&asked), None, BOTH, at(1));
-    assert_eq!(found.result(), "unknown_handle");
+    let found = find(&index, Asked::Once(&asked), None, 1);
+    assert_eq!(found, "unknown_handle");
 }
 
 #[test]
 fn sweeping_leaves_nothing_behind() {
     let index = index(64);
     for n in 0..32 {
-        index.open(handle(n), Some(TraceId(u128::from(n))), held("a")).unwrap();
+        index.open(handle(n), Some(TraceId(u128::from(n))), held("a"), true).unwrap();
     }
     assert_eq!(index.len(), 32);
     index.sweep(Now::from_micros(u64::MAX / 2));
@@ -164,8 +194,8 @@ fn a_begun_context_ends_at_its_time_and_leaves_nothing() {
     let asked = handle(1).text();
     assert_eq!(index.begin(handle(1), held("job").unwrap(), 50, at(1)), Some(50));
     assert_eq!(index.begin(handle(2), held("job").unwrap(), 500, at(1)), Some(100), "its token");
-    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(49)).result(), "handle");
-    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(50)).result(), "unknown_handle");
+    assert_eq!(find(&index, Asked::Once(&asked), None, 49), "handle");
+    assert_eq!(find(&index, Asked::Once(&asked), None, 50), "unknown_handle");
     assert_eq!(index.begin(handle(3), held("job").unwrap(), 50, at(50)), None, "over already");
     index.sweep(at(50));
     assert_eq!(index.len(), 1);
@@ -183,7 +213,7 @@ fn jobs_take_no_places_of_requests() {
     }
     let more = number(limits::CONTEXT_INDEX_BEGUN_MAX);
     assert_eq!(index.begin(more, held("job").unwrap(), 50, at(1)), None);
-    assert!(index.open(more, None, held("a")).is_some());
+    assert!(index.open(more, None, held("a"), true).is_some());
     assert!(index.end(number(7)));
     assert!(!index.end(number(7)), "twice");
     assert!(index.begin(number(7), held("job").unwrap(), 50, at(1)).is_some());
@@ -192,10 +222,55 @@ fn jobs_take_no_places_of_requests() {
 #[test]
 fn what_was_ended_early_does_not_lend_its_trace_to_another() {
     let index = index(8);
-    let _alice = index.open(handle(1), Some(TRACE), held("alice")).unwrap();
-    let _bob = index.open(handle(2), Some(TRACE), held("bob")).unwrap();
+    let _alice = index.open(handle(1), Some(TRACE), held("alice"), true).unwrap();
+    let _bob = index.open(handle(2), Some(TRACE), held("bob"), true).unwrap();
     assert!(index.end(handle(1)));
     let asked = handle(1).text();
-    assert_eq!(index.find(Asked::Once(&asked), None, BOTH, at(1)).result(), "unknown_handle");
-    assert_eq!(index.find(Asked::Nothing, Some(TRACE), BOTH, at(1)).result(), "ambiguous");
+    assert_eq!(find(&index, Asked::Once(&asked), None, 1), "unknown_handle");
+    assert_eq!(find(&index, Asked::Nothing, Some(TRACE), 1), "ambiguous");
+}
+
+#[test]
+fn a_token_counts_only_if_a_request_of_this_pod_brought_it() {
+    let index = index(8);
+    let _alice = index.open(handle(1), None, held("alice"), true).unwrap();
+    let _bob = index.open(handle(2), None, held("bob"), false).unwrap();
+    let find = |token: Asked<&'static str>, how| {
+        let token = match token {
+            Asked::Nothing => Asked::Nothing,
+            Asked::Once(text) => Asked::Once(HeaderValue::from_static(text)),
+            Asked::Repeatedly => Asked::Repeatedly,
+        };
+        let token = match &token {
+            Asked::Nothing => Asked::Nothing,
+            Asked::Once(token) => Asked::Once(token),
+            Asked::Repeatedly => Asked::Repeatedly,
+        };
+        name(&index.find(&Call { handle: Asked::Nothing, token, trace: None }, how, at(1)))
+    };
+    assert_eq!(find(Asked::Once("alice"), ALL), "token");
+    assert_eq!(find(Asked::Once("alice"), Propagation { token: false, ..ALL }), "none");
+    assert_eq!(find(Asked::Once("alicf"), ALL), "unknown_token");
+    assert_eq!(find(Asked::Once("bob"), ALL), "unknown_token", "the app was not given it");
+    assert_eq!(find(Asked::Repeatedly, ALL), "unknown_token");
+}
+
+#[test]
+fn a_handle_of_none_of_a_traces_requests_contradicts_it() {
+    let index = index(8);
+    let _carol = index.open(handle(3), None, held("carol"), true).unwrap();
+    let _alice = index.open(handle(1), Some(TRACE), held("alice"), true).unwrap();
+    let _bob = index.open(handle(2), Some(TRACE), held("bob"), true).unwrap();
+    let of = |n| find(&index, Asked::Once(&handle(n).text()), Some(TRACE), 1);
+    assert_eq!([of(1), of(2), of(3)], ["handle", "handle", "mismatch"]);
+}
+
+#[test]
+fn attack_waits_for_the_end_of_a_token_to_lend_its_trace_another() {
+    let index = index(8);
+    let alice = Some(Arc::new(held_until("alice", 50)));
+    let _alice = index.open(handle(1), Some(TRACE), alice, true).unwrap();
+    let _bob = index.open(handle(2), Some(TRACE), held("bob"), true).unwrap();
+    // Alice's request is still open when her token has ended: her calls are not Bob's.
+    assert_eq!(find(&index, Asked::Nothing, Some(TRACE), 60), "ambiguous");
 }
