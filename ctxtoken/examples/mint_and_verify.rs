@@ -12,9 +12,10 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 use countersign_ctxtoken::{
-    ChainKey, ChainValidator, Constraints, Issuer, IssuerSet, KeyForms, KeyRef, KeySet, Limits,
-    LocalSigner, Minter, NewContext, Origin, Rctx, ScopePattern, SubPattern, Subject, Tctx,
-    TokenIds, UnixTime, UserName, VerifyWith, check_custody, txn_id, verify,
+    ChainKey, ChainValidator, Constraints, CustodyWith, HopKeys, Issuer, IssuerSet, KeyForms,
+    KeyRef, KeySet, Limits, LocalSigner, Minter, NewContext, Origin, Rctx, RequestContext,
+    ScopePattern, SubPattern, Subject, Tctx, TokenIds, UnixTime, UserName, Verified, VerifyWith,
+    check_custody, txn_id, verify,
 };
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
@@ -24,6 +25,12 @@ struct NoChains;
 impl ChainValidator for NoChains {
     fn validate(&self, _: &[Vec<u8>], _: UnixTime) -> Result<ChainKey, String> {
         Err("this verifier knows no certificate authority".to_owned())
+    }
+}
+
+impl HopKeys for NoChains {
+    fn find(&self, _: &[u8; 32], _: UnixTime) -> Option<Arc<ChainKey>> {
+        None
     }
 }
 
@@ -94,12 +101,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     let verified = verify(token.expose().as_bytes(), &with)?;
     println!("verified  {} for {:?}, txn {}", verified.sub, verified.scope, verified.txn);
 
-    // Custody: who presents it to whom.
-    for (peer, me) in [(&gateway, &orders), (&orders, &billing), (&billing, &orders)] {
-        match check_custody(&verified, peer, me) {
-            Ok(()) => println!("accepted  {} from {}", me.short(), peer.short()),
+    show_custody(&verified, &[&gateway, &orders, &billing], now);
+    Ok(())
+}
+
+/// Who presents the token to whom. No hop records: only the first holder and those it calls.
+fn show_custody(
+    verified: &Verified<RequestContext>,
+    [gateway, orders, billing]: &[&WorkloadId; 3],
+    now: UnixTime,
+) {
+    for (peer, me) in [(gateway, orders), (orders, billing), (billing, orders)] {
+        let with = CustodyWith {
+            peer,
+            peer_leaf_sha256: [0; 32],
+            me,
+            hops: None,
+            keys: &NoChains,
+            seen: None,
+            now,
+            skew_s: 30,
+            required: true,
+        };
+        match check_custody(verified, &with) {
+            Ok(_) => println!("accepted  {} from {}", me.short(), peer.short()),
             Err(refusal) => println!("refused   {}: {refusal}", refusal.reason()),
         }
     }
-    Ok(())
 }

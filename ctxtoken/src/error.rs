@@ -26,6 +26,24 @@ pub enum VerifyError {
     /// The path from the token's first holder does not end at the mTLS peer.
     #[error("custody is broken: {0}")]
     CustodyBroken(CustodyProblem),
+    /// Certificates of signers of hop records are not known here: their SHA-256, each once. The
+    /// sender repeats the request with them.
+    #[error("{} certificate(s) of signers of hop records are not known", thumbprints.len())]
+    HopCertUnknown {
+        /// SHA-256 of each missing leaf.
+        thumbprints: Vec<[u8; 32]>,
+    },
+    /// `Countersign-Hops` is not a list of hop records of this profile.
+    #[error("not a list of hop records: {0}")]
+    HopsMalformed(&'static str),
+    /// `Countersign-Hops` is longer than the limit.
+    #[error("the list of hop records has {bytes} bytes, the limit is {limit}")]
+    HopsTooLarge {
+        /// Bytes received.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// `iss` is not on the allow-list.
     #[error("the issuer is not on the allow-list")]
     IssuerNotAllowed,
@@ -72,6 +90,9 @@ impl VerifyError {
             Self::ClaimInvalid { .. } => "claim_invalid",
             Self::ConstraintViolated(_) => "constraint_violated",
             Self::CustodyBroken(_) => "custody_broken",
+            Self::HopCertUnknown { .. } => "hops_cert_unknown",
+            Self::HopsMalformed(_) => "hops_malformed",
+            Self::HopsTooLarge { .. } => "hops_too_large",
             Self::IssuerNotAllowed => "issuer_not_allowed",
             Self::KeyUnknown(_) => "key_unknown",
             Self::KeysUnavailable => "keys_unavailable",
@@ -154,6 +175,17 @@ pub enum Constraint {
 /// Why custody cannot be shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CustodyProblem {
+    /// The peer's own record is for another callee.
+    #[error("the last hop record is addressed to another workload")]
+    AddressedToAnother,
+    /// A record contradicts the token, its neighbour or its certificate.
+    #[error("hop record {at} (from 0) {what}")]
+    BadRecord {
+        /// Position in the list.
+        at: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The issuer itself presents a token that it handed to somebody else.
     #[error("the issuer made this token for {to}, not for this workload")]
     MadeForAnother {
@@ -167,6 +199,43 @@ pub enum CustodyProblem {
         peer: WorkloadId,
         /// The first holder the token names.
         to: WorkloadId,
+    },
+    /// The peer's own record was made with another certificate than the connection's.
+    #[error("the last hop record is signed under another certificate than the connection's")]
+    OtherCertificate,
+    /// The list does not begin at the token's first holder.
+    #[error("the hop records do not begin at {to}, the first holder")]
+    StartsElsewhere {
+        /// The first holder the token names.
+        to: WorkloadId,
+    },
+}
+
+/// Why no hop record was made. The request must not go out with this token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HopError {
+    /// The records so far lead to another workload.
+    #[error("the hop records do not lead to this workload")]
+    NotTheHolder,
+    /// The scope breaks a rule of the token's own, or is wider than what is left.
+    #[error("the scope of the hop record is not part of what is left")]
+    ScopeInvalid,
+    /// The library could not sign.
+    #[error("the hop record could not be signed")]
+    Sign(#[from] SignError),
+    /// The field would be longer than receivers read.
+    #[error("the list of hop records would have {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Bytes it would have.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// One record too many, which usually is a loop.
+    #[error("the token was passed on {limit} times, which usually is a loop")]
+    TooMany {
+        /// Records allowed.
+        limit: usize,
     },
 }
 

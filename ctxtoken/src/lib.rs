@@ -2,6 +2,7 @@
 //! how it entered the mesh, and to which workload it was handed first.
 //!
 //! * [`verify`] (or [`TokenCache::verify`]) is the only way to a [`Verified`] context.
+//! * [`HopList`] shows how a token came here; [`append`] adds to it.
 //! * [`check_presenter`] and [`check_custody`] bind it to the connection it came over.
 //! * [`Minter`] makes tokens; it cannot make one that [`verify`] would refuse by content.
 //! * [`Unverified`] shows what a token says, for tools; nothing in it may take part in a decision.
@@ -19,9 +20,9 @@
 mod algorithm;
 mod cache;
 mod claims;
-mod custody;
 mod error;
 mod grant;
+mod hops;
 mod issuers;
 mod json;
 mod jwks;
@@ -44,14 +45,16 @@ pub use claims::{
     Approval, Device, DeviceSource, IngressWorkload, IpSource, JsonMap, Justification, Origin,
     Rctx, RequestContext, SenderConstraint, Subject, Tctx, TlsFacts, UserName,
 };
-pub use custody::check_custody;
 pub use error::{
-    ClaimProblem, Constraint, CustodyProblem, InvalidContext, IssuersError, JwksError, KeyProblem,
-    MintError, SignError, SignerError, VerifyError,
+    ClaimProblem, Constraint, CustodyProblem, HopError, InvalidContext, IssuersError, JwksError,
+    KeyProblem, MintError, SignError, SignerError, VerifyError,
 };
 pub use grant::{
     GRANT_TTL_S_MAX, Grant, GrantError, GrantKey, GrantSigner, GrantText, GrantWith, NewGrant,
     grant_scope, verify_grant,
+};
+pub use hops::{
+    Custody, CustodyWith, HopKeys, HopList, NewHop, VerifiedHops, append, check_custody,
 };
 pub use issuers::{Constraints, Issuer, IssuerSet, KeyForms};
 pub use jwks::KeySet;

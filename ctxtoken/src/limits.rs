@@ -1,6 +1,11 @@
 //! The bounds of minting and verifying that a deployment may set. Bounds of the profile itself
 //! (lengths of claims, nesting, members) stand beside the code that applies them.
 
+/// Records a token may gather on its way.
+pub(crate) const HOPS_MAX: usize = 8;
+/// Longest `Countersign-Hops` value: eight records with long IDs do not fit 4 KiB.
+pub(crate) const HOPS_BYTES_MAX: usize = 6144;
+
 /// Sizes, lifetimes and cache bounds. [`Default`] is the profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -22,6 +27,10 @@ pub struct Limits {
     pub cache_age_s_max: u64,
     /// Validated certificate chains kept per cache.
     pub chains_max: usize,
+    /// Most hop records of one token.
+    pub hops_max: usize,
+    /// Longest `Countersign-Hops` value that is looked at, in bytes.
+    pub hops_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -36,6 +45,8 @@ impl Default for Limits {
             cache_bytes_max: 4 << 20,
             cache_age_s_max: 60,
             chains_max: 256,
+            hops_max: HOPS_MAX,
+            hops_bytes_max: HOPS_BYTES_MAX,
         }
     }
 }

@@ -228,6 +228,9 @@ fn failing_step(error: &VerifyError, token: &str) -> Step {
         VerifyError::ClaimInvalid { .. }
         | VerifyError::ConstraintViolated(_)
         | VerifyError::CustodyBroken(_)
+        | VerifyError::HopCertUnknown { .. }
+        | VerifyError::HopsMalformed(_)
+        | VerifyError::HopsTooLarge { .. }
         | VerifyError::PresenterRefused => Step::Claims,
     }
 }

@@ -81,7 +81,8 @@ fn check_subject(sub: &Subject) -> Checked {
     ensure(prefix + rest <= SUBJECT_BYTES_MAX, "sub", ClaimProblem::BadValue)
 }
 
-fn check_scope(scope: &[String]) -> Checked {
+/// 1 to 16 names, each once, at most 256 bytes with the spaces between them.
+pub(crate) fn check_scope(scope: &[String]) -> Checked {
     let bytes = scope.iter().map(|name| name.len() + 1).sum::<usize>();
     let each_once = scope
         .iter()

@@ -2,7 +2,7 @@
 //! so that what refuses it is the rule it breaks.
 use serde_json::{Value, json};
 
-use super::world::*;
+use super::{hops_world::*, world::*};
 use crate::*;
 
 // ── Algorithm confusion ──────────────────────────────────────────────────────────────────────
@@ -544,8 +544,8 @@ fn attack_replays_with_malleated_signature() {
 fn attack_pod_with_key_uses_stolen_token() {
     let world = World::new();
     let context = world.verify(&world.token(&base_claims())).unwrap();
-    let billing = id("spiffe://prod.example.com/ns/shop/sa/billing");
-    let error = check_custody(&context, &id(POD), &billing).unwrap_err();
+    let billing = "spiffe://prod.example.com/ns/shop/sa/billing";
+    let error = custody(&context, POD, billing, None).unwrap_err();
     assert_eq!(error.reason(), "custody_broken");
     assert!(error.to_string().contains(POD) && error.to_string().contains(ORDERS));
 }
@@ -555,7 +555,7 @@ fn attack_uses_token_issued_to_another_first_holder() {
     // The issuer, or somebody with its certificate, hands the token to a workload it does not name.
     let world = World::new();
     let context = world.verify(&world.token(&base_claims())).unwrap();
-    let error = check_custody(&context, &id(GATEWAY), &id(POD)).unwrap_err();
+    let error = custody(&context, GATEWAY, POD, None).unwrap_err();
     assert_eq!(
         error,
         VerifyError::CustodyBroken(CustodyProblem::MadeForAnother { to: id(ORDERS) })

@@ -1,5 +1,5 @@
 //! Custody and presenters, as tables.
-use super::world::*;
+use super::{hops_world::*, world::*};
 use crate::*;
 
 #[test]
@@ -20,8 +20,26 @@ fn custody_follows_the_first_holder() {
         (billing, GATEWAY, false),
         (FOREIGN, ORDERS, false),
     ] {
-        let checked = check_custody(&context, &id(peer), &id(me));
+        let checked = custody(&context, peer, me, None);
         assert_eq!(checked.is_ok(), holds, "{peer} to {me}");
+    }
+}
+
+#[test]
+fn custody_follows_the_records() {
+    let world = World::new();
+    let text = world.token(&base_claims());
+    let token = world.verify(&text).unwrap();
+    let list = Path::from(ORDERS).to(POD).to(GATEWAY).list(&text);
+    let keys = Leaves::of(&[ORDERS]);
+    let shown = custody_by(&token, POD, GATEWAY, Some(&list), &keys).unwrap();
+    assert_eq!(shown.holders, [id(ORDERS), id(POD)]);
+    assert!(shown.proven && shown.may_pass_on);
+    assert_eq!(shown.scope, ["orders.read"]);
+    // The same list is worth nothing to anybody else, and to nobody else.
+    for (peer, me) in [(GATEWAY, POD), (ORDERS, GATEWAY), (POD, ORDERS), (POD, POD)] {
+        let refused = custody_by(&token, peer, me, Some(&list), &keys).unwrap_err();
+        assert_eq!(refused.reason(), "custody_broken", "{peer} to {me}");
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::world::*;
+use super::{hops_world::*, world::*};
 use crate::*;
 
 /// One input per reason. The match has no default arm, so that a new variant asks for its input.
@@ -16,7 +16,18 @@ fn produce(reason: &VerifyError) -> VerifyError {
         VerifyError::ConstraintViolated(_) => world.changed(|c| c["scope"] = json!("admin")),
         VerifyError::CustodyBroken(_) => {
             let context = world.verify(&good).unwrap();
-            return check_custody(&context, &id(POD), &id(ORDERS)).unwrap_err();
+            return custody(&context, POD, ORDERS, None).unwrap_err();
+        }
+        VerifyError::HopCertUnknown { .. } => {
+            let list = Path::from(ORDERS).to(POD).to(GATEWAY).list(&good);
+            let context = world.verify(&good).unwrap();
+            return custody(&context, POD, GATEWAY, Some(&list)).unwrap_err();
+        }
+        VerifyError::HopsMalformed(_) => {
+            return HopList::parse(b"a.b", &world.limits).unwrap_err();
+        }
+        VerifyError::HopsTooLarge { .. } => {
+            return HopList::parse(&[b'a'; 6145], &world.limits).unwrap_err();
         }
         VerifyError::IssuerNotAllowed => world.changed(|c| c["iss"] = json!(POD)),
         VerifyError::KeyUnknown(_) => world.headed(&x5c_header("unknown")),
@@ -46,6 +57,9 @@ fn every_reason_is_produced() {
         VerifyError::ClaimInvalid { claim: "sub", problem: ClaimProblem::BadValue },
         VerifyError::ConstraintViolated(Constraint::Scope),
         VerifyError::CustodyBroken(CustodyProblem::MadeForAnother { to: id(ORDERS) }),
+        VerifyError::HopCertUnknown { thumbprints: Vec::new() },
+        VerifyError::HopsMalformed("x"),
+        VerifyError::HopsTooLarge { bytes: 1, limit: 1 },
         VerifyError::IssuerNotAllowed,
         VerifyError::KeyUnknown(KeyProblem::NoSuchKid),
         VerifyError::KeysUnavailable,

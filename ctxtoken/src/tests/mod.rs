@@ -5,6 +5,7 @@ mod claims;
 mod custody;
 mod errors;
 mod grant;
+mod hops_world;
 mod json;
 mod jwks;
 mod mint;

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use countersign_ctxtoken::{
-    CacheResult, RequestContext, UnixTime, Verified, VerifyError, VerifyWith, check_custody,
-    check_presenter,
+    CacheResult, ChainKey, CustodyWith, HopKeys, RequestContext, UnixTime, Verified, VerifyError,
+    VerifyWith, check_custody, check_presenter,
 };
+
+use countersign_workload_id::WorkloadId;
 
 use crate::clock::Now;
 use crate::http::request::{Head, of_hygiene};
@@ -96,11 +98,39 @@ fn is_garbage(error: &VerifyError) -> bool {
         | VerifyError::AudienceWrong
         | VerifyError::ClaimInvalid { .. }
         | VerifyError::ConstraintViolated(_)
+        | VerifyError::HopsMalformed(_)
+        | VerifyError::HopsTooLarge { .. }
         | VerifyError::TokenDuplicated => true,
         VerifyError::CustodyBroken(_)
+        | VerifyError::HopCertUnknown { .. }
         | VerifyError::KeysUnavailable
         | VerifyError::PresenterRefused
         | VerifyError::TokenExpired { .. } => false,
+    }
+}
+
+/// No certificates of earlier holders are known here: only the first holder and those it calls
+/// are accepted.
+struct NoHopKeys;
+
+impl HopKeys for NoHopKeys {
+    fn find(&self, _: &[u8; 32], _: UnixTime) -> Option<Arc<ChainKey>> {
+        None
+    }
+}
+
+/// What custody of a request without hop records depends on.
+pub(super) fn custody_of<'a>(peer: &'a MeshPeer, me: &'a WorkloadId, now: Now) -> CustodyWith<'a> {
+    CustodyWith {
+        peer: peer.id(),
+        peer_leaf_sha256: peer.leaf_sha256(),
+        me,
+        hops: None,
+        keys: &NoHopKeys,
+        seen: None,
+        now: UnixTime(now.secs()),
+        skew_s: SKEW_S,
+        required: true,
     }
 }
 
@@ -125,7 +155,7 @@ fn check(
     check_presenter(&snap.presenters, snap.trust_domain(), peer.id(), head.path.path())?;
     if snap.custody_required {
         let me = conn.own_id.as_ref().ok_or(VerifyError::KeysUnavailable)?;
-        check_custody(&verified, peer.id(), me)?;
+        let _custody = check_custody(&verified, &custody_of(peer, me, now))?;
     }
     Ok((verified, cache))
 }

@@ -9,7 +9,7 @@ use countersign_ctxtoken::{check_custody, check_presenter};
 
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
-use crate::inbound::context::{Context, SKEW_S};
+use crate::inbound::context::{Context, SKEW_S, custody_of};
 use crate::registry::{Against, EndReason, Verdict};
 
 /// Whether the token of an exchange would be accepted again.
@@ -49,7 +49,7 @@ fn check(
     check_presenter(&snap.presenters, snap.trust_domain(), peer.id(), head.path.path())?;
     if snap.custody_required {
         let me = conn.own_id.as_ref().ok_or(VerifyError::KeysUnavailable)?;
-        check_custody(&token, peer.id(), me)?;
+        let _custody = check_custody(&token, &custody_of(peer, me, against.now))?;
     }
     Ok(())
 }
