@@ -157,6 +157,7 @@ fn constraints() -> Constraints {
         origins: vec![Origin::User],
         subs: vec![SubPattern::parse("user:*").unwrap()],
         scopes: vec![ScopePattern::parse("orders.*").unwrap()],
+        impersonate: vec![],
         max_ttl_s: 60,
     }
 }

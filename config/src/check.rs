@@ -4,7 +4,7 @@
 mod captured;
 
 use countersign_policy::Documents;
-use countersign_policy::doc::DestinationPort;
+use countersign_policy::doc::{ContextRole, DestinationPort};
 use countersign_policy::yaml::{Findings, Span, did_you_mean};
 
 use crate::proxy::{DestinationRef, ListenMode, ProxyConfig, covers};
@@ -67,7 +67,7 @@ fn inbound_ports_lead_somewhere(
 ) {
     for (listener, span) in config.inbound.iter().zip(&places.inbound) {
         let port = listener.address.port();
-        if listener.mode == ListenMode::Explicit && config.app_address(port).is_none() {
+        if listener.mode == ListenMode::Explicit && !config.app_answers(port) {
             let message = format!("nothing says where requests to port {port} go");
             let hint = format!("add `app: [{{port: {port}, address: \"127.0.0.1:PORT\"}}]`");
             findings.error("P004", *span, message).hint(hint);
@@ -223,6 +223,7 @@ fn gateway_is_selected(
     let mine: Vec<String> = documents
         .gateways
         .iter()
+        .filter(|g| g.spec.role == ContextRole::Gateway)
         .filter(|g| g.namespace == config.namespace && g.spec.selector.selects(&config.labels))
         .map(|g| format!("`{}/{}`", g.namespace, g.name))
         .collect();

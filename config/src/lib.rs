@@ -28,10 +28,10 @@ pub use identity::{
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};
 pub use proxy::{
-    AppPort, AppTls, Audit, AuditSink, CallerCertificate, ClientCertificates, CorsPreflight,
-    DestinationRef, EgressOther, GatewayListener, InboundListener, Interception, ListenMode,
-    OutboundListener, PROXY_UID, PersonalData, Propagation, ProxyConfig, Route, ServerCertificate,
-    TcpSettings, TlsGroup, WELL_KNOWN_TCP,
+    AppPort, AppService, AppTls, Audit, AuditSink, CallerCertificate, ClientCertificates,
+    CorsPreflight, DestinationRef, EgressOther, GatewayListener, InboundListener, Interception,
+    ListenMode, OutboundListener, PROXY_UID, PersonalData, Propagation, ProxyConfig, Route,
+    ServerCertificate, TcpSettings, TlsGroup, WELL_KNOWN_TCP,
 };
 pub use signer::SignerConfig;
 

@@ -243,6 +243,10 @@ bounds! {
     TOKEN_CACHE_BYTES_MAX: usize = 4 * MIB;
     /// Bad tokens one peer may present within a second before it is refused unverified.
     TOKEN_FAILURES_PER_S_MAX: u32 = 20;
+    /// Form body of a request to the token service.
+    TOKEN_FORM_BYTES_MAX: usize = 16 * KIB;
+    /// A workload gets a token within milliseconds of its request; its form has this long to arrive.
+    TOKEN_FORM_MS_MAX: u64 = 5_000;
     /// All verified headers an app gets, names and values.
     VERIFIED_HEADERS_BYTES_MAX: usize = 2 * KIB;
     /// Open inbound requests whose context onward calls can find (process).

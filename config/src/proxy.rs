@@ -265,6 +265,8 @@ pub struct AppPort {
     pub address: Option<SocketAddr>,
     /// What is spoken; `None`: told from the first bytes.
     pub protocol: Option<PortProtocol>,
+    /// What answers instead of an app; it speaks HTTP.
+    pub service: Option<AppService>,
     /// What a TLS client that is no sidecar gets.
     pub tls: AppTls,
     /// Tokens of `Upgrade`, lower case, that may pass beside `websocket`.
@@ -273,6 +275,13 @@ pub struct AppPort {
     pub connect: bool,
     /// A shorter time for telling the protocol, milliseconds.
     pub detect_ms: Option<u64>,
+}
+
+/// A part of this process that answers on a port, behind the same pipeline as an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppService {
+    /// What an issuer of context tokens offers to the mesh: the token service, and its keys.
+    Issuer,
 }
 
 /// What happens to a ClientHello without a protocol of ours.
@@ -370,6 +379,11 @@ impl ProxyConfig {
     /// The app's address behind a port that callers see.
     pub fn app_address(&self, port: u16) -> Option<SocketAddr> {
         self.app_port(port).and_then(|app| app.address)
+    }
+
+    /// Whether it is known who answers at a port that callers see.
+    pub fn app_answers(&self, port: u16) -> bool {
+        self.app_port(port).is_some_and(|app| app.address.is_some() || app.service.is_some())
     }
 
     /// What is written about a port of the app.

@@ -50,6 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         origins: vec![Origin::User],
         subs: vec![SubPattern::parse("user:*")?],
         scopes: vec![ScopePattern::parse("orders.*")?],
+        impersonate: vec![],
         max_ttl_s: 60,
     };
 

@@ -56,6 +56,8 @@ pub struct Constraints {
     pub origins: Vec<Origin>,
     /// Subjects.
     pub subs: Vec<SubPattern>,
+    /// Subjects that a job may act for: `origin: batch` with `act`.
+    pub impersonate: Vec<SubPattern>,
     /// Scope names; each one in a token must match one pattern.
     pub scopes: Vec<ScopePattern>,
     /// Longest life of a token, in seconds.
@@ -67,7 +69,7 @@ impl Constraints {
     pub fn check(
         &self,
         origin: Origin,
-        sub: &Subject,
+        (sub, act): (&Subject, Option<&WorkloadId>),
         scope: &[String],
         iat: UnixTime,
         exp: UnixTime,
@@ -75,7 +77,15 @@ impl Constraints {
         if !self.origins.contains(&origin) {
             return Err(Constraint::Origin(origin));
         }
-        if !self.subs.iter().any(|pattern| pattern.matches(sub)) {
+        // A job that acts for somebody has a list of its own; the subject itself is not there.
+        let acts = origin == Origin::Batch && act.is_some();
+        let subs = if acts { &self.impersonate } else { &self.subs };
+        // A job that works for a user says so: `act` is what keeps it from passing as the user.
+        let of_a_workload = matches!(origin, Origin::Batch | Origin::Service);
+        if of_a_workload && act.is_none() && matches!(sub, Subject::User(_)) {
+            return Err(Constraint::Subject);
+        }
+        if !subs.iter().any(|pattern| pattern.matches(sub)) {
             return Err(Constraint::Subject);
         }
         let allowed = |name: &String| self.scopes.iter().any(|pattern| pattern.matches(name));

@@ -102,6 +102,11 @@ impl Minter {
         &self.issuer
     }
 
+    /// How long a token minted now would live, seconds.
+    pub fn life_s(&self, now: UnixTime, ttl_s: u64) -> u64 {
+        self.end_of_life(now, ttl_s).map_or(0, |exp| exp.since(now))
+    }
+
     /// Mints one token that lives `ttl_s` seconds, or shorter where the signing certificate ends
     /// before.
     pub fn mint(
@@ -146,7 +151,7 @@ impl Minter {
         check_txn("txn", &ids.txn)?;
         check_body(&self.trust_domain, sub, scope, rctx, tctx, act.as_ref())?;
         self.constraints
-            .check(rctx.origin, sub, scope, iat, exp)
+            .check(rctx.origin, (sub, act.as_ref()), scope, iat, exp)
             .map_err(MintError::ConstraintViolated)
     }
 

@@ -260,7 +260,13 @@ pub(crate) fn check_constraints(
 ) -> Result<(), VerifyError> {
     issuer
         .allow
-        .check(value.rctx.origin, &value.sub, &value.scope, value.iat, value.exp)
+        .check(
+            value.rctx.origin,
+            (&value.sub, value.act.as_ref()),
+            &value.scope,
+            value.iat,
+            value.exp,
+        )
         .map_err(VerifyError::ConstraintViolated)
 }
 

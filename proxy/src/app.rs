@@ -212,8 +212,8 @@ impl Started {
         let self_id = self_id.ok_or_else(|| Failed::Broken("the identity vanished".to_owned()))?;
         let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics, personal)?;
         let mut provider_keys = ProviderKeys::new(Fetcher::new());
-        if let Some(gateway) = &snapshot.gateway {
-            provider_keys.set_providers(&gateway.providers);
+        if !snapshot.providers().is_empty() {
+            provider_keys.set_providers(snapshot.providers());
             provider_keys.first_attempts(FIRST_KEYS_WAIT).await;
         }
         let shared = Shared {
@@ -233,6 +233,7 @@ impl Started {
             why,
             provider_keys: provider_keys.reader(),
             reviews: Reviews::start(),
+            token_rates: Arc::default(),
             sources: Arc::new(Sources::new(config.limits.conns_per_source_max)),
             tag: tag(&self_id),
             conns_per_worker_max: conns_per_worker(&config),
@@ -332,8 +333,8 @@ impl Running {
             if let Some(documents) = self.reload.take_federation_change() {
                 self.federation.follow(federation::endpoints(&documents));
             }
-            if let Some(gateway) = self.reload.take_gateway_change() {
-                self.provider_keys.set_providers(&gateway.providers);
+            if let Some(snapshot) = self.reload.take_provider_change() {
+                self.provider_keys.set_providers(snapshot.providers());
             }
         }
     }
@@ -619,7 +620,7 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
     let mut sockets = Sockets::default();
     for listener in &config.inbound {
         let port = listener.address.port();
-        if !listener.mode.is_captured() && config.app_address(port).is_none() {
+        if !listener.mode.is_captured() && !config.app_answers(port) {
             let why = format!("no `app` address for the inbound port {port}");
             return Err(Failed::Invalid(why));
         }

@@ -29,12 +29,12 @@ use crate::audit::{
 use crate::clock::Now;
 use crate::gateway::callers::ServiceCaller;
 use crate::gateway::capture::ClientAddress;
-use crate::gateway::mint::Minted;
 use crate::http::body::ProxyBody;
 use crate::http::deadline;
 use crate::http::head::HeadError;
 use crate::http::hygiene;
 use crate::http::problem::{self, Audience};
+use crate::issuer::Minted;
 use crate::live::Snapshot;
 use crate::outbound::discover::Destination;
 use crate::refusal::{Refusal, Refused, Stage};
@@ -79,6 +79,8 @@ pub struct Journal {
     closed: bool,
     /// The status a refused head was answered with, where it is finer than the table's.
     answered: Option<u16>,
+    /// The answer of a service of this process to what it refuses.
+    own_answer: Option<Response<ProxyBody>>,
     worker: Rc<Worker>,
     snap: Arc<Snapshot>,
 }
@@ -151,6 +153,7 @@ impl Journal {
             minted: false,
             closed: false,
             answered: None,
+            own_answer: None,
             worker: Rc::clone(worker),
             snap: Arc::clone(snap),
         }
@@ -258,6 +261,11 @@ impl Journal {
         if let Some(callee) = &mut self.callee {
             callee.presented = Some(peer.id().clone());
         }
+    }
+
+    /// If this is refused, the caller gets this answer instead of problem details.
+    pub fn answer_with(&mut self, answer: Response<ProxyBody>) {
+        self.own_answer = Some(answer);
     }
 
     /// Notes the token that was made.
@@ -416,14 +424,16 @@ impl Journal {
 
     fn allowed(&mut self, response: &Response<ProxyBody>) {
         let kind = match self.direction {
-            Direction::Gateway if self.minted => Some(RecordKind::Issue),
+            Direction::Gateway | Direction::Inbound if self.minted => Some(RecordKind::Issue),
             Direction::Inbound => Some(RecordKind::Decision),
             // Outbound decides nothing of its own: the callee's record is the decision.
             Direction::Gateway | Direction::Outbound => None,
         };
         let status = response.status().as_u16();
+        // What a service issued is recorded also where its request was recorded before.
+        let issued = self.minted && self.direction == Direction::Inbound;
         if let Some(kind) = kind
-            && !self.recorded
+            && (issued || !self.recorded)
         {
             let record = self.record(kind, Some(status), None);
             self.keep(record);
@@ -437,7 +447,7 @@ impl Journal {
         let gone = refused.refusal == Refusal::ClientGone;
         let decided = self.decision.is_some() && (gone || refused.stage == Stage::Decide);
         let kind = match (self.direction, decided) {
-            (Direction::Gateway, _) if gone && self.minted => RecordKind::Issue,
+            _ if gone && self.minted => RecordKind::Issue,
             (_, true) => RecordKind::Decision,
             (_, false) => RecordKind::Refusal,
         };
@@ -455,6 +465,10 @@ impl Journal {
             "refused"
         );
         self.remember(Verdict::Deny, Some(row.http), Some(refused));
+        if let Some(mut answer) = self.own_answer.take() {
+            problem::set_decision(answer.headers_mut(), &self.text);
+            return answer;
+        }
         let message = self.decision.as_ref().and_then(|decision| decision.message.clone());
         let audience = match &self.peer {
             Some(Peer::Mesh(_)) => Audience::Mesh(message.as_deref()),
@@ -503,7 +517,7 @@ impl Journal {
     }
 
     fn audit_context(&self) -> Option<AuditContext> {
-        if let Some(verified) = &self.context {
+        if let Some(verified) = self.context.as_ref().filter(|_| !self.minted) {
             return Some(AuditContext::Verified(Arc::clone(verified)));
         }
         let mut fields = self.fields.clone();

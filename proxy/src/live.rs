@@ -17,11 +17,14 @@ use tokio::sync::watch;
 
 use crate::clock::Now;
 use crate::federation::Bundles;
+use crate::gateway::provider_keys::Provider;
 use crate::gateway::rules::GatewayRules;
+use crate::issuer::Issuer;
 use crate::outbound::discover::Destinations;
 use crate::tls::outside::OutsideRoots;
 use crate::tls::verify::Trust;
 use crate::tls::{MeshTls, TlsBuildError};
+use crate::tokens::TokenRules;
 
 /// Everything a request is judged by.
 pub struct Snapshot {
@@ -51,6 +54,10 @@ pub struct Snapshot {
     pub destinations: Arc<Destinations>,
     /// What the gateway captures, routes and mints.
     pub gateway: Option<Arc<GatewayRules>>,
+    /// Makes context tokens, or why this process makes none.
+    pub issuer: Result<Arc<Issuer>, String>,
+    /// What its token service grants; `None`: it has none.
+    pub tokens: Option<Arc<TokenRules>>,
     /// Grows with every snapshot; caches are tied to it.
     pub generation: u64,
     /// Generation in which an authority was last missed, or revoked something: what was proved
@@ -78,6 +85,16 @@ impl Snapshot {
     /// Our own identity.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         self.certs.identity.as_ref()
+    }
+
+    /// All identity providers whose keys this process needs.
+    pub fn providers(&self) -> &[Arc<Provider>] {
+        match (&self.gateway, &self.tokens) {
+            // A gateway keeps the keys of all of them.
+            (Some(gateway), _) => &gateway.providers,
+            (None, Some(tokens)) => &tokens.providers,
+            (None, None) => &[],
+        }
     }
 
     /// Generation of certificates and trust.
@@ -226,10 +243,12 @@ impl Builder {
             documents,
             &self.workload,
             &self.config,
-            (certs, &believed.tokens),
+            &believed.tokens,
             &destinations,
         );
         let gateway = gateway.map_err(BuildError::Documents)?;
+        let tokens = TokenRules::build(documents, &self.workload, &self.config)
+            .map_err(BuildError::Documents)?;
         let hash = documents.sha256_hex();
         let issuers = self.issuers(documents, &hash)?;
         self.generation = next;
@@ -248,6 +267,8 @@ impl Builder {
             token_limits: token_limits(),
             destinations: Arc::new(destinations),
             gateway: gateway.map(Arc::new),
+            issuer: Issuer::build(documents, &self.config, certs).map(Arc::new),
+            tokens: tokens.map(Arc::new),
             generation: self.generation,
             trust_shrank_at: self.trust_shrank_at,
         })

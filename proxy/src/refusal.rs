@@ -86,13 +86,14 @@ refusals! {
     RateLimited => "rate_limited", 429, 8, "rate_limited", "inbound, gateway", "The peer presented too many bad tokens, or one client has too many requests open behind a trusted proxy.";
     RequestMalformed => "request_malformed", 400, 3, "bad_request", "all", "The request breaks HTTP's grammar or framing rules.";
     RequestTimeout => "request_timeout", 408, 4, "timeout", "all", "The request head, or the rest of its body, did not arrive in time.";
-    RouteUnknown => "route_unknown", 404, 12, "not_found", "gateway", "No route covers this host and path.";
+    RouteUnknown => "route_unknown", 404, 12, "not_found", "gateway, inbound", "No route covers this host and path, or the service of this process does not serve it.";
     ServerIdentityUnexpected => "server_identity_unexpected", 502, 14, "upstream_failed", "outbound, gateway", "The server answered with an identity other than the destination's.";
     SignatureInvalid => "signature_invalid", 401, 16, "invalid_token", "inbound", "The token's signature does not verify.";
     TokenDuplicated => "token_duplicated", 400, 3, "bad_request", "inbound", "More than one context token was presented.";
     TokenExpired => "token_expired", 401, 16, "expired_token", "inbound", "The token ended.";
     TokenMalformed => "token_malformed", 400, 3, "bad_request", "inbound", "The token is not a compact JWS of our profile.";
     TokenMissing => "token_missing", 401, 16, "missing_token", "inbound", "A rule that would allow needs a context and none came.";
+    TokenRequestRefused => "token_request_refused", 400, 3, "bad_request", "inbound", "The token service does not grant what a workload asked for; the record says which of its rules.";
     TokenRevoked => "token_revoked", 401, 16, "invalid_token", "inbound", "A Revocation names the token's user, device, transaction or signing key.";
     TokenTooLarge => "token_too_large", 431, 8, "too_large", "inbound", "The token is longer than the limit.";
     Undetectable => "undetectable", 403, 7, "denied", "inbound", "The connection shows no request, and a rule for the port looks into requests.";

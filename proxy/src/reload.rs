@@ -18,8 +18,7 @@ use crate::admin::{Condition, Readiness};
 use crate::audit::{AuditSink, Record, Text};
 use crate::clock::Now;
 use crate::gateway::provider_keys::ProviderStatus;
-use crate::gateway::rules::GatewayRules;
-use crate::live::{Builder, Live};
+use crate::live::{Builder, Live, Snapshot};
 use crate::telemetry::Metrics;
 
 /// What was read last, and how it becomes a snapshot.
@@ -32,7 +31,7 @@ pub struct Reload {
     metrics: Metrics,
     audit: AuditSink,
     seen: Vec<(PathBuf, Option<(SystemTime, u64)>)>,
-    gateway_changed: bool,
+    providers_changed: bool,
     federation_changed: bool,
     /// The newest certificates are not in force yet; tried again every second.
     certs_waiting: bool,
@@ -57,7 +56,7 @@ impl Reload {
             metrics,
             audit,
             seen: Vec::new(),
-            gateway_changed: false,
+            providers_changed: false,
             federation_changed: false,
             certs_waiting: false,
         };
@@ -190,7 +189,7 @@ impl Reload {
         let record = Record::control(Now::read(), "documents".into(), Some(old), Some(new));
         self.audit.record(record);
         self.documents = documents;
-        self.gateway_changed = true;
+        self.providers_changed = true;
         self.federation_changed = true;
         self.report();
     }
@@ -215,11 +214,9 @@ impl Reload {
             .degraded(Condition::Policy, format!("the documents on disk have errors: {why}"));
     }
 
-    /// The gateway rules, once after each change of documents.
-    pub fn take_gateway_change(&mut self) -> Option<Arc<GatewayRules>> {
-        std::mem::take(&mut self.gateway_changed)
-            .then(|| self.live.load().gateway.clone())
-            .flatten()
+    /// The snapshot that says whose keys are needed, once after each change of documents.
+    pub fn take_provider_change(&mut self) -> Option<Arc<Snapshot>> {
+        std::mem::take(&mut self.providers_changed).then(|| self.live.load())
     }
 
     /// The documents, once after each change of them.

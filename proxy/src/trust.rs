@@ -55,6 +55,7 @@ pub fn constraints(issuer: &TrustedIssuer) -> Result<Constraints, String> {
     Ok(Constraints {
         origins: issuer.origins.iter().map(origin).collect::<Result<_, _>>()?,
         subs: issuer.subjects.iter().map(sub).collect::<Result<_, _>>()?,
+        impersonate: issuer.impersonate.iter().map(sub).collect::<Result<_, _>>()?,
         scopes: issuer.scopes.iter().map(scope).collect::<Result<_, _>>()?,
         max_ttl_s: issuer.max_ttl_s.unwrap_or(TokenLimits::default().ttl_s_max),
     })

@@ -39,6 +39,7 @@ use crate::relay::RelayLimits;
 use crate::relay::buffers::Buffers;
 use crate::telemetry::{Direction, WorkerMetrics};
 use crate::tls::told::Told;
+use crate::tokens::Rates;
 use crate::upstream::budget::{self, Budget};
 use crate::upstream::pool::Pool;
 use crate::worker::accept::spawn_accept;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub provider_keys: KeysReader,
     /// Asks the API server about callers' tokens.
     pub reviews: Reviews,
+    /// How often each workload asks for tokens.
+    pub token_rates: Arc<Rates>,
     /// What each client address holds at the gateways.
     pub sources: Arc<Sources>,
     /// Tag of this process in decision ids.

@@ -60,6 +60,7 @@ impl World {
             origins: vec![Origin::User],
             subs: vec![SubPattern::parse("user:*").unwrap()],
             scopes: vec![ScopePattern::parse("orders.*").unwrap()],
+            impersonate: vec![],
             max_ttl_s: 60,
         };
         let domain: TrustDomain = DOMAIN.parse().unwrap();

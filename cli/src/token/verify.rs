@@ -99,8 +99,13 @@ impl Against {
         };
         // Nothing is allowed, so that verification stops at step 9 when all before it passed:
         // what an issuer may say is in the mesh documents, which this command does not read.
-        let allow =
-            Constraints { origins: vec![], subs: vec![], scopes: vec![], max_ttl_s: u64::MAX };
+        let allow = Constraints {
+            origins: vec![],
+            subs: vec![],
+            scopes: vec![],
+            impersonate: vec![],
+            max_ttl_s: u64::MAX,
+        };
         let issuer = Issuer { id: self.issuer.clone(), keys, allow, jwks: self.jwks.clone() };
         Ok(IssuerSet::new(vec![issuer])?)
     }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::Reader;
 use crate::limits::DETECT_MS_MAX;
-use crate::proxy::{AppPort, AppTls, EgressOther, Interception, TcpSettings};
+use crate::proxy::{AppPort, AppService, AppTls, EgressOther, Interception, TcpSettings};
 
 /// Entries of one list of exceptions: they become elements of a kernel set.
 const SKIPS_MAX: usize = 1024;
@@ -41,10 +41,20 @@ impl Reader<'_, '_> {
         let modes =
             [("mesh", AppTls::Mesh), ("terminate", AppTls::Terminate), ("pass", AppTls::Pass)];
         let tls = fields.optional("tls").and_then(|node| read::one_of(node, &modes, self.findings));
+        let service = fields.optional("service");
+        let answers = service
+            .and_then(|node| read::one_of(node, &[("issuer", AppService::Issuer)], self.findings));
         let upgrades = fields.optional("upgrades");
         let connect = fields.optional("connect");
         let detect = fields.optional("detectTimeout");
         let detect_ms = detect.and_then(|node| self.detect_ms(node));
+        if let Some(node) = service {
+            let app = ["address", "protocol", "upgrades", "connect", "detectTimeout"];
+            if app.into_iter().any(|name| fields.optional(name).is_some()) {
+                let hint = "leave out everything about an app: the service speaks HTTP";
+                self.error(node.span, "`service` answers itself, so there is no app here", hint);
+            }
+        }
         self.finish(fields);
         let written = [("upgrades", upgrades), ("connect", connect)];
         if let Some(protocol) = protocol {
@@ -57,7 +67,8 @@ impl Reader<'_, '_> {
         Some(AppPort {
             port: port?,
             address,
-            protocol,
+            protocol: protocol.or(answers.map(|_| PortProtocol::Http)),
+            service: answers,
             tls: tls.unwrap_or_default(),
             upgrades: upgrades.map(|n| http1::upgrades(n, self.findings)).unwrap_or_default(),
             connect: self.flag(connect),

@@ -53,6 +53,7 @@ pub(super) fn user_constraints() -> Constraints {
         origins: vec![Origin::User],
         subs: vec![SubPattern::parse("user:*").unwrap(), SubPattern::parse("anon").unwrap()],
         scopes: vec![ScopePattern::parse("orders.*").unwrap()],
+        impersonate: vec![],
         max_ttl_s: 60,
     }
 }

@@ -1,17 +1,19 @@
-//! `ContextPolicy`: what a gateway captures, demands and mints.
+//! `ContextPolicy`: what a gateway captures, demands and mints, and what a token service grants.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{Callers, HttpMatch, Selector};
+use super::{Callers, HttpMatch, Selector, TokenService};
 use crate::pattern::AnchoredPattern;
 
-/// What one gateway does with requests from outside.
+/// What one issuer of context does: with requests from outside, or with those of workloads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContextPolicy {
-    /// Which gateway processes.
+    /// Which processes.
     pub selector: Selector,
+    /// `role`.
+    pub role: ContextRole,
     /// How the client's address is found.
     pub client_address: ClientAddress,
     /// `user.providers`: accepted identity providers, by name.
@@ -24,6 +26,17 @@ pub struct ContextPolicy {
     pub justification_kinds: BTreeMap<String, JustificationKind>,
     /// What is minted for which requests; no match: 403 and nothing is minted.
     pub mint: Vec<MintRule>,
+    /// `tokenService`: who may exchange what for a token, beside or instead of a gateway's work.
+    pub token_service: Option<TokenService>,
+}
+
+/// `role` of a `ContextPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContextRole {
+    /// It mints for requests from outside, and may serve tokens beside.
+    Gateway,
+    /// It serves tokens to workloads and has no public listener.
+    TokenService,
 }
 
 /// How the client's address is found (`token.md` §4 has the algorithm).
@@ -35,6 +48,14 @@ pub struct ClientAddress {
     pub trusted_proxies: Vec<IpNet>,
     /// The one source that is read.
     pub from: ClientAddressFrom,
+}
+
+impl ClientAddress {
+    /// The TCP peer is the client.
+    pub(crate) fn peer() -> ClientAddress {
+        let from = ClientAddressFrom::Peer;
+        ClientAddress { trusted_hops: 0, trusted_proxies: Vec::new(), from }
+    }
 }
 
 /// Where a client address is read from.

@@ -6,7 +6,7 @@ use countersign_workload_id::{IdPattern, TrustDomain, WorkloadId};
 use ipnet::IpNet;
 use jiff::civil::Date;
 
-use super::{FederatedDomain, FileRef};
+use super::{DestinationName, FederatedDomain, FileRef};
 use crate::path::{CanonicalOptions, PathTemplate};
 
 /// The one `MeshConfig`, named `default`.
@@ -26,6 +26,8 @@ pub struct MeshConfig {
     pub headers: Vec<String>,
     /// Who may present a context on which paths; empty: any mesh peer of the own trust domain.
     pub presenters: Vec<Presenter>,
+    /// `context.tokenService`: where workloads ask for tokens.
+    pub token_service: Option<DestinationName>,
     /// Named address sets.
     pub cidr_sets: BTreeMap<String, Vec<IpNet>>,
     /// Named lists of local dates.
@@ -94,6 +96,9 @@ pub struct TrustedIssuer {
     pub subjects: Vec<String>,
     /// `allow.scope` patterns; a final `*` matches any rest.
     pub scopes: Vec<String>,
+    /// `allow.impersonate`: subjects its tokens may name for jobs that act for them; a final `*`
+    /// matches any rest.
+    pub impersonate: Vec<String>,
     /// `allow.maxTtl`, seconds.
     pub max_ttl_s: Option<u64>,
 }

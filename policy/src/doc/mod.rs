@@ -29,6 +29,7 @@ mod matching;
 pub mod mesh;
 pub mod provider;
 pub mod revocation;
+pub mod token_service;
 
 use std::{
     collections::BTreeMap,
@@ -42,12 +43,13 @@ pub use access::{
 };
 pub use callers::{ApiServer, Callers, JwtSvidCallers, ServiceAccountCallers, SvidBundle};
 pub use destination::{
-    Destination, DestinationPeer, DestinationPort, Endpoint, PortProtocol, TlsRoots,
+    Destination, DestinationName, DestinationPeer, DestinationPort, Endpoint, PortProtocol,
+    TlsRoots,
 };
 pub use federation::{BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain};
 pub use gateway::{
-    ClientAddress, ClientAddressFrom, ContextPolicy, JustificationKind, MintRule, RctxKey, TctxKey,
-    WhenMissing,
+    ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, JustificationKind, MintRule,
+    RctxKey, TctxKey, WhenMissing,
 };
 pub use mesh::{
     Custody, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer, Unknown,
@@ -57,6 +59,7 @@ pub use provider::{
     UserAlgorithm,
 };
 pub use revocation::{Revocation, RevokedIdentity, RevokedKey, RevokedUser};
+pub use token_service::{AssertKey, Requester, SubjectToken, TokenService};
 
 use crate::diagnostic::Diagnostic;
 

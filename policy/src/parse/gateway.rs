@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{callers, known::Known, matchers, scalars};
+use super::{callers, known::Known, matchers, scalars, token_service};
 use crate::{
     doc::{
-        ClientAddress, ClientAddressFrom, ContextPolicy, HttpMatch, JustificationKind, MintRule,
-        RctxKey, TctxKey, WhenMissing,
+        Callers, ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, HttpMatch,
+        JustificationKind, MintRule, RctxKey, Selector, TctxKey, TokenService, WhenMissing,
     },
     overlap,
     pattern::AnchoredPattern,
@@ -28,16 +28,17 @@ pub(super) fn read(
     let mut fields = Fields::of(node, "ContextPolicy", findings)?;
     let selector =
         fields.required("selector", findings).and_then(|node| scalars::selector(node, findings));
-    if let Some(node) = fields.required("role", findings) {
-        read::one_of(node, &[("gateway", ())], findings);
+    let roles = [("gateway", ContextRole::Gateway), ("tokenService", ContextRole::TokenService)];
+    let role = fields.required("role", findings);
+    let role = role.and_then(|node| read::one_of(node, &roles, findings));
+    let service = fields.optional("tokenService");
+    let token_service = service.and_then(|node| token_service::read(node, known, findings));
+    if role == Some(ContextRole::TokenService) {
+        return alone(fields, selector, (service, token_service), known, findings);
     }
     let client_address = match fields.optional("clientAddress") {
         Some(node) => client_address(node, findings),
-        None => Some(ClientAddress {
-            trusted_hops: 0,
-            trusted_proxies: Vec::new(),
-            from: ClientAddressFrom::Peer,
-        }),
+        None => Some(ClientAddress::peer()),
     };
     let callers_node = fields.optional("callers");
     let callers = callers_node.map(|node| callers::read(node, known, findings)).unwrap_or_default();
@@ -65,6 +66,38 @@ pub(super) fn read(
         callers,
         justification_kinds,
         mint,
+        role: role?,
+        token_service,
+    })
+}
+
+/// `role: tokenService`: no request from outside ever comes here.
+fn alone(
+    mut fields: Fields<'_>,
+    selector: Option<Selector>,
+    (node, service): (Option<&Node>, Option<TokenService>),
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> Option<ContextPolicy> {
+    if node.is_none() {
+        findings
+            .error("E013", fields.span(), "`role: tokenService` needs `tokenService`")
+            .hint("say who may ask for what: `tokenService: {requesters: […]}`");
+    }
+    let justification = fields.optional("justification");
+    let justification_kinds =
+        justification.map(|node| justification_kinds(node, known, findings)).unwrap_or_default();
+    fields.finish(findings);
+    Some(ContextPolicy {
+        selector: selector?,
+        role: ContextRole::TokenService,
+        client_address: ClientAddress::peer(),
+        user_providers: Vec::new(),
+        when_missing: WhenMissing::Refuse,
+        callers: Callers::default(),
+        justification_kinds,
+        mint: Vec::new(),
+        token_service: Some(service?),
     })
 }
 

@@ -9,7 +9,8 @@ use countersign_workload_id::TrustDomain;
 use jiff::civil::Date;
 
 use crate::{
-    doc::{ClaimDeclaration, ClaimRole, ClaimType},
+    Named,
+    doc::{ClaimDeclaration, ClaimRole, ClaimType, Destination, DestinationName},
     yaml::{Findings, Node, Span, suggest},
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct Known {
     pub(crate) hosts: BTreeMap<(String, u16), Span>,
     /// Virtual addresses of destinations, with a port.
     pub(crate) addresses: BTreeMap<(IpAddr, u16), Span>,
+    /// Destinations that are named before they are read.
+    pub(crate) referred: Vec<(DestinationName, Span)>,
 }
 
 /// What rules may ask of a provider's users.
@@ -51,6 +54,38 @@ impl KnownProvider {
 }
 
 impl Known {
+    /// Checks that every destination that was named is a document of the mesh.
+    pub(crate) fn check_destinations(
+        &self,
+        destinations: &[Named<Destination>],
+        findings: &mut Findings<'_>,
+    ) {
+        for (named, span) in &self.referred {
+            let own = |d: &&Named<Destination>| {
+                (&d.namespace, &d.name) == (&named.namespace, &named.name)
+            };
+            let names: Vec<_> =
+                destinations.iter().map(|d| format!("{}/{}", d.namespace, d.name)).collect();
+            match destinations.iter().find(own) {
+                None => {
+                    let wanted = named.to_string();
+                    let near = suggest(&wanted, names.iter().map(String::as_str));
+                    let hint = near.map(|near| format!("did you mean `{near}`?"));
+                    findings
+                        .error("E005", *span, format!("Destination `{wanted}` does not exist"))
+                        .maybe_hint(hint);
+                }
+                Some(found) if found.spec.identities().next().is_none() => {
+                    let message = format!("Destination `{named}` is not of the mesh");
+                    findings
+                        .error("E013", *span, message)
+                        .hint("whoever answers there must prove an identity: `peer: {mesh: {identities: […]}}`");
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Checks that a name was declared; the message tells the nearest one and its place.
     pub(crate) fn check<T>(
         node: &Node,

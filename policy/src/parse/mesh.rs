@@ -8,7 +8,8 @@ use jiff::civil::Date;
 use super::{federation, known::Known, scalars};
 use crate::{
     doc::{
-        Custody, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer, Unknown,
+        Custody, DestinationName, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter,
+        TrustedIssuer, Unknown,
     },
     path::{CanonicalOptions, Normalization, PathParams},
     yaml::{Fields, Findings, Node, Value, read},
@@ -64,6 +65,7 @@ pub(super) fn read(
         issuers: context.issuers,
         headers: context.headers,
         presenters: context.presenters,
+        token_service: context.token_service,
         cidr_sets: cidr_sets.unwrap_or_default(),
         calendars: calendars.unwrap_or_default(),
         on_audit_full: on_audit_full.unwrap_or(OnAuditFull::Gap),
@@ -145,6 +147,7 @@ struct ContextSettings {
     issuers: Vec<TrustedIssuer>,
     headers: Vec<String>,
     presenters: Vec<Presenter>,
+    token_service: Option<DestinationName>,
 }
 
 impl Default for ContextSettings {
@@ -155,11 +158,12 @@ impl Default for ContextSettings {
             issuers: Vec::new(),
             headers: Vec::new(),
             presenters: Vec::new(),
+            token_service: None,
         }
     }
 }
 
-fn context(node: &Node, known: &Known, findings: &mut Findings<'_>) -> ContextSettings {
+fn context(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> ContextSettings {
     let mut out = ContextSettings::default();
     let Some(mut fields) = Fields::of(node, "context", findings) else { return out };
     if let Some(node) = fields.optional("ttl") {
@@ -197,6 +201,9 @@ fn context(node: &Node, known: &Known, findings: &mut Findings<'_>) -> ContextSe
     }
     for node in read::list(fields.optional("presenters"), findings) {
         out.presenters.extend(presenter(node, known, findings));
+    }
+    if let Some(node) = fields.optional("tokenService") {
+        out.token_service = scalars::destination(node, "tokenService", known, findings);
     }
     fields.finish(findings);
     out
@@ -238,8 +245,9 @@ fn issuer(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Tru
             .hint("add `jwks: {file: issuer.json}`, or write `keys: x5c`");
     }
     let allow = allow.and_then(|node| constraints(node, findings));
-    let Constraints { origins, subjects, scopes, max_ttl_s } = allow?;
-    Some(TrustedIssuer { id: id?, keys: form?, jwks, origins, subjects, scopes, max_ttl_s })
+    let Constraints { origins, subjects, scopes, impersonate, max_ttl_s } = allow?;
+    let (id, keys) = (id?, form?);
+    Some(TrustedIssuer { id, keys, jwks, origins, subjects, scopes, impersonate, max_ttl_s })
 }
 
 /// `allow` of an issuer.
@@ -247,6 +255,7 @@ struct Constraints {
     origins: Vec<String>,
     subjects: Vec<String>,
     scopes: Vec<String>,
+    impersonate: Vec<String>,
     max_ttl_s: Option<u64>,
 }
 
@@ -257,8 +266,17 @@ fn constraints(node: &Node, findings: &mut Findings<'_>) -> Option<Constraints> 
         .filter_map(|node| read::one_of(node, ORIGINS, findings))
         .map(str::to_owned)
         .collect();
-    let subjects = fields.required("sub", findings);
-    for node in read::list(subjects, findings) {
+    let subjects = subjects(fields.required("sub", findings), findings);
+    let scopes = patterns(fields.optional("scope"), findings);
+    let max_ttl_s = fields.optional("maxTtl").and_then(|node| ttl(node, findings));
+    let impersonate = self::subjects(fields.optional("impersonate"), findings);
+    fields.finish(findings);
+    Some(Constraints { origins, subjects, scopes, impersonate, max_ttl_s })
+}
+
+/// Patterns of subjects.
+pub(super) fn subjects(node: Option<&Node>, findings: &mut Findings<'_>) -> Vec<String> {
+    for node in read::list(node, findings) {
         let text = node.text().unwrap_or_default();
         let known = ["user:", "svc:", "foreign:"].iter().any(|start| text.starts_with(start));
         if !known && text != "anon" {
@@ -271,16 +289,11 @@ fn constraints(node: &Node, findings: &mut Findings<'_>) -> Option<Constraints> 
                 .hint("write `user:*`, `svc:*`, `foreign:*` or `anon`");
         }
     }
-    let subjects = patterns(subjects, findings);
-    let scopes = patterns(fields.optional("scope"), findings);
-    let max_ttl_s = fields.optional("maxTtl").and_then(|node| ttl(node, findings));
-    fields.not_yet("impersonate", findings);
-    fields.finish(findings);
-    Some(Constraints { origins, subjects, scopes, max_ttl_s })
+    patterns(node, findings)
 }
 
 /// Texts in which only a last `*` has a meaning.
-fn patterns(node: Option<&Node>, findings: &mut Findings<'_>) -> Vec<String> {
+pub(super) fn patterns(node: Option<&Node>, findings: &mut Findings<'_>) -> Vec<String> {
     for item in read::list(node, findings) {
         let text = item.text().unwrap_or_default();
         if text.strip_suffix('*').unwrap_or(text).contains('*') {
@@ -302,7 +315,12 @@ fn presenter(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<
 }
 
 /// Whether this is the mesh's own trust domain.
-fn own_domain(node: &Node, domain: &str, known: &Known, findings: &mut Findings<'_>) -> bool {
+pub(super) fn own_domain(
+    node: &Node,
+    domain: &str,
+    known: &Known,
+    findings: &mut Findings<'_>,
+) -> bool {
     match &known.trust_domain {
         Some(own) if own.as_str() != domain => {
             let message =

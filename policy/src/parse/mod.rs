@@ -16,6 +16,7 @@ mod mesh;
 mod provider;
 mod revocation;
 pub(crate) mod scalars;
+mod token_service;
 mod window;
 
 use std::collections::BTreeMap;
@@ -129,7 +130,7 @@ pub(crate) fn documents(sources: &[Source<'_>]) -> Result<Documents, Problems> {
             .hint("add one (kind: MeshConfig, metadata: {name: default})");
     }
     let hash = snapshot::hash(&nodes);
-    all.finish(findings, hash)
+    all.finish(&known, findings, hash)
 }
 
 impl Collected {
@@ -246,6 +247,7 @@ impl Collected {
 
     fn finish(
         mut self,
+        known: &Known,
         mut findings: Findings<'_>,
         sha256: [u8; 32],
     ) -> Result<Documents, Problems> {
@@ -257,6 +259,7 @@ impl Collected {
         self.revocations.sort_by(|a, b| a.name.cmp(&b.name));
         self.check_sizes(&mut findings);
         self.check_callers(&mut findings);
+        known.check_destinations(&self.destinations, &mut findings);
         let warnings = findings.finish()?;
         let Some(mesh) = self.mesh else { return Err(Problems(warnings)) };
         Ok(Documents {

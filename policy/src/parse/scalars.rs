@@ -6,7 +6,7 @@ use countersign_workload_id::{IdPattern, TrustDomain, WorkloadId};
 use ipnet::IpNet;
 
 use crate::{
-    doc::{FileRef, Selector},
+    doc::{DestinationName, FileRef, Selector},
     host::{canonical_authority, canonical_host},
     path::{PathTemplate, TemplateError},
     yaml::{Fields, Findings, Node, Value, read},
@@ -215,4 +215,32 @@ pub(crate) fn template(node: &Node, findings: &mut Findings<'_>) -> Option<PathT
 pub(crate) fn file(node: &Node, findings: &mut Findings<'_>) -> Option<FileRef> {
     let written = read::short_string(node, TEXT_BYTES_MAX, findings)?;
     Some(FileRef { written, declared_in: findings.file(node.span.source) })
+}
+
+/// `{destination: namespace/name}`.
+pub(crate) fn destination(
+    node: &Node,
+    what: &'static str,
+    known: &mut super::known::Known,
+    findings: &mut Findings<'_>,
+) -> Option<DestinationName> {
+    let mut fields = Fields::of(node, what, findings)?;
+    let node = fields.required("destination", findings);
+    fields.finish(findings);
+    let node = node?;
+    let text = read::short_string(node, 130, findings)?;
+    let label = |part: &str| {
+        let text = part.to_owned();
+        Node { value: Value::Scalar { text, plain: false }, span: node.span }
+    };
+    let Some((namespace, name)) = text.split_once('/') else {
+        let message = format!("`{text}` does not name a Destination");
+        findings.error("E013", node.span, message).hint("write `NAMESPACE/NAME`");
+        return None;
+    };
+    let namespace = dns_label(&label(namespace), findings);
+    let name = dns_label(&label(name), findings);
+    let named = DestinationName { namespace: namespace?, name: name? };
+    known.referred.push((named.clone(), node.span));
+    Some(named)
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_config::{GatewayListener, limits};
-use countersign_workload_id::WorkloadId;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
@@ -23,7 +22,6 @@ use crate::audit::DecisionId;
 use crate::clock::Now;
 use crate::gateway::capture::ClientAddress;
 use crate::gateway::proxy_protocol::{self, Parsed, PpVersion};
-use crate::gateway::rules::GatewayRules;
 use crate::gateway::sources::Place;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
@@ -262,16 +260,6 @@ impl Connection {
             return Err(refused.with_sub("per_source"));
         };
         Ok(slot.holding(place))
-    }
-
-    /// Our own identity, as the workload where the request entered.
-    ///
-    /// # Errors
-    /// `identity_unavailable`.
-    pub fn identity_of(&self, rules: &GatewayRules) -> Result<WorkloadId, Refused> {
-        rules.minter.as_ref().map(|minter| minter.issuer().clone()).ok_or_else(|| {
-            Refused::new(Refusal::IdentityUnavailable, Stage::Mint, "no identity to mint with")
-        })
     }
 }
 

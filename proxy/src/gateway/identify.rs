@@ -154,6 +154,33 @@ impl UserVerifier {
         }
     }
 
+    /// Verifies a token that came as such, not in a header of a request: by the provider that
+    /// issued it. A token that is bound to a key counts only with a proof of it, so it does not
+    /// count here.
+    ///
+    /// # Errors
+    /// See [`verify_bearer`].
+    pub fn verify_subject(
+        &self,
+        token: &str,
+        only_id_token: bool,
+        keys: &KeysSnapshot,
+        now: Now,
+    ) -> Result<EndUser, IdentifyError> {
+        let parsed = user_token::parse(token)?;
+        if parsed.claims.contains_key("cnf") {
+            return Err(IdentifyError::Malformed("the token is bound to a key"));
+        }
+        let typ = parsed.typ.as_deref().unwrap_or("JWT");
+        if only_id_token && !typ.eq_ignore_ascii_case("JWT") {
+            return Err(IdentifyError::TypeWrong);
+        }
+        let issuer = parsed.claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+        let mut known = self.providers.iter().filter(|provider| provider.spec.issuer == issuer);
+        let source = known.find_map(|provider| provider.spec.from.first());
+        self.verify(token, source.ok_or(IdentifyError::IssuerUnknown)?, keys, now)
+    }
+
     /// Whether tokens with this `iss` are for the providers to verify.
     pub(super) fn knows_issuer(&self, issuer: &str) -> bool {
         self.providers.iter().any(|provider| provider.spec.issuer == issuer)

@@ -7,17 +7,13 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_ctxtoken::{
-    ContextToken, IpSource, Justification, MintError, NewContext, Origin, Rctx, Subject, Tctx,
-    TlsFacts, TokenIds, UnixTime, txn_id,
+    IpSource, Justification, MintError, NewContext, Origin, Rctx, Subject, Tctx, TlsFacts, UnixTime,
 };
 use countersign_policy::doc::{MintRule, RctxKey, TctxKey};
 use countersign_policy::matching_mint_rule;
 use countersign_workload_id::WorkloadId;
-use http::{HeaderValue, Method};
+use http::Method;
 
 use crate::clock::Now;
 use crate::gateway::accept::Connection;
@@ -26,6 +22,8 @@ use crate::gateway::capture::{ClientAddress, StatedJustification};
 use crate::gateway::identify::EndUser;
 use crate::gateway::rules::GatewayRules;
 use crate::http::request::Head;
+use crate::issuer::Minted;
+use crate::live::Snapshot;
 use crate::refusal::{Refusal, Refused, Stage};
 
 /// What the gateway found out about a request.
@@ -118,49 +116,21 @@ pub struct Asked<'a> {
     pub to: &'a WorkloadId,
 }
 
-/// A made token and what the record says of it.
-pub struct Minted {
-    /// The token.
-    pub token: ContextToken,
-    /// Its content.
-    pub context: NewContext,
-    /// Its transaction.
-    pub txn: String,
-    /// SHA-256 of the token's text.
-    pub sha256: [u8; 32],
-    /// Its own id, as in the claim.
-    pub jti: String,
-}
-
-impl Minted {
-    /// The token as a header value that HPACK never indexes and `Debug` never shows.
-    ///
-    /// # Errors
-    /// `context_too_large`, which a token that was just made never is.
-    pub fn header(self) -> Result<HeaderValue, Refused> {
-        let mut value = HeaderValue::try_from(self.token.into_exposed()).map_err(|_| {
-            Refused::new(Refusal::ContextTooLarge, Stage::Mint, "the token is no header value")
-        })?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-}
-
 /// Makes the token for the callee.
 ///
 /// # Errors
 /// `identity_unavailable` without a signer, `context_too_large`, `constraint_violated`.
 pub fn token(
     conn: &Connection,
-    rules: &GatewayRules,
+    snap: &Snapshot,
     asked: Asked<'_>,
     now: Now,
 ) -> Result<Minted, Refused> {
     let Asked { rule, method, head, findings, to } = asked;
-    let Some(minter) = &rules.minter else {
-        let why = rules.no_minter.clone().unwrap_or_default();
-        return Err(Refused::new(Refusal::IdentityUnavailable, Stage::Mint, why));
-    };
+    let issuer = snap
+        .issuer
+        .as_ref()
+        .map_err(|why| Refused::new(Refusal::IdentityUnavailable, Stage::Mint, why.clone()))?;
     let mut rctx = Rctx::new(findings.origin(), to.clone());
     for key in &rule.rctx {
         capture(&mut rctx, *key, conn, findings, now);
@@ -176,20 +146,12 @@ pub fn token(
     let context = NewContext {
         sub: findings.subject(),
         scope: scope(rule, findings)?,
-        req_wl: conn.identity_of(rules)?,
+        req_wl: issuer.id().clone(),
         rctx,
         tctx,
         act: None,
     };
-    let txn = txn_id(now.millis(), conn.worker().random());
-    let jti: [u8; 16] = conn.worker().random();
-    let ids = TokenIds { txn: txn.clone(), jti };
-    let token = minter
-        .mint(&context, ids, UnixTime(now.secs()), rules.ttl_s)
-        .map_err(|error| of_mint_error(&error))?;
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(digest(&SHA256, token.expose().as_bytes()).as_ref());
-    Ok(Minted { token, context, txn, sha256, jti: URL_SAFE_NO_PAD.encode(jti) })
+    issuer.mint(conn.worker(), context, None, now).map_err(|error| of_mint_error(&error))
 }
 
 /// The path pattern of the rule that the request fits; never the path itself.
@@ -249,7 +211,7 @@ fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings
     }
 }
 
-fn of_mint_error(error: &MintError) -> Refused {
+pub(crate) fn of_mint_error(error: &MintError) -> Refused {
     let refusal = match error {
         MintError::TooLarge { .. } | MintError::Context(_) => Refusal::ContextTooLarge,
         MintError::ConstraintViolated(_) => Refusal::ConstraintViolated,

@@ -17,7 +17,7 @@ pub mod provider_keys;
 pub mod proxy_protocol;
 pub mod rules;
 pub mod sources;
-mod strict_json;
+pub(crate) mod strict_json;
 pub mod user_cache;
 mod user_claims;
 pub mod user_keys;
@@ -98,7 +98,7 @@ async fn serve(
             journal.before_forward().await?;
             let (method, to) = (&parts.method, secured.callee()?);
             let asked = Asked { rule, method, head: &head, findings: &findings, to };
-            let minted = mint::token(conn, rules, asked, now);
+            let minted = mint::token(conn, snap, asked, now);
             conn.worker().metrics.context_minted(
                 minted.as_ref().map_or_else(|refused| refused.refusal.row().reason, |_| "ok"),
             );

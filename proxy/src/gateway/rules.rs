@@ -1,16 +1,12 @@
 //! What this gateway does, resolved from its documents: routes, capture, users, minting.
 //!
-//! Invariant: only a process whose `ProxyConfig` has gateway listeners gets these, and only an
-//! identity on the mesh's issuer list gets a minter.
+//! Invariant: only a process whose `ProxyConfig` has gateway listeners gets these.
 
 use std::sync::Arc;
 
-use countersign_certs_client::{Certs, Identity, JwtBundles, svid};
+use countersign_certs_client::JwtBundles;
 use countersign_config::{CorsPreflight, ProxyConfig};
-use countersign_ctxtoken::{
-    Algorithm, KeyRef, Minter, SignError, TokenSigner, UnixTime, VerifyingKey,
-};
-use countersign_policy::doc::{ClientAddressFrom, ContextPolicy, IssuerKeys, TrustedIssuer};
+use countersign_policy::doc::{ClientAddressFrom, ContextPolicy, ContextRole};
 use countersign_policy::{Documents, Workload};
 
 use crate::gateway::callers::CallerRules;
@@ -41,12 +37,6 @@ pub struct GatewayRules {
     pub callers: Option<Arc<CallerRules>>,
     /// All identity providers of the documents, and the cluster whose tokens callers bring, for the key tasks.
     pub providers: Vec<Arc<Provider>>,
-    /// Makes context tokens; `None` while there is no identity, or it is no listed issuer.
-    pub minter: Option<Minter>,
-    /// Why there is no minter, for readiness.
-    pub no_minter: Option<String>,
-    /// Life of a token, seconds.
-    pub ttl_s: u64,
     routes: Vec<Route>,
 }
 
@@ -59,7 +49,7 @@ impl GatewayRules {
         documents: &Documents,
         workload: &Workload,
         config: &ProxyConfig,
-        (certs, tokens): (&Certs, &JwtBundles),
+        tokens: &JwtBundles,
         destinations: &Destinations,
     ) -> Result<Option<GatewayRules>, String> {
         if config.gateway.is_empty() {
@@ -73,20 +63,13 @@ impl GatewayRules {
         let callers =
             super::callers::rules::build(&policy.callers, &documents.mesh, config, tokens)?;
         providers.extend(super::callers::rules::cluster_keys(&policy.callers).map(Arc::new));
-        let (minter, no_minter) = match minter(documents, certs) {
-            Ok(minter) => (Some(minter), None),
-            Err(why) => (None, Some(why)),
-        };
         Ok(Some(GatewayRules {
             address: address_rules(&policy),
-            ttl_s: documents.mesh.context_ttl_s,
             routes: routes(config, destinations)?,
             policy: Arc::new(policy),
             users,
             callers: callers.map(Arc::new),
             providers,
-            minter,
-            no_minter,
         }))
     }
 
@@ -108,7 +91,9 @@ fn covers(prefix: &str, path: &str) -> bool {
 
 fn select(documents: &Documents, workload: &Workload) -> Result<ContextPolicy, String> {
     let mut fitting = documents.gateways.iter().filter(|named| {
-        named.namespace == workload.namespace && named.spec.selector.selects(&workload.labels)
+        named.namespace == workload.namespace
+            && named.spec.role == ContextRole::Gateway
+            && named.spec.selector.selects(&workload.labels)
     });
     match (fitting.next(), fitting.next()) {
         (Some(only), None) => Ok(only.spec.clone()),
@@ -161,64 +146,6 @@ fn address_rules(policy: &ContextPolicy) -> AddressRules {
             ClientAddressFrom::ProxyProtocol => AddressFrom::ProxyProtocol,
             ClientAddressFrom::Peer => AddressFrom::Peer,
         },
-    }
-}
-
-fn minter(documents: &Documents, certs: &Certs) -> Result<Minter, String> {
-    let identity = certs.token_signer().ok_or("this gateway has no identity yet")?;
-    let issuer =
-        documents.mesh.issuers.iter().find(|issuer| issuer.id == identity.id).ok_or_else(|| {
-            format!(
-                "{} is not in MeshConfig `context.issuers`, so nobody would accept its tokens",
-                identity.id
-            )
-        })?;
-    let constraints = crate::trust::constraints(issuer)?;
-    let key = match issuer.keys {
-        IssuerKeys::X5c | IssuerKeys::Either => {
-            KeyRef::X5c(identity.chain_der.iter().map(|certificate| certificate.to_vec()).collect())
-        }
-        IssuerKeys::Jwks => KeyRef::Kid(published_kid(issuer, identity)?),
-    };
-    let signer: Arc<dyn TokenSigner> = Arc::new(IdentityKey(Arc::clone(identity)));
-    Minter::new(
-        identity.id.clone(),
-        documents.mesh.trust_domain.clone(),
-        constraints,
-        key,
-        signer,
-        Some(UnixTime(identity.not_after)),
-        &crate::live::token_limits(),
-    )
-    .map_err(|error| error.to_string())
-}
-
-/// The name of our key in the issuer's key set; verifiers know no other keys of ours.
-fn published_kid(issuer: &TrustedIssuer, identity: &Identity) -> Result<String, String> {
-    let leaf = identity.chain_der.first().ok_or("the identity has no certificate")?;
-    let spki = svid::spki(leaf).map_err(|error| error.to_string())?;
-    let kid = VerifyingKey::from_spki_der(&spki).map_err(|error| error.to_string())?.kid();
-    let published = crate::trust::key_set(issuer)?;
-    if published.is_some_and(|keys| keys.has(&kid)) {
-        return Ok(kid);
-    }
-    Err(format!(
-        "`keys: jwks` of {}, but its key set does not hold the key of our certificate ({kid}); \
-         publish it there, or write `keys: either`",
-        issuer.id
-    ))
-}
-
-/// Signs tokens with the key of the identity in force.
-struct IdentityKey(Arc<Identity>);
-
-impl TokenSigner for IdentityKey {
-    fn algorithm(&self) -> Algorithm {
-        self.0.key.algorithm()
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        self.0.key.sign(message)
     }
 }
 

@@ -110,6 +110,8 @@ impl Entry {
         let port = original.port();
         let written = config.app_port(port);
         let app = written.and_then(|app| app.address);
+        // What this process answers itself is dialled nowhere.
+        let app = app.or_else(|| written.and_then(|app| app.service).map(|_| original));
         // In explicit mode the original address is our own listener.
         let app = app.or_else(|| (!config.is_own(original, &[])).then_some(original))?;
         let detect_ms = written.and_then(|app| app.detect_ms).unwrap_or(limits::DETECT_MS_MAX);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use countersign_config::AppPort;
+use countersign_config::{AppPort, AppService};
 use countersign_workload_id::WorkloadId;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -120,6 +120,11 @@ impl Connection {
     /// What is written about the app's port.
     pub fn app_port(&self) -> Option<&AppPort> {
         self.worker.shared.config.app_port(self.port)
+    }
+
+    /// What of this process answers here, instead of an app.
+    pub fn service(&self) -> Option<AppService> {
+        self.app_port().and_then(|app| app.service)
     }
 
     /// What may pass beside requests and answers. Between proxies a switch travels on HTTP/1.1.

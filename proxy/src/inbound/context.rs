@@ -120,7 +120,7 @@ impl HopKeys for NoHopKeys {
 }
 
 /// What custody of a request without hop records depends on.
-pub(super) fn custody_of<'a>(peer: &'a MeshPeer, me: &'a WorkloadId, now: Now) -> CustodyWith<'a> {
+pub(crate) fn custody_of<'a>(peer: &'a MeshPeer, me: &'a WorkloadId, now: Now) -> CustodyWith<'a> {
     CustodyWith {
         peer: peer.id(),
         peer_leaf_sha256: peer.leaf_sha256(),

@@ -2,7 +2,7 @@
 //!
 //! The stages, in order: `accept` (mutual TLS gives the `Peer`), `context` (verify the token and
 //! how it got here), `decide` (policy gives a `Permit`), `enrich` (verified headers), `forward`
-//! (to the app). [`serve`] is the whole order. What lasts is judged `again`. Invariant: `forward` cannot be called without the
+//! (to the app) or `service` (this process itself answers). [`serve`] is the whole order. What lasts is judged `again`. Invariant: `forward` cannot be called without the
 //! values that only the earlier stages can make.
 
 pub mod accept;
@@ -13,6 +13,7 @@ pub mod decide;
 pub mod enrich;
 pub mod forward;
 mod handshake;
+pub mod service;
 mod tcp;
 mod vouched;
 
@@ -27,6 +28,7 @@ use crate::http::request::Head;
 use crate::http::upgrade::Switch;
 use crate::inbound::accept::Connection;
 use crate::inbound::forward::Arrived;
+use crate::inbound::service::Called;
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::refusal::Refused;
@@ -48,6 +50,10 @@ async fn serve(
     again::check_revoked(conn, &head, &ctx, snap, now)?;
     let permit = decide::authorize(conn, &head, &parts, &ctx, snap, now, journal)?;
     journal.before_forward().await?;
+    if let Some(service) = conn.service() {
+        let called = Called { parts: &parts, head: &head, body, permit };
+        return service::answer(conn, service, called, snap, journal).await;
+    }
     let noted = again::note(&parts, snap);
     let enriched = enrich::apply(conn, parts, &head, &permit, &ctx, snap, journal)?;
     let lasting = again::register(conn, head, ctx, noted, &permit, snap, now);

@@ -98,6 +98,7 @@ fn attack_reads_tokens_from_panic_text() {
         origins: vec![Origin::User],
         subs: vec![SubPattern::parse("user:*").unwrap()],
         scopes: vec![ScopePattern::parse("orders.*").unwrap()],
+        impersonate: vec![],
         max_ttl_s: 60,
     };
     let chain = KeyRef::X5c(leaf.chain.iter().map(|der| der.to_vec()).collect());
