@@ -140,7 +140,7 @@ impl AtomTable<'_> {
         owner: Option<&OwnerFromPath>,
         resource: Option<&ResourceRef>,
     ) -> usize {
-        let about_owner = matches!(atom, Atom::User(user) if user.is_resource_owner);
+        let about_owner = atom.names_owner();
         let owner = if about_owner { owner.cloned() } else { None };
         let key = (atom.clone(), owner);
         if let Some(id) = self.known.get(&key) {

@@ -19,6 +19,7 @@ use crate::{
             TokenAtom, UserAtom,
         },
     },
+    facts,
     input::{ContextFacts, Input, Request, UserFacts},
     time::{EvaluateAt, Hours, TimeAtom},
     tri::Tri,
@@ -33,7 +34,7 @@ pub(crate) struct BoundAtom {
     pub(crate) atom: Atom,
     /// The addresses behind `cidrSets`.
     pub(crate) nets: Vec<IpNet>,
-    /// The resource of the policy, for `isResourceOwner`.
+    /// The resource of the policy, for atoms that compare something with its owner.
     pub(crate) resource: Option<Arc<ResourceName>>,
 }
 
@@ -41,7 +42,8 @@ impl BoundAtom {
     /// Whether it looks at the context token: such an atom says nothing when there is none.
     pub(crate) fn needs_context(&self) -> bool {
         match &self.atom {
-            Atom::User(_) | Atom::UserAbsent | Atom::Justification(_) | Atom::Token(_) => true,
+            Atom::User(_) | Atom::UserAbsent | Atom::Token(_) => true,
+            Atom::Justification(_) | Atom::Device(_) => true,
             Atom::Source(source) => source.at == SourceAt::Origin,
             Atom::Time(time) => time.evaluate_at == EvaluateAt::Entry,
         }
@@ -61,7 +63,8 @@ impl BoundAtom {
                 Some(Hours::Outside) => Tri::False,
                 Some(Hours::OutOfRange) | None => Tri::Unknown,
             },
-            Atom::Justification(atom) => justification(atom, input),
+            Atom::Justification(atom) => self.justification(atom, input),
+            Atom::Device(atom) => facts::device(atom, input),
             Atom::Token(atom) => context.map_or(Tri::False, |facts| token(atom, facts, input)),
         }
     }
@@ -76,6 +79,7 @@ impl BoundAtom {
         match &self.atom {
             Atom::User(atom) => after(context?.user?.auth_time, atom.max_auth_age_s),
             Atom::Justification(atom) => after(context?.justification?.at, atom.max_age_s),
+            Atom::Device(atom) => after(context?.device?.at, atom.max_posture_age_s),
             Atom::Token(atom) => after(Some(context?.issued_at), atom.max_age_s),
             Atom::Time(atom) if atom.evaluate_at == EvaluateAt::Now => {
                 match atom.at(input.now_ms) {
@@ -114,6 +118,25 @@ impl BoundAtom {
             .zip(input.request)
             .and_then(|((template, param), request)| template.capture(param, request.path));
         Tri::of(user.account.zip(owner).map(|(account, owner)| account == owner))
+    }
+
+    fn justification(&self, atom: &JustificationAtom, input: &Input<'_>) -> Tri {
+        let Some(given) = input.context.as_ref().and_then(|facts| facts.justification) else {
+            return Tri::False;
+        };
+        let kind =
+            Tri::from(atom.any_kind.is_empty() || atom.any_kind.iter().any(|k| k == given.kind));
+        // Unchecked means that its validator could not be asked, not that it said no.
+        let checked = if atom.checked && !given.checked { Tri::Unknown } else { Tri::True };
+        let age = match atom.max_age_s {
+            None => Tri::True,
+            Some(max) => young_enough(given.at, max, input.now_ms),
+        };
+        let resource = self.resource.as_ref();
+        let facts = atom.facts.iter();
+        let facts =
+            Tri::all(facts.map(|(name, test)| facts::fact(name, test, &given, resource, input)));
+        Tri::all([kind, checked, age, facts])
     }
 
     fn source(&self, atom: &SourceAtom, input: &Input<'_>) -> Tri {
@@ -176,20 +199,6 @@ pub(crate) fn claim(name: &str, any_of: &[ClaimValue], user: &UserFacts<'_>) -> 
         }
         Value::Null | Value::Object(_) => Tri::Unknown,
     }
-}
-
-fn justification(atom: &JustificationAtom, input: &Input<'_>) -> Tri {
-    let Some(given) = input.context.as_ref().and_then(|facts| facts.justification) else {
-        return Tri::False;
-    };
-    let kind = Tri::from(atom.any_kind.is_empty() || atom.any_kind.iter().any(|k| k == given.kind));
-    // Unchecked means that its validator could not be asked, not that it said no.
-    let checked = if atom.checked && !given.checked { Tri::Unknown } else { Tri::True };
-    let age = match atom.max_age_s {
-        None => Tri::True,
-        Some(max) => young_enough(given.at, max, input.now_ms),
-    };
-    Tri::all([kind, checked, age])
 }
 
 fn token(atom: &TokenAtom, facts: &ContextFacts<'_>, input: &Input<'_>) -> Tri {

@@ -19,6 +19,7 @@ pub mod diagnostic;
 pub mod doc;
 mod eval;
 mod explain;
+mod facts;
 mod gateway;
 pub mod host;
 pub mod http1;

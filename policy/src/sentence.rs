@@ -12,6 +12,7 @@ use crate::{
         access::{ClaimValue, JustificationAtom, SourceAt, SourceAtom, TokenAtom, UserAtom},
     },
     eval::{self, BoundAtom},
+    facts,
     input::{ContextFacts, Input, UserFacts},
     time::{DAY_NAMES, Hours, TimeAtom},
     tri::Tri,
@@ -55,19 +56,23 @@ pub(crate) fn atom(bound: &BoundAtom, input: &Input<'_>) -> String {
         Atom::UserAbsent => user_absent(input),
         Atom::Source(atom) => source(atom, input),
         Atom::Time(atom) => time(atom, input),
-        Atom::Justification(atom) => justification(atom, input),
+        Atom::Justification(atom) => justification(bound, atom, input),
+        Atom::Device(atom) => facts::device_sentence(atom, input),
         Atom::Token(atom) => token(atom, input),
     }
 }
 
+/// Whether a part of an atom is true, and what it says.
+pub(crate) type Part = (bool, String);
+
 /// Parts that decide: all of them if the atom is true, else those that are not.
-fn join(parts: Vec<(bool, String)>) -> String {
+pub(crate) fn join(parts: Vec<Part>) -> String {
     let all_true = parts.iter().all(|(good, _)| *good);
     let telling = parts.into_iter().filter(|(good, _)| all_true || !good).map(|(_, text)| text);
     telling.collect::<Vec<_>>().join(", ")
 }
 
-fn no_context(input: &Input<'_>) -> &'static str {
+pub(crate) fn no_context(input: &Input<'_>) -> &'static str {
     if input.context.is_none() { "no context token came with the request" } else { "" }
 }
 
@@ -128,14 +133,7 @@ fn groups(atom: &UserAtom, user: &UserFacts<'_>) -> Option<(bool, String)> {
 }
 
 fn claim(name: &str, any_of: &[ClaimValue], user: &UserFacts<'_>) -> (bool, String) {
-    let wanted: Vec<String> = any_of
-        .iter()
-        .map(|value| match value {
-            ClaimValue::Text(text) => text.clone(),
-            ClaimValue::Int(number) => number.to_string(),
-            ClaimValue::Bool(flag) => flag.to_string(),
-        })
-        .collect();
+    let wanted: Vec<String> = any_of.iter().map(ToString::to_string).collect();
     let Some(value) = user.claims.and_then(|claims| claims.get(name)) else {
         return (false, format!("the token does not carry claim {name}"));
     };
@@ -164,7 +162,7 @@ fn owner(bound: &BoundAtom, user: &UserFacts<'_>, input: &Input<'_>) -> (bool, S
 }
 
 /// A limit on age: `logged in 3 h 02 min ago (limit 12 h)`.
-fn age(
+pub(crate) fn age(
     what: &str,
     unknown: &str,
     at_s: Option<u64>,
@@ -249,7 +247,7 @@ fn clock(local: DateTime) -> String {
     format!("{name} {:02}:{:02}", local.hour(), local.minute())
 }
 
-fn justification(atom: &JustificationAtom, input: &Input<'_>) -> String {
+fn justification(bound: &BoundAtom, atom: &JustificationAtom, input: &Input<'_>) -> String {
     let Some(given) = input.context.as_ref().and_then(|facts| facts.justification) else {
         return match no_context(input) {
             "" => "no justification was given".to_owned(),
@@ -274,6 +272,10 @@ fn justification(atom: &JustificationAtom, input: &Input<'_>) -> String {
     }
     if let Some(max) = atom.max_age_s {
         parts.push(age("given", "the token does not say when", given.at, max, input));
+    }
+    let resource = bound.resource.as_ref();
+    for (name, test) in &atom.facts {
+        parts.push(facts::fact_sentence(name, test, &given, resource, input));
     }
     join(parts)
 }

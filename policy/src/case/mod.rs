@@ -61,6 +61,7 @@ pub(crate) struct CaseRequest {
     pub(crate) source: Option<(IpAddr, String)>,
     pub(crate) peer_ip: Option<IpAddr>,
     pub(crate) justification: Option<CaseJustification>,
+    pub(crate) device: Option<CaseDevice>,
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +80,16 @@ pub(crate) struct CaseJustification {
     pub(crate) kind: String,
     pub(crate) reference: String,
     pub(crate) checked: bool,
+    pub(crate) age_s: Option<u64>,
+    pub(crate) facts: Option<Map<String, Value>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct CaseDevice {
+    pub(crate) id: String,
+    pub(crate) tier: Option<String>,
+    pub(crate) managed: Option<bool>,
+    pub(crate) src: Option<String>,
     pub(crate) age_s: Option<u64>,
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{Case, CaseJustification, CaseRequest, CaseUser, Cast, Expect, PolicyTest};
+use super::{Case, CaseDevice, CaseJustification, CaseRequest, CaseUser, Cast, Expect, PolicyTest};
 use crate::{
     doc::FileRef,
     input::{Protocol, Workload},
@@ -77,7 +77,7 @@ fn user(node: &Node, findings: &mut Findings<'_>) -> Option<CaseUser> {
 
 fn claims(node: &Node, findings: &mut Findings<'_>) -> Option<Map<String, Json>> {
     let Value::Map(entries) = &node.value else {
-        findings.error("E013", node.span, "`claims` must be a mapping of names to values");
+        findings.error("E013", node.span, "a mapping of names to values was expected");
         return None;
     };
     Some(entries.iter().map(|(key, value)| (key.text.clone(), json(value))).collect())
@@ -196,6 +196,7 @@ fn request(
     let source = layers.get("source").and_then(|node| scalars::ip(node, findings));
     let peer_ip = layers.get("peerIp").and_then(|node| scalars::ip(node, findings));
     let justification = layers.get("justification").and_then(|node| justification(node, findings));
+    let device = layers.get("device").and_then(|node| device(node, findings));
     layers.finish(findings);
     let protocol = protocol.unwrap_or(Some(Protocol::Http));
     let path = path.or_else(|| protocol.is_none().then(|| "/".to_owned()));
@@ -220,6 +221,7 @@ fn request(
         source: source.map(|ip| (ip, via)),
         peer_ip,
         justification,
+        device,
     })
 }
 
@@ -265,9 +267,21 @@ fn justification(node: &Node, findings: &mut Findings<'_>) -> Option<CaseJustifi
     let reference = fields.required("ref", findings).and_then(|node| read::string(node, findings));
     let checked = fields.optional("checked").and_then(|node| read::boolean(node, findings));
     let age_s = fields.optional("age").and_then(|node| read::duration_s(node, findings));
+    let facts = fields.optional("facts").and_then(|node| claims(node, findings));
     fields.finish(findings);
     let checked = checked.unwrap_or(false);
-    Some(CaseJustification { kind: kind?, reference: reference?, checked, age_s })
+    Some(CaseJustification { kind: kind?, reference: reference?, checked, age_s, facts })
+}
+
+fn device(node: &Node, findings: &mut Findings<'_>) -> Option<CaseDevice> {
+    let mut fields = Fields::of(node, "a device", findings)?;
+    let id = fields.required("id", findings).and_then(|node| read::string(node, findings));
+    let tier = fields.optional("tier").and_then(|node| read::short_string(node, 64, findings));
+    let managed = fields.optional("managed").and_then(|node| read::boolean(node, findings));
+    let src = fields.optional("src").and_then(|node| read::short_string(node, 80, findings));
+    let age_s = fields.optional("age").and_then(|node| read::duration_s(node, findings));
+    fields.finish(findings);
+    Some(CaseDevice { id: id?, tier, managed, src, age_s })
 }
 
 fn expect(node: &Node, findings: &mut Findings<'_>) -> Option<Expect> {

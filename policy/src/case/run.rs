@@ -11,7 +11,8 @@ use crate::{
     doc::Selector,
     host::{canonical_authority, canonical_host},
     input::{
-        Caller, ContextFacts, Input, JustificationFacts, Request, SourceFacts, UserFacts, Workload,
+        Caller, ContextFacts, DeviceFacts, Input, JustificationFacts, Request, SourceFacts,
+        UserFacts, Workload,
     },
     load,
     path::CanonicalPath,
@@ -232,13 +233,19 @@ fn context(request: &CaseRequest, now_s: u64) -> Option<ContextFacts<'_>> {
         }),
         service: request.service.as_ref(),
         source: request.source.as_ref().map(|(ip, via)| SourceFacts { ip: *ip, via }),
-        device: None,
+        device: request.device.as_ref().map(|device| DeviceFacts {
+            id: Some(&device.id),
+            tier: device.tier.as_deref(),
+            managed: device.managed,
+            src: device.src.as_deref(),
+            at: device.age_s.map(|age| now_s.saturating_sub(age)),
+        }),
         justification: request.justification.as_ref().map(|given| JustificationFacts {
             kind: &given.kind,
             reference: &given.reference,
             checked: given.checked,
             at: given.age_s.map(|age| now_s.saturating_sub(age)),
-            facts: None,
+            facts: given.facts.as_ref(),
         }),
         acting: false,
     })

@@ -187,6 +187,8 @@ pub enum Atom {
     Time(TimeAtom),
     /// A justification was given.
     Justification(JustificationAtom),
+    /// The client's device passes every given test.
+    Device(DeviceAtom),
     /// The context token satisfies this.
     Token(TokenAtom),
 }
@@ -194,7 +196,19 @@ pub enum Atom {
 impl Atom {
     /// Whether it looks into the request itself, not only at who sent it and its context.
     pub fn reads_request(&self) -> bool {
-        matches!(self, Self::User(user) if user.is_resource_owner)
+        self.names_owner()
+    }
+
+    /// Whether it compares something with the owner of the resource.
+    pub fn names_owner(&self) -> bool {
+        match self {
+            Self::User(user) => user.is_resource_owner,
+            Self::Justification(atom) => {
+                let owner = FactTest::Equals(AttributeName::ResourceOwner);
+                atom.facts.values().any(|test| *test == owner)
+            }
+            _ => false,
+        }
     }
 
     /// Its key in documents, as in the atom id `require.time`.
@@ -204,6 +218,7 @@ impl Atom {
             Self::Source(_) => "source",
             Self::Time(_) => "time",
             Self::Justification(_) => "justification",
+            Self::Device(_) => "device",
             Self::Token(_) => "token",
         }
     }
@@ -239,6 +254,16 @@ pub enum ClaimValue {
     Bool(bool),
 }
 
+impl std::fmt::Display for ClaimValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Int(number) => write!(f, "{number}"),
+            Self::Bool(flag) => write!(f, "{flag}"),
+        }
+    }
+}
+
 /// Where the request came from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceAtom {
@@ -268,6 +293,44 @@ pub struct JustificationAtom {
     pub checked: bool,
     /// Seconds since it was checked or given.
     pub max_age_s: Option<u64>,
+    /// What its validator must have said.
+    pub facts: BTreeMap<String, FactTest>,
+}
+
+/// A test of one fact.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FactTest {
+    /// It is one of these.
+    AnyOf(Vec<ClaimValue>),
+    /// It is what this request says elsewhere.
+    Equals(AttributeName),
+}
+
+closed_names! {
+    /// Attributes that a fact may be compared with.
+    AttributeName {
+        /// The owner of the resource.
+        ResourceOwner = "resource.owner",
+        /// The user's id.
+        UserId = "user.id",
+        /// The user's account.
+        UserAccount = "user.accountId",
+        /// The device.
+        DeviceId = "device.id",
+    }
+}
+
+/// Tests of the device; empty lists and `None` do not restrict.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceAtom {
+    /// The organisation manages it.
+    pub managed: bool,
+    /// Accepted tiers.
+    pub tiers: Vec<String>,
+    /// Accepted `dev.src` values (`mtls`, `idp`, `header:<proxy>`).
+    pub sources: Vec<String>,
+    /// Its posture was seen at most so many seconds ago.
+    pub max_posture_age_s: Option<u64>,
 }
 
 /// What the context token must say.

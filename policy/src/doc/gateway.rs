@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{Callers, HttpMatch, Selector, TokenService};
+use super::{Callers, DeviceRules, HttpMatch, Selector, TokenService, VouchingProxy};
 use crate::pattern::AnchoredPattern;
 
 /// What one issuer of context does: with requests from outside, or with those of workloads.
@@ -22,6 +22,12 @@ pub struct ContextPolicy {
     pub when_missing: WhenMissing,
     /// `callers`: workloads outside the mesh that may call with a bearer token of theirs.
     pub callers: Callers,
+    /// `user.groupsFrom`: the directory that knows the groups of users.
+    pub groups_from: Option<String>,
+    /// `proxies`: proxies before this gateway that vouch for what their headers say.
+    pub proxies: Vec<VouchingProxy>,
+    /// `device`: where the facts about the client's device come from.
+    pub device: DeviceRules,
     /// Kinds of `Countersign-Justification`, by name; empty: the header is dropped.
     pub justification_kinds: BTreeMap<String, JustificationKind>,
     /// What is minted for which requests; no match: 403 and nothing is minted.
@@ -85,6 +91,8 @@ pub enum WhenMissing {
 pub struct JustificationKind {
     /// What a reference of this kind looks like, anchored at both ends.
     pub pattern: AnchoredPattern,
+    /// The `AttributeProvider` that is asked about such a reference.
+    pub validate: Option<String>,
 }
 
 /// One entry of `mint`.
@@ -125,6 +133,8 @@ closed_names! {
         Claims = "claims",
         /// The ingress TLS connection.
         Tls = "tls",
+        /// The client's device.
+        Dev = "dev",
         /// Justification.
         Just = "just",
     }

@@ -21,8 +21,10 @@ macro_rules! closed_names {
 }
 
 pub mod access;
+pub mod attributes;
 pub mod callers;
 pub mod destination;
+pub mod device;
 pub mod federation;
 pub mod gateway;
 mod matching;
@@ -41,11 +43,16 @@ pub use access::{
     AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, GrpcMatch, HeaderMatch,
     HeaderValues, HttpMatch, Match, Obligations, PathPattern, ProtocolMatch, Resource, Rule,
 };
+pub use attributes::{
+    AskAs, Asked, AskedId, AttributeCache, AttributeProvider, AttributeSource, AuthZen, FactType,
+    LdapBind, LdapFilter, LdapSearch, LdapSecurity, OnUnavailable, ValuePart,
+};
 pub use callers::{ApiServer, Callers, JwtSvidCallers, ServiceAccountCallers, SvidBundle};
 pub use destination::{
     Destination, DestinationName, DestinationPeer, DestinationPort, Endpoint, PortProtocol,
     TlsRoots,
 };
+pub use device::{CertificateName, DeviceRules, DeviceSource, HeaderGroups, VouchingProxy};
 pub use federation::{BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain};
 pub use gateway::{
     ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, JustificationKind, MintRule,
@@ -72,6 +79,8 @@ pub struct Documents {
     pub access: Vec<AccessPolicy>,
     /// Identity providers, inline and standalone, sorted by name.
     pub providers: Vec<Named<IdentityProvider>>,
+    /// Attribute providers, inline and standalone, sorted by name.
+    pub attributes: Vec<Named<AttributeProvider>>,
     /// Gateways (`ContextPolicy`), inline and standalone, sorted by namespace and name.
     pub gateways: Vec<Named<ContextPolicy>>,
     /// Destinations, inline and standalone, sorted by namespace and name.

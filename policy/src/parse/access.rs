@@ -215,9 +215,7 @@ impl RuleReader<'_> {
         let all = rule.require.iter().chain(rule.unless.iter().flatten());
         for atom in all {
             match atom {
-                Atom::User(user) if user.is_resource_owner => {
-                    self.check_owner(rule, node, findings);
-                }
+                atom if atom.names_owner() => self.check_owner(rule, atom, node, findings),
                 Atom::Time(time) => self.check_zone(&time.zone_name, node, findings),
                 _ => {}
             }
@@ -225,14 +223,18 @@ impl RuleReader<'_> {
         self.lint(rule, node, findings);
     }
 
-    /// `isResourceOwner` needs an owner, and paths that name one.
-    fn check_owner(&self, rule: &Rule, node: &Node, findings: &mut Findings<'_>) {
+    /// `isResourceOwner` and `equalsAttr: resource.owner` need an owner, and paths that name one.
+    fn check_owner(&self, rule: &Rule, atom: &Atom, node: &Node, findings: &mut Findings<'_>) {
         let Some(owner) = self.resource.and_then(|resource| resource.owner.as_ref()) else {
             if self.owner_faulty {
                 return;
             }
+            let what = match atom {
+                Atom::User(_) => "`isResourceOwner`",
+                _ => "`equalsAttr: resource.owner`",
+            };
             findings
-                .error("E007", node.span, "`isResourceOwner` needs `resource.owner` in this policy")
+                .error("E007", node.span, format!("{what} needs `resource.owner` in this policy"))
                 .hint("add `resource: {type: user, owner: {fromPath: {template: …, param: …}}}`");
             return;
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    facts,
     known::{Known, KnownProvider},
     mesh::ORIGINS,
     scalars, window,
@@ -18,7 +19,7 @@ use crate::{
 /// Atoms of the language that this version does not evaluate.
 /// Most services one atom lists.
 const SERVICES_MAX: usize = 64;
-const LATER: &[&str] = &["device", "build", "interaction", "chain", "workload", "external", "when"];
+const LATER: &[&str] = &["build", "interaction", "chain", "workload", "external", "when"];
 
 /// The atoms of one mapping, and where each stands.
 pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Vec<Atom>> {
@@ -33,16 +34,18 @@ pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> O
     let source_node = fields.optional("source");
     let time_node = fields.optional("time");
     let justification_node = fields.optional("justification");
+    let device_node = fields.optional("device");
     let token_node = fields.optional("token");
     for later in LATER {
         fields.not_yet(later, findings);
     }
     fields.finish(findings);
-    let read: [Option<Option<Atom>>; 5] = [
+    let read: [Option<Option<Atom>>; 6] = [
         user_node.map(|node| user(node, known, findings)),
         source_node.map(|node| source(node, known, findings).map(Atom::Source)),
         time_node.map(|node| window::time(node, known, findings).map(Atom::Time)),
         justification_node.map(|node| justification(node, known, findings)),
+        device_node.map(|node| facts::device(node, known, findings).map(Atom::Device)),
         token_node.map(|node| token(node, findings).map(Atom::Token)),
     ];
     read.into_iter().flatten().collect()
@@ -62,8 +65,8 @@ fn user(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Atom>
         known.providers.get(name)
     });
     let ids = read::strings(fields.optional("ids"), 256, findings);
-    let any_group = groups(fields.optional("anyGroup"), declared, findings);
-    let all_groups = groups(fields.optional("allGroups"), declared, findings);
+    let any_group = groups(fields.optional("anyGroup"), declared, known, findings);
+    let all_groups = groups(fields.optional("allGroups"), declared, known, findings);
     let claims_node = fields.optional("claims");
     let claims = claims_node.map(|node| claims(node, declared, findings)).unwrap_or_default();
     let auth_age = fields.optional("maxAuthAge");
@@ -110,14 +113,19 @@ fn needs_role(
 fn groups(
     node: Option<&Node>,
     provider: Option<&KnownProvider>,
+    known: &Known,
     findings: &mut Findings<'_>,
 ) -> Vec<String> {
-    if let (Some(node), Some(provider)) = (node, provider) {
+    let outside =
+        |item: &Node| item.text().is_some_and(|group| known.outside_groups.contains(group));
+    if let (Some(node), Some(provider)) = (node, provider)
+        && !read::list(Some(node), findings).iter().all(outside)
+    {
         needs_role(node, provider, ClaimRole::Groups, "as: groups", "E005", findings);
         let kept = provider.claim_for(ClaimRole::Groups).map(|claim| &claim.keep);
         for (item, kept) in read::list(Some(node), findings).iter().zip(kept.into_iter().cycle()) {
             let group = item.text().unwrap_or_default();
-            if kept.is_empty() || kept.iter().any(|own| own == group) {
+            if kept.is_empty() || outside(item) || kept.iter().any(|own| own == group) {
                 continue;
             }
             let hint = did_you_mean(group, kept.iter().map(String::as_str))
@@ -224,14 +232,14 @@ fn justification(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Opt
     let kinds = fields.required("anyKind", findings);
     let checked = fields.optional("checked");
     let max_age = fields.optional("maxAge");
-    fields.not_yet("facts", findings);
+    let facts_node = fields.optional("facts");
     fields.finish(findings);
     for item in read::list(kinds, findings) {
         let kind = item.text().unwrap_or_default();
-        if known.justification_kinds.contains(kind) {
+        if known.justification_kinds.contains_key(kind) {
             continue;
         }
-        let hint = did_you_mean(kind, known.justification_kinds.iter().map(String::as_str))
+        let hint = did_you_mean(kind, known.justification_kinds.keys().map(String::as_str))
             .unwrap_or_else(|| "declare it in `justification.kinds` of a ContextPolicy".to_owned());
         findings
             .error(
@@ -241,8 +249,11 @@ fn justification(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Opt
             )
             .hint(hint);
     }
+    let any_kind = read::strings(kinds, 64, findings);
+    let facts = facts_node.map(|node| facts::of_justification(node, &any_kind, known, findings));
     Some(Atom::Justification(JustificationAtom {
-        any_kind: read::strings(kinds, 64, findings),
+        any_kind,
+        facts: facts.unwrap_or_default(),
         checked: checked.is_some_and(|node| read::only_true(node, "checked", findings).is_some()),
         max_age_s: max_age.and_then(|node| read::duration_s(node, findings)),
     }))

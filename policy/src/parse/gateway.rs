@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{callers, known::Known, matchers, scalars, token_service};
+use super::{
+    callers, device,
+    known::{Known, KnownAttributes},
+    matchers, scalars, token_service,
+};
 use crate::{
     doc::{
-        Callers, ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, HttpMatch,
-        JustificationKind, MintRule, RctxKey, Selector, TctxKey, TokenService, WhenMissing,
+        Callers, ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, DeviceRules,
+        HttpMatch, JustificationKind, MintRule, RctxKey, Selector, TctxKey, TokenService,
+        WhenMissing,
     },
     overlap,
     pattern::AnchoredPattern,
@@ -51,7 +56,11 @@ pub(super) fn read(
         (None, Some(_)) => Some((Vec::new(), WhenMissing::Refuse)),
         (node, _) => node.and_then(|node| user(node, known, findings)),
     };
-    fields.not_yet("device", findings);
+    let groups_from =
+        user_node.and_then(|node| groups_from(node.get("groupsFrom"), known, findings));
+    let proxies = device::proxies(fields.optional("proxies"), known, findings);
+    let device_node = fields.optional("device");
+    let device = device_node.and_then(|node| device::read(node, known, findings));
     let justification = fields.optional("justification");
     let justification_kinds =
         justification.map(|node| justification_kinds(node, known, findings)).unwrap_or_default();
@@ -64,6 +73,9 @@ pub(super) fn read(
         user_providers,
         when_missing,
         callers,
+        groups_from,
+        proxies,
+        device: device.unwrap_or_default(),
         justification_kinds,
         mint,
         role: role?,
@@ -95,6 +107,9 @@ fn alone(
         user_providers: Vec::new(),
         when_missing: WhenMissing::Refuse,
         callers: Callers::default(),
+        groups_from: None,
+        proxies: Vec::new(),
+        device: DeviceRules::default(),
         justification_kinds,
         mint: Vec::new(),
         token_service: Some(service?),
@@ -158,8 +173,33 @@ fn user(
     let when_missing = fields
         .required("whenMissing", findings)
         .and_then(|node| read::one_of(node, &modes, findings));
+    // Read by `groups_from`.
+    fields.optional("groupsFrom");
     fields.finish(findings);
     Some((providers, when_missing?))
+}
+
+/// `user.groupsFrom`: a directory.
+fn groups_from(
+    node: Option<&Node>,
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> Option<String> {
+    let node = node?;
+    let name = read::string(node, findings)?;
+    let span = |one: &KnownAttributes| one.span;
+    Known::check(node, &name, "AttributeProvider", &known.attributes, span, findings);
+    let declared = known.attributes.get(&name)?;
+    match &declared.groups {
+        Some(groups) => known.outside_groups.extend(groups.iter().cloned()),
+        None if declared.facts.is_some() => {
+            let message = format!("`{name}` is no directory: it knows no groups");
+            findings.error("E005", node.span, message).hint("name one with `ldap`");
+        }
+        // One that could not be read was reported where it stands.
+        None => {}
+    }
+    Some(name)
 }
 
 fn justification_kinds(
@@ -181,23 +221,35 @@ fn justification_kinds(
         return out;
     };
     for (key, value) in entries {
-        known.justification_kinds.insert(key.text.clone());
-        if let Some(kind) = justification_kind(value, findings) {
-            out.insert(key.text.clone(), kind);
+        let kind = justification_kind(value, known, findings);
+        let validator = kind.as_ref().and_then(|kind| kind.validate.as_ref());
+        let facts = validator.and_then(|name| known.attributes.get(name)?.facts.clone());
+        let all = known.justification_kinds.entry(key.text.clone()).or_default();
+        match (all, facts) {
+            (Some(all), Some(facts)) => all.extend(facts),
+            (all, facts) => *all = facts,
         }
+        out.extend(kind.map(|kind| (key.text.clone(), kind)));
     }
     out
 }
 
-fn justification_kind(node: &Node, findings: &mut Findings<'_>) -> Option<JustificationKind> {
+fn justification_kind(
+    node: &Node,
+    known: &Known,
+    findings: &mut Findings<'_>,
+) -> Option<JustificationKind> {
     let mut fields = Fields::of(node, "a kind of justification", findings)?;
     let pattern = fields.required("pattern", findings);
-    fields.not_yet("validate", findings);
+    let validate_node = fields.optional("validate");
     fields.finish(findings);
+    let validate = validate_node
+        .and_then(|node| device::validator(node, known, findings))
+        .map(|(name, _)| name);
     let node = pattern?;
     let text = read::short_string(node, scalars::TEXT_BYTES_MAX, findings)?;
     match AnchoredPattern::parse(&text) {
-        Ok(pattern) => Some(JustificationKind { pattern }),
+        Ok(pattern) => Some(JustificationKind { pattern, validate }),
         Err(why) => {
             findings.error("E014", node.span, format!("pattern `{text}`: {why}"));
             None
@@ -284,7 +336,7 @@ fn scope(node: &Node, findings: &mut Findings<'_>) -> Vec<String> {
 
 fn emit(node: &Node, findings: &mut Findings<'_>) -> (Vec<RctxKey>, Vec<TctxKey>) {
     let Some(mut fields) = Fields::of(node, "emit", findings) else { return Default::default() };
-    let rctx = keys(fields.optional("rctx"), RctxKey::ALL, &["dev"], findings);
+    let rctx = keys(fields.optional("rctx"), RctxKey::ALL, &[], findings);
     let later = ["params", "deadline"];
     let tctx = keys(fields.optional("tctx"), TctxKey::ALL, &later, findings);
     fields.finish(findings);

@@ -10,7 +10,7 @@ use jiff::civil::Date;
 
 use crate::{
     Named,
-    doc::{ClaimDeclaration, ClaimRole, ClaimType, Destination, DestinationName},
+    doc::{ClaimDeclaration, ClaimRole, ClaimType, Destination, DestinationName, FactType},
     yaml::{Findings, Node, Span, suggest},
 };
 
@@ -24,7 +24,14 @@ pub(crate) struct Known {
     pub(crate) cidr_sets: BTreeMap<String, Span>,
     pub(crate) calendars: BTreeMap<String, (Span, Vec<Date>)>,
     pub(crate) providers: BTreeMap<String, KnownProvider>,
-    pub(crate) justification_kinds: BTreeSet<String>,
+    /// Kinds of justification, each with the facts its validators add; `None`: nobody is asked
+    /// about this kind.
+    pub(crate) justification_kinds: BTreeMap<String, Option<BTreeMap<String, FactType>>>,
+    pub(crate) attributes: BTreeMap<String, KnownAttributes>,
+    /// Proxies that vouch for headers.
+    pub(crate) proxies: BTreeSet<String>,
+    /// Groups that directories and proxies may name.
+    pub(crate) outside_groups: BTreeSet<String>,
     /// Prefix of `sub`, and the provider that took it.
     pub(crate) prefixes: BTreeMap<String, String>,
     /// Issuer URL, and the provider that it belongs to.
@@ -35,6 +42,15 @@ pub(crate) struct Known {
     pub(crate) addresses: BTreeMap<(IpAddr, u16), Span>,
     /// Destinations that are named before they are read.
     pub(crate) referred: Vec<(DestinationName, Span)>,
+}
+
+/// What an `AttributeProvider` may say.
+pub(crate) struct KnownAttributes {
+    pub(crate) span: Span,
+    /// Of one that checks; `None` for others, and while it is not understood.
+    pub(crate) facts: Option<BTreeMap<String, FactType>>,
+    /// Of a directory.
+    pub(crate) groups: Option<Vec<String>>,
 }
 
 /// What rules may ask of a provider's users.

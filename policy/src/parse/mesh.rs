@@ -52,7 +52,7 @@ pub(super) fn read(
     federation.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
     let on_audit_full = fields.optional("audit").and_then(|node| audit(node, findings));
     // Their entries are read as documents of their own.
-    for inline in ["identityProviders", "gateways", "destinations"] {
+    for inline in ["identityProviders", "attributeProviders", "gateways", "destinations"] {
         fields.optional(inline);
     }
     fields.finish(findings);

@@ -6,11 +6,15 @@
 
 mod access;
 mod atoms;
+mod attributes;
 mod callers;
 mod destination;
+mod device;
+mod facts;
 mod federation;
 mod gateway;
 mod known;
+mod ldap;
 mod matchers;
 mod mesh;
 mod provider;
@@ -29,8 +33,8 @@ use crate::{
     Documents, Named, Problems, Source,
     case::PolicyTest,
     doc::{
-        AccessPolicy, CallerMatch, ContextPolicy, Destination, IdentityProvider, MeshConfig,
-        Revocation,
+        AccessPolicy, AttributeProvider, CallerMatch, ContextPolicy, Destination, IdentityProvider,
+        MeshConfig, Revocation,
     },
     snapshot,
     yaml::{self, Fields, Findings, Node, Span, Value, did_you_mean, read},
@@ -50,7 +54,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("AccessPolicy", Kind::Access),
     ("PolicyTest", Kind::Test),
     ("ProxyConfig", Kind::Proxy),
-    ("AttributeProvider", Kind::Later),
+    ("AttributeProvider", Kind::Attributes),
     ("BuildTrust", Kind::Later),
     ("Revocation", Kind::Revocation),
 ];
@@ -60,6 +64,7 @@ enum Kind {
     Mesh,
     Provider,
     Destination,
+    Attributes,
     Gateway,
     Access,
     Revocation,
@@ -84,6 +89,7 @@ struct Collected {
     mesh_span: Option<Span>,
     access: Vec<AccessPolicy>,
     providers: Vec<Named<IdentityProvider>>,
+    attributes: Vec<Named<AttributeProvider>>,
     gateways: Vec<Named<ContextPolicy>>,
     destinations: Vec<Named<Destination>>,
     revocations: Vec<Named<Revocation>>,
@@ -166,6 +172,10 @@ impl Collected {
             Kind::Destination => {
                 let destination = destination::read(spec, known, findings);
                 self.destinations.extend(destination.map(|spec| envelope.named(spec, findings)));
+            }
+            Kind::Attributes => {
+                let read = attributes::read(spec, envelope, known, findings);
+                self.attributes.extend(read.map(|spec| envelope.named(spec, findings)));
             }
             Kind::Gateway => {
                 let gateway = gateway::read(spec, known, findings);
@@ -254,6 +264,7 @@ impl Collected {
         let by_name = |a: (&str, &str), b: (&str, &str)| a.cmp(&b);
         self.access.sort_by(|a, b| by_name((&a.namespace, &a.name), (&b.namespace, &b.name)));
         self.providers.sort_by(|a, b| a.name.cmp(&b.name));
+        self.attributes.sort_by(|a, b| a.name.cmp(&b.name));
         self.gateways.sort_by(|a, b| by_name((&a.namespace, &a.name), (&b.namespace, &b.name)));
         self.destinations.sort_by(|a, b| by_name((&a.namespace, &a.name), (&b.namespace, &b.name)));
         self.revocations.sort_by(|a, b| a.name.cmp(&b.name));
@@ -266,6 +277,7 @@ impl Collected {
             mesh,
             access: self.access,
             providers: self.providers,
+            attributes: self.attributes,
             gateways: self.gateways,
             destinations: self.destinations,
             revocations: self.revocations,
@@ -380,6 +392,7 @@ fn names(node: &Node, kind: Kind, findings: &mut Findings<'_>) -> Option<(String
 fn inline<'n>(spec: &'n Node, findings: &mut Findings<'_>) -> Vec<Envelope<'n>> {
     let lists = [
         ("identityProviders", Kind::Provider),
+        ("attributeProviders", Kind::Attributes),
         ("gateways", Kind::Gateway),
         ("destinations", Kind::Destination),
     ];
@@ -399,7 +412,7 @@ fn inline_entry<'n>(
 ) -> Option<Envelope<'n>> {
     let mut fields = Fields::of(node, "an inline document", findings)?;
     let name = fields.required("name", findings);
-    let namespaced = kind != Kind::Provider;
+    let namespaced = !matches!(kind, Kind::Provider | Kind::Attributes);
     let namespace = if namespaced { fields.required("namespace", findings) } else { None };
     let spec = fields.required("spec", findings);
     fields.finish(findings);

@@ -120,7 +120,7 @@ pub(super) fn https(node: &Node, findings: &mut Findings<'_>) -> Option<String> 
         return Some(url);
     }
     findings
-        .error("E013", node.span, format!("issuer `{url}` is not an https URL"))
+        .error("E013", node.span, format!("`{url}` is not an https URL"))
         .hint("plain http is accepted for 127.0.0.1 and localhost only");
     None
 }

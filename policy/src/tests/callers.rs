@@ -130,8 +130,8 @@ fn callers_that_cannot_work_are_errors() {
     problems(
         "{serviceAccountToken: {issuer: http://cluster, tokenReview: {}, grants: [a]}}",
         &expect![[r#"
-        E013 issuer `http://cluster` is not an https URL; plain http is accepted for 127.0.0.1 and localhost only
-    "#]],
+            E013 `http://cluster` is not an https URL; plain http is accepted for 127.0.0.1 and localhost only
+        "#]],
     );
     problems(
         "{serviceAccountToken: {issuer: https://c, discovery: {apiServer: {}, allowedHosts: [c]}, grants: [a]}}",

@@ -186,16 +186,16 @@ fn attack_exploits_unknown_field() {
 #[test]
 fn attack_feeds_older_proxy_newer_field() {
     check_rule(
-        "    require: {when: [\"user.id == 'a'\"], device: {managed: true}}\n    obligations: {notify: ops}\n",
+        "    require: {when: [\"user.id == 'a'\"], build: {of: caller}}\n    obligations: {notify: ops}\n",
         expect![[r#"
             error[E013]: `when` is not supported yet
               --> policy.yaml:11:15
-            11 |     require: {when: ["user.id == 'a'"], device: {managed: true}}
+            11 |     require: {when: ["user.id == 'a'"], build: {of: caller}}
                |               ^^^^ remove it; it would have no effect
-            error[E013]: `device` is not supported yet
+            error[E013]: `build` is not supported yet
               --> policy.yaml:11:41
-            11 |     require: {when: ["user.id == 'a'"], device: {managed: true}}
-               |                                         ^^^^^^ remove it; it would have no effect
+            11 |     require: {when: ["user.id == 'a'"], build: {of: caller}}
+               |                                         ^^^^^ remove it; it would have no effect
             error[E013]: `notify` is not supported yet
               --> policy.yaml:12:19
             12 |     obligations: {notify: ops}
@@ -600,18 +600,14 @@ spec:
               --> policy.yaml:9:60
             9 |   justification: {header: X-Why, kinds: {ticket: {pattern: "T-[0-9", validate: tickets}}}
               |                                                            ^^^^^^^^
-            error[E013]: `validate` is not supported yet
-              --> policy.yaml:9:70
+            error[E005]: AttributeProvider `tickets` does not exist
+              --> policy.yaml:9:80
             9 |   justification: {header: X-Why, kinds: {ticket: {pattern: "T-[0-9", validate: tickets}}}
-              |                                                                      ^^^^^^^^ remove it; it would have no effect
+              |                                                                                ^^^^^^^ no AttributeProvider is declared
             error[E020]: a request could match this mint rule and an earlier one
               --> policy.yaml:12:7
             12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
                |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ the earlier one is on line 11; tell them apart by method, host or path
-            error[E013]: `dev` is not supported yet
-              --> policy.yaml:12:97
-            12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
-               |                                                                                                 ^^^
             error[E019]: `acct` stands here twice
               --> policy.yaml:12:102
             12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
@@ -619,7 +615,7 @@ spec:
             error[E013]: unknown value `atc`
               --> policy.yaml:12:108
             12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
-               |                                                                                                            ^^^ choose one of `req_ip`, `idp`, `client_id`, `acr`, `auth_time`, `authn`, `amr`, `acct`, `groups`, `claims`, `tls` and `just`"#]],
+               |                                                                                                            ^^^ choose one of `req_ip`, `idp`, `client_id`, `acr`, `auth_time`, `authn`, `amr`, `acct`, `groups`, `claims`, `tls`, `dev` and `just`"#]],
     );
 }
 
@@ -639,42 +635,42 @@ spec:
     check(
         provider,
         expect![[r#"
-        error[E019]: this provider and `second` would both name users without a prefix
-          --> mesh.yaml:9:13
-        9 |     - name: corp
-          |             ^^^^ add `subjectPrefix: corp`
-        error[E013]: issuer `http://login.example.com/` is not an https URL
-          --> policy.yaml:5:11
-        5 |   issuer: "http://login.example.com/"
-          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^ plain http is accepted for 127.0.0.1 and localhost only
-        error[E008]: without an audience, tokens meant for others would be accepted
-          --> policy.yaml:6:14
-        6 |   audiences: []
-          |              ^^ name the audience your API has at the identity provider
-        error[E008]: algorithm `none` is never accepted
-          --> policy.yaml:7:16
-        7 |   algorithms: [none, HS256, RS265]
-          |                ^^^^ anybody who can verify such a token could also make one
-        error[E008]: algorithm `HS256` is never accepted
-          --> policy.yaml:7:22
-        7 |   algorithms: [none, HS256, RS265]
-          |                      ^^^^^ anybody who can verify such a token could also make one
-        error[E008]: unknown algorithm `RS265`
-          --> policy.yaml:7:29
-        7 |   algorithms: [none, HS256, RS265]
-          |                             ^^^^^ did you mean `RS256`?
-        error[E013]: a duration was expected, not `15`
-          --> policy.yaml:8:66
-        8 |   keys: {discovery: {allowedHosts: [login.example.com], refresh: 15}}
-          |                                                                  ^^ write a number and a unit: `60s`, `15m`, `12h`, `7d`
-        error[E010]: `countersign-user` is reserved and removed before credentials are read
-          --> policy.yaml:9:19
-        9 |   from: [{header: Countersign-User}]
-          |                   ^^^^^^^^^^^^^^^^
-        error[E013]: unknown value `strng`
-          --> policy.yaml:10:24
-        10 |   claims: {uid: {type: strng, as: accountId}}
-           |                        ^^^^^ did you mean `string`?"#]],
+            error[E019]: this provider and `second` would both name users without a prefix
+              --> mesh.yaml:9:13
+            9 |     - name: corp
+              |             ^^^^ add `subjectPrefix: corp`
+            error[E013]: `http://login.example.com/` is not an https URL
+              --> policy.yaml:5:11
+            5 |   issuer: "http://login.example.com/"
+              |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^ plain http is accepted for 127.0.0.1 and localhost only
+            error[E008]: without an audience, tokens meant for others would be accepted
+              --> policy.yaml:6:14
+            6 |   audiences: []
+              |              ^^ name the audience your API has at the identity provider
+            error[E008]: algorithm `none` is never accepted
+              --> policy.yaml:7:16
+            7 |   algorithms: [none, HS256, RS265]
+              |                ^^^^ anybody who can verify such a token could also make one
+            error[E008]: algorithm `HS256` is never accepted
+              --> policy.yaml:7:22
+            7 |   algorithms: [none, HS256, RS265]
+              |                      ^^^^^ anybody who can verify such a token could also make one
+            error[E008]: unknown algorithm `RS265`
+              --> policy.yaml:7:29
+            7 |   algorithms: [none, HS256, RS265]
+              |                             ^^^^^ did you mean `RS256`?
+            error[E013]: a duration was expected, not `15`
+              --> policy.yaml:8:66
+            8 |   keys: {discovery: {allowedHosts: [login.example.com], refresh: 15}}
+              |                                                                  ^^ write a number and a unit: `60s`, `15m`, `12h`, `7d`
+            error[E010]: `countersign-user` is reserved and removed before credentials are read
+              --> policy.yaml:9:19
+            9 |   from: [{header: Countersign-User}]
+              |                   ^^^^^^^^^^^^^^^^
+            error[E013]: unknown value `strng`
+              --> policy.yaml:10:24
+            10 |   claims: {uid: {type: strng, as: accountId}}
+               |                        ^^^^^ did you mean `string`?"#]],
     );
     let mesh = MESH.replace(
         "  cidrSets:",

@@ -1,5 +1,6 @@
 //! Tests across modules: documents in, decisions or diagnostics out.
 
+mod attributes;
 mod callers;
 mod cases;
 mod codes;

@@ -6,8 +6,9 @@ use countersign_workload_id::WorkloadId;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
-    Caller, ContextFacts, DenyReason, Documents, Input, InputOwned, JustificationFacts, Outcome,
-    Protocol, Request, Source, SourceFacts, UserFacts, Workload, compile, load,
+    Caller, ContextFacts, DenyReason, DeviceFacts, Documents, Input, InputOwned,
+    JustificationFacts, Outcome, Protocol, Request, Source, SourceFacts, UserFacts, Workload,
+    compile, load,
     path::{CanonicalOptions, CanonicalPath, PathParams},
     reference,
 };
@@ -32,6 +33,13 @@ spec:
           at: {type: timestamp, as: authTime}
           groups: {type: stringList, as: groups}
           tenant: {type: string}
+  attributeProviders:
+    - name: tickets
+      spec:
+        authzen: {endpoint: "https://t.test/"}
+        request: {subject: {type: user, id: user.id}, action: use, resource: {type: ticket, id: justification.ref}}
+        facts: {customer: string, size: int}
+        onUnavailable: unknown
   gateways:
     - name: edge
       namespace: edge
@@ -39,7 +47,9 @@ spec:
         selector: {all: true}
         role: gateway
         user: {providers: [corp], whenMissing: refuse}
-        justification: {header: Countersign-Justification, kinds: {ticket: {pattern: "T-[0-9]+"}}}
+        proxies: [{name: iap, clientCertificate: {trustBundle: p, dns: [iap.test]}}]
+        device: {sources: [{clientCertificate: {trustBundle: d}}]}
+        justification: {header: Countersign-Justification, kinds: {ticket: {pattern: "T-[0-9]+", validate: tickets}}}
         mint: [{match: {any: true}, scope: s}]
 "#;
 
@@ -55,6 +65,11 @@ const ATOMS: &[&str] = &[
     "time: {timeZone: UTC, windows: [{days: [Mon-Fri], from: \"09:00\", to: \"17:00\"}]}",
     "time: {timeZone: UTC, evaluateAt: entry, windows: [{days: [Mon-Sun], from: \"22:00\", to: \"06:00\"}]}",
     "justification: {anyKind: [ticket], checked: true, maxAge: 1h}",
+    "justification: {anyKind: [ticket], facts: {customer: {equalsAttr: resource.owner}}}",
+    "justification: {anyKind: [ticket], maxAge: 1h, facts: {customer: {anyOf: [\"42\"]}, size: {anyOf: [3]}}}",
+    "device: {managed: true}",
+    "device: {tiers: [\"1\", \"2\"], maxPostureAge: 1h}",
+    "device: {managed: true, sources: [mtls, \"header:iap\"]}",
     "token: {scopes: {anyOf: [read, write]}, maxAge: 2m}",
     "token: {origins: [batch]}",
     // Many distinct atoms, so that the memo is more than one word.
@@ -153,7 +168,10 @@ fn atom_set(atoms: &[&'static str], protocol: &str) -> Option<String> {
             || ["user: {absent", "source: {at: peer", "time: {timeZone: UTC, windows"]
                 .iter()
                 .any(|start| atom.starts_with(start));
-        if !repeated && possible && (owner || !atom.contains("isResourceOwner")) {
+        if !repeated
+            && possible
+            && (owner || !atom.contains("esourceOwner") && !atom.contains("resource.owner"))
+        {
             out.push(atom);
         }
     }
@@ -224,9 +242,13 @@ struct ContextSpec {
     user: Option<(&'static str, Option<&'static str>, Option<&'static str>)>,
     details: Option<(bool, u64, &'static str)>,
     source: Option<(&'static str, &'static str)>,
-    justification: Option<(bool, Option<u64>)>,
+    justification: Option<JustificationSpec>,
+    device: Option<DeviceSpec>,
     acting: bool,
 }
+
+type JustificationSpec = (bool, Option<u64>, Option<(&'static str, i64)>);
+type DeviceSpec = (Option<&'static str>, Option<bool>, Option<&'static str>, Option<u64>);
 
 fn context() -> impl Strategy<Value = ContextSpec> {
     (
@@ -243,12 +265,34 @@ fn context() -> impl Strategy<Value = ContextSpec> {
             select(&["10.1.1.1", "192.0.2.9", "::ffff:10.0.0.1", "203.0.113.1"][..]),
             select(&["xff:1", "peer"][..]),
         )),
-        option::of((any::<bool>(), option::of(0..7200u64))),
+        option::of((
+            any::<bool>(),
+            option::of(0..7200u64),
+            option::of((select(&["42", "7"][..]), 2..5i64)),
+        )),
+        option::of((
+            option::of(select(&["1", "3"][..])),
+            option::of(any::<bool>()),
+            option::of(select(&["mtls", "idp"][..])),
+            option::of(0..7200u64),
+        )),
         any::<bool>(),
     )
-        .prop_map(|(scope, origin, age_s, user, details, source, justification, acting)| {
-            ContextSpec { scope, origin, age_s, user, details, source, justification, acting }
-        })
+        .prop_map(
+            |(scope, origin, age_s, user, details, source, justification, device, acting)| {
+                ContextSpec {
+                    scope,
+                    origin,
+                    age_s,
+                    user,
+                    details,
+                    source,
+                    justification,
+                    device,
+                    acting,
+                }
+            },
+        )
 }
 
 fn request() -> impl Strategy<Value = RequestSpec> {
@@ -315,6 +359,14 @@ fn request() -> impl Strategy<Value = RequestSpec> {
         })
 }
 
+fn object(value: serde_json::Value) -> serde_json::Map<String, serde_json::Value> {
+    value.as_object().unwrap().clone()
+}
+
+fn device_facts((tier, managed, src, age): DeviceSpec, now_s: u64) -> DeviceFacts<'static> {
+    DeviceFacts { id: Some("d-1"), tier, managed, src, at: age.map(|age| now_s - age) }
+}
+
 /// Builds the input of a generated request and hands it on.
 fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
     let now_ms = 1_795_000_000_000 + spec.hour * 3_600_000;
@@ -330,12 +382,11 @@ fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
     let scope = spec.context.as_ref().map(|c| strings(&c.scope)).unwrap_or_default();
     let ops = strings(&["ops"]);
     let none = Vec::new();
-    let claims = |tenant: &str| {
-        let map = serde_json::json!({ "tenant": tenant });
-        map.as_object().unwrap().clone()
-    };
-    let tenant =
-        spec.context.as_ref().and_then(|c| c.details.as_ref()).map(|(_, _, tenant)| claims(tenant));
+    let details = spec.context.as_ref().and_then(|c| c.details.as_ref());
+    let tenant = details.map(|(_, _, tenant)| object(serde_json::json!({ "tenant": tenant })));
+    let said = spec.context.as_ref().and_then(|c| c.justification?.2);
+    let said = said
+        .map(|(customer, size)| object(serde_json::json!({ "customer": customer, "size": size })));
     let context = spec.context.as_ref().map(|c| ContextFacts {
         txn: "t",
         scope: &scope,
@@ -355,13 +406,13 @@ fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
         }),
         service: None,
         source: c.source.map(|(ip, via)| SourceFacts { ip: ip.parse().unwrap(), via }),
-        device: None,
-        justification: c.justification.map(|(checked, age)| JustificationFacts {
+        device: c.device.map(|device| device_facts(device, now_s)),
+        justification: c.justification.map(|(checked, age, _)| JustificationFacts {
             kind: "ticket",
             reference: "T-1",
             checked,
             at: age.map(|age| now_s - age),
-            facts: None,
+            facts: said.as_ref(),
         }),
         acting: c.acting,
     });

@@ -198,6 +198,8 @@ fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings
                 cert: None,
             });
         }
+        // Nothing establishes a device yet.
+        RctxKey::Dev => {}
         RctxKey::Just => {
             rctx.just = findings.justification.as_ref().map(|stated| Justification {
                 kind: stated.kind.clone(),
