@@ -249,6 +249,8 @@ bounds! {
     TOKEN_FORM_MS_MAX: u64 = 5_000;
     /// All verified headers an app gets, names and values.
     VERIFIED_HEADERS_BYTES_MAX: usize = 2 * KIB;
+    /// The caller's certificates in headers of the app, where it is given them.
+    CALLER_CERTIFICATE_BYTES_MAX: usize = 8 * KIB;
     /// Open inbound requests whose context onward calls can find (process).
     CONTEXT_INDEX_ENTRIES_MAX: usize = 16_384;
     /// Contexts in it that no inbound request brought: of messages and jobs (process).

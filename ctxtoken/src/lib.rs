@@ -44,7 +44,7 @@ pub use algorithm::Algorithm;
 pub use cache::{CacheResult, TokenCache};
 pub use claims::{
     Approval, Device, DeviceSource, IngressWorkload, IpSource, JsonMap, Justification, Origin,
-    Rctx, RequestContext, SenderConstraint, Subject, Tctx, TlsFacts, UserName,
+    Rctx, RequestContext, SenderConstraint, Subject, Tctx, TlsFacts, UserName, shown, shown_names,
 };
 pub use error::{
     ClaimProblem, Constraint, CustodyProblem, HopError, InvalidContext, IssuersError, JwksError,

@@ -155,6 +155,7 @@ impl Compiled {
             audit: rule.rule.obligations.audit,
             message: None,
             context: rule.rule.context,
+            claims: rule.rule.claims.clone(),
             resource: rule.resource.clone(),
             route: rule.route(input),
         }
@@ -239,6 +240,7 @@ impl Decision {
             audit: AuditLevel::Normal,
             message: None,
             context: ContextNeed::Required,
+            claims: None,
             resource: None,
             route: None,
         }

@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fmt, ops::Deref, sync::Arc};
 
 use crate::{
-    doc::{AuditLevel, ContextNeed, Effect, Place},
+    doc::{AuditLevel, ContextNeed, Effect, Place, shown::ClaimFilter},
     path::{CanonicalPath, PathTemplate},
 };
 
@@ -24,6 +24,8 @@ pub struct Decision {
     pub message: Option<Arc<str>>,
     /// What the deciding rule says about the context; [`ContextNeed::Required`] on a denial.
     pub context: ContextNeed,
+    /// What the deciding rule shows the app of the claims; `None`: everything.
+    pub claims: Option<Arc<ClaimFilter>>,
     /// What is accessed, as the deciding policy says.
     pub resource: Option<ResourceRef>,
     /// The path pattern of the deciding rule that matched.

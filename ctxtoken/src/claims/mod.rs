@@ -7,6 +7,7 @@
 mod rctx;
 mod read;
 mod rules;
+mod shown;
 mod subject;
 mod tctx;
 mod write;
@@ -15,6 +16,7 @@ pub use rctx::{
     Approval, Device, DeviceSource, IngressWorkload, IpSource, Justification, Origin, Rctx,
     SenderConstraint, TlsFacts,
 };
+pub use shown::{shown, shown_names};
 pub use subject::{Subject, UserName};
 pub use tctx::Tctx;
 

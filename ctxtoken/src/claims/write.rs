@@ -5,7 +5,9 @@ use std::fmt::Display;
 
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
-use super::{Approval, Device, IngressWorkload, JsonMap, Justification, Rctx, Tctx, TlsFacts};
+use super::{
+    Approval, Device, IngressWorkload, JsonMap, Justification, Rctx, RequestContext, Tctx, TlsFacts,
+};
 use crate::{NewContext, NewGrant, UnixTime, jws};
 
 /// What the minter adds to a [`NewContext`].
@@ -76,6 +78,27 @@ pub(crate) fn write_grant(out: &mut Vec<u8>, envelope: &GrantEnvelope<'_>, grant
         object.nested("tctx", |out| write_tctx(out, &grant.tctx));
     }
     object.close();
+}
+
+/// The JSON an app is shown, of these members.
+pub(super) fn shown(
+    context: &RequestContext,
+    scope: &[String],
+    rctx: &Rctx,
+    tctx: &Tctx,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    let mut object = Object::open(&mut out);
+    object.text("sub", &context.sub.to_string());
+    object.plain("txn", &context.txn);
+    object.words("scope", scope);
+    object.integer("exp", context.exp.0);
+    object.nested("rctx", |out| write_rctx(out, rctx));
+    if !tctx.is_empty() {
+        object.nested("tctx", |out| write_tctx(out, tctx));
+    }
+    object.close();
+    out
 }
 
 fn write_rctx(out: &mut Vec<u8>, rctx: &Rctx) {

@@ -12,6 +12,7 @@ mod mint;
 mod patterns;
 mod published;
 mod replay;
+mod shown;
 mod vectors;
 mod verify;
 mod world;

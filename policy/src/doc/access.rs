@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_workload_id::{IdPattern, WorkloadId};
 
-use super::{Place, Selector};
+use super::{Place, Selector, shown::ClaimFilter};
 use crate::{path::PathTemplate, time::TimeAtom};
 
 /// Rules for the workloads a selector picks. Direction is always inbound for now.
@@ -61,6 +61,8 @@ pub struct Rule {
     pub unless: Vec<Vec<Atom>>,
     /// Whether an allow needs a context.
     pub context: ContextNeed,
+    /// What its permit shows the app in `Countersign-Claims`; `None`: everything.
+    pub claims: Option<Arc<ClaimFilter>>,
     /// What else must happen.
     pub obligations: Obligations,
     /// Shown to in-mesh callers.

@@ -22,7 +22,8 @@ pub struct MeshConfig {
     pub custody: Custody,
     /// Who may sign context tokens, and what.
     pub issuers: Vec<TrustedIssuer>,
-    /// Header groups the app gets beyond the default set: `groups`, `device`, `claims`.
+    /// Headers the app gets beyond the default set: `sub`, `entry`, `source-ip`, `groups`, `device`,
+    /// `justification`, `auth-time`, `claims`.
     pub headers: Vec<String>,
     /// Who may present a context on which paths; empty: any mesh peer of the own trust domain.
     pub presenters: Vec<Presenter>,

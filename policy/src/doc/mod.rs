@@ -31,6 +31,7 @@ mod matching;
 pub mod mesh;
 pub mod provider;
 pub mod revocation;
+pub mod shown;
 pub mod token_service;
 
 use std::{

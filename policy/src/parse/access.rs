@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{atoms, known::Known, matchers, scalars};
+use super::{atoms, known::Known, matchers, scalars, shown};
 use crate::{
     doc::{
         AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, Obligations, PathPattern,
@@ -130,6 +130,7 @@ impl RuleReader<'_> {
         let require_node = fields.optional("require");
         let unless_node = fields.optional("unless");
         let context_node = fields.optional("context");
+        let claims_node = fields.optional("claims");
         let obligations_node = fields.optional("obligations");
         let message_node = fields.optional("message");
         fields.not_yet("messageFor", findings);
@@ -145,6 +146,7 @@ impl RuleReader<'_> {
         };
         let unless = self.unless(unless_node, findings);
         let context = context_node.map(|node| context(node, findings));
+        let claims = claims_node.map(|node| Arc::new(shown::read(node, findings)));
         let obligations = obligations_node.map(|node| obligations(node, findings));
         let message = message_node.and_then(|n| read::short_string(n, MESSAGE_BYTES_MAX, findings));
 
@@ -153,6 +155,7 @@ impl RuleReader<'_> {
             matcher: match_node,
             unless: unless_node,
             context: context_node,
+            claims: claims_node,
             require: require_node,
         };
         match effect {
@@ -175,6 +178,7 @@ impl RuleReader<'_> {
                 true => ContextNeed::Optional,
                 false => ContextNeed::Required,
             }),
+            claims,
             obligations: obligations.unwrap_or(Obligations {
                 audit: AuditLevel::Normal,
                 max_stream_age_s: STREAM_AGE_S_DEFAULT,
@@ -318,6 +322,7 @@ struct RuleNodes<'n> {
     matcher: Option<&'n Node>,
     unless: Option<&'n Node>,
     context: Option<&'n Node>,
+    claims: Option<&'n Node>,
     require: Option<&'n Node>,
 }
 
@@ -370,10 +375,12 @@ fn check_allow(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
 }
 
 fn check_deny(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
-    if let Some(node) = nodes.context {
-        findings
-            .error("E013", node.span, "`context` has no meaning in a deny rule")
-            .hint("remove it");
+    for (name, node) in [("context", nodes.context), ("claims", nodes.claims)] {
+        if let Some(node) = node {
+            findings
+                .error("E013", node.span, format!("`{name}` has no meaning in a deny rule"))
+                .hint("remove it");
+        }
     }
 }
 

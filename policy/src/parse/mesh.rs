@@ -24,6 +24,10 @@ pub(crate) const ORIGINS: &[(&str, &str)] = &[
     ("foreign", "foreign"),
 ];
 
+/// Headers the app is given only where `context.headers` names them.
+const HEADERS: [&str; 8] =
+    ["sub", "entry", "source-ip", "groups", "device", "justification", "auth-time", "claims"];
+
 /// Longest lifetime of a context token, seconds (`token.md` §3).
 const TTL_S_MAX: u64 = 300;
 
@@ -196,7 +200,7 @@ fn context(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Conte
         }
     }
     for node in read::list(fields.optional("headers"), findings) {
-        let groups = [("groups", "groups"), ("device", "device"), ("claims", "claims")];
+        let groups = HEADERS.map(|name| (name, name));
         out.headers.extend(read::one_of(node, &groups, findings).map(str::to_owned));
     }
     for node in read::list(fields.optional("presenters"), findings) {

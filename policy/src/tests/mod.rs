@@ -9,3 +9,4 @@ mod diagnostics;
 mod federation;
 mod opaque;
 mod property;
+mod shown;

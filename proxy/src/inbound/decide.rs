@@ -4,6 +4,7 @@
 //! be copied, so each forwarded request was decided on by itself.
 
 use countersign_ctxtoken::RequestContext;
+use countersign_policy::doc::shown::ClaimFilter;
 use countersign_policy::doc::{AuditLevel, ContextNeed};
 use countersign_policy::input::header_names_equal;
 use countersign_policy::{
@@ -38,6 +39,11 @@ impl Permit {
     /// Whether the app is to be told about the context.
     pub fn context_need(&self) -> ContextNeed {
         self.decision.context
+    }
+
+    /// What the app may read of the claims; `None`: everything.
+    pub fn claims(&self) -> Option<&ClaimFilter> {
+        self.decision.claims.as_deref()
     }
 
     /// How the request is recorded.

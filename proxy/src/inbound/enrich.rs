@@ -6,9 +6,12 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_config::limits;
-use countersign_ctxtoken::{RequestContext, UserName, Verified};
+use countersign_ctxtoken::{RequestContext, UserName, Verified, shown};
 use countersign_policy::doc::ContextNeed;
+use countersign_policy::doc::shown::ClaimFilter;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
 
 use crate::context_index::{Handle, Held, OpenContext, TraceId};
@@ -17,6 +20,7 @@ use crate::http::hygiene;
 use crate::http::request::Head;
 use crate::http::translate::{self, Restored};
 use crate::inbound::accept::Connection;
+use crate::inbound::caller_cert;
 use crate::inbound::context::Context;
 use crate::inbound::decide::Permit;
 use crate::journal::Journal;
@@ -38,6 +42,7 @@ const GROUPS: HeaderName = HeaderName::from_static("countersign-groups");
 const DEVICE: HeaderName = HeaderName::from_static("countersign-device");
 const JUSTIFICATION: HeaderName = HeaderName::from_static("countersign-justification");
 const AUTH_TIME: HeaderName = HeaderName::from_static("countersign-auth-time");
+const CLAIMS: HeaderName = HeaderName::from_static("countersign-claims");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A head that is safe to show to the app. Made only here.
@@ -79,7 +84,11 @@ pub fn apply(
     let mut guards = Guards::default();
     let shown = ctx.verified().filter(|_| permit.context_need() != ContextNeed::None);
     if let Some(verified) = shown {
-        describe(&mut ours, verified, &snap.documents.mesh.headers);
+        let opted_in = &snap.documents.mesh.headers;
+        describe(&mut ours, verified, opted_in);
+        if opted_in.iter().any(|name| name == "claims") {
+            ours.insert(CLAIMS, claims(verified, permit.claims()));
+        }
     }
     let held = shown.and_then(|verified| held(head, snap, verified));
     guards.context = open_context(conn, &mut parts, &mut ours, held);
@@ -87,6 +96,11 @@ pub fn apply(
     if bytes > limits::VERIFIED_HEADERS_BYTES_MAX {
         let detail = format!("{bytes} bytes of verified headers");
         return Err(Refused::new(Refusal::ContextTooLarge, Stage::Enrich, detail));
+    }
+    if let (Peer::Mesh(peer), which @ [_, ..]) =
+        (conn.peer(), conn.worker().shared.config.caller_certificate.as_slice())
+    {
+        caller_cert::describe(&mut ours, which, peer, snap.identity().map(|me| &me.id))?;
     }
     parts.headers.extend(ours);
     Ok(Enriched { parts, speaks, guards })
@@ -166,6 +180,19 @@ fn describe_opted_in(ours: &mut HeaderMap, ctx: &RequestContext, name: &str) {
     }
 }
 
+/// All that the deciding rule shows of the context, as base64url JSON.
+fn claims(ctx: &RequestContext, filter: Option<&ClaimFilter>) -> HeaderValue {
+    let keep = |name: &str| {
+        let Some(filter) = filter else { return true };
+        match name.split_once('.') {
+            Some(("rctx", name)) => filter.shows_rctx(name),
+            Some(("tctx", name)) => filter.shows_tctx(name),
+            _ => false,
+        }
+    };
+    hygiene::encode_value(&URL_SAFE_NO_PAD.encode(shown(ctx, &ctx.scope, &keep)))
+}
+
 /// What an onward call of the app will carry.
 fn held(head: &Head, snap: &Snapshot, ctx: &Arc<Verified<RequestContext>>) -> Option<Arc<Held>> {
     let token = head.presented.token().ok().flatten()?;
@@ -239,4 +266,20 @@ fn restart_trace(conn: &Connection, parts: &mut request::Parts) -> Option<TraceI
     let text = trace.traceparent(conn.worker().random());
     parts.headers.insert(TRACEPARENT, HeaderValue::from_str(&text).ok()?);
     Some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use countersign_ctxtoken::shown_names;
+    use countersign_policy::doc::shown::{ShownRctx, ShownTctx};
+
+    #[test]
+    fn rules_name_exactly_the_claims_that_can_be_left_out() {
+        let rctx = ShownRctx::ALL.iter().map(|(name, _)| format!("rctx.{name}"));
+        let tctx = ShownTctx::ALL.iter().map(|(name, _)| format!("tctx.{name}"));
+        let named: BTreeSet<_> = rctx.chain(tctx).collect();
+        assert_eq!(named, shown_names().map(str::to_owned).collect());
+    }
 }

@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod again;
+mod caller_cert;
 mod connection;
 pub mod context;
 pub mod decide;
