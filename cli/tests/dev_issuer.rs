@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 const AUDIENCE: &str = "https://api.example.com";
 
 fn provider(issuer: &str) -> Arc<Provider> {
-    let claim = |kind, role| ClaimDeclaration { kind, role: Some(role), keep: Vec::new() };
+    let claim =
+        |kind, role| ClaimDeclaration { kind, role: Some(role), keep: Vec::new(), at: Vec::new() };
     let claims = [
         ("sub", claim(ClaimType::String, ClaimRole::Id)),
         ("uid", claim(ClaimType::String, ClaimRole::AccountId)),
@@ -45,6 +46,8 @@ fn provider(issuer: &str) -> Arc<Provider> {
         claims: claims.map(|(name, claim)| (name.to_owned(), claim)).into(),
         subject_prefix: None,
         grants: None,
+        required_claims: Default::default(),
+        sender: Default::default(),
     };
     let place = Place { file: "mesh.yaml".into(), line: 1, column: 1 };
     Arc::new(Provider { namespace: String::new(), name: "dev".to_owned(), spec, place })

@@ -267,6 +267,12 @@ bounds! {
     JWKS_BYTES_MAX: usize = 256 * KIB;
     /// Keys in a key set.
     JWKS_KEYS_MAX: usize = 64;
+    /// Bytes of a DPoP proof: an RSA key with 4,096 bits and its signature fit.
+    DPOP_PROOF_BYTES_MAX: usize = 4 * KIB;
+    /// DPoP proofs remembered as used (process); about 12 MiB when full, and then such requests are refused.
+    DPOP_PROOFS_MAX: usize = 262_144;
+    /// DPoP proofs of one key remembered as used (process), so that one client cannot take all places.
+    DPOP_PROOFS_PER_KEY_MAX: usize = 32_768;
     /// Time a handshake or a context token waits for a signature of a PKCS#11 token, unless `identity.key.pkcs11.signTimeout` says otherwise: it keeps a data-path thread waiting.
     PKCS11_SIGN_MS_MAX: u64 = 50;
     /// Largest `signTimeout`.

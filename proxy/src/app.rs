@@ -33,6 +33,7 @@ use crate::control::{self, Control, Socket};
 use crate::federation;
 use crate::gateway;
 use crate::gateway::callers::review::Reviews;
+use crate::gateway::proofs::Proofs;
 use crate::gateway::provider_fetch::Fetcher;
 use crate::gateway::provider_keys::ProviderKeys;
 use crate::gateway::sources::Sources;
@@ -234,6 +235,7 @@ impl Started {
             provider_keys: provider_keys.reader(),
             reviews: Reviews::start(),
             token_rates: Arc::default(),
+            proofs: Arc::new(Proofs::new(&Random::new().bytes())),
             sources: Arc::new(Sources::new(config.limits.conns_per_source_max)),
             tag: tag(&self_id),
             conns_per_worker_max: conns_per_worker(&config),

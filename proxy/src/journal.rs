@@ -474,7 +474,10 @@ impl Journal {
             Some(Peer::Mesh(_)) => Audience::Mesh(message.as_deref()),
             Some(Peer::None(_)) | None => Audience::Outside,
         };
-        problem::response(refused.refusal, &self.text, self.protocol == Protocol::Grpc, audience)
+        let grpc = self.protocol == Protocol::Grpc;
+        let mut response = problem::response(refused.refusal, &self.text, grpc, audience);
+        problem::add(response.headers_mut(), &refused.answer);
+        response
     }
 
     /// Hands the record over, into the room that was promised if there was a promise.

@@ -6,6 +6,7 @@
 //! Sources: `docs/refusals.md` is generated from here; RFC 9457 (problem details), RFC 9110 §15.
 
 use countersign_ctxtoken::VerifyError;
+use http::{HeaderName, HeaderValue};
 
 /// The faces of one refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,7 @@ refusals! {
     UriTooLong => "uri_too_long", 414, 8, "too_large", "all", "The request target is longer than the limit.";
     UserClaimInvalid => "user_claim_invalid", 401, 16, "invalid_token", "gateway", "A declared claim of the end user's token is missing or of the wrong type.";
     UserKeysUnavailable => "user_keys_unavailable", 503, 14, "unavailable", "gateway", "The identity provider's keys are not loaded or too old.";
+    UserProofInvalid => "user_proof_invalid", 401, 16, "invalid_token", "gateway", "The end user's token is bound to its sender, and nothing shows that this request is the sender's (DPoP proof, client certificate), or it is not bound as its provider's document demands.";
     UserTokenExpired => "user_token_expired", 401, 16, "expired_token", "gateway", "The end user's bearer token ended.";
     UserTokenInvalid => "user_token_invalid", 401, 16, "invalid_token", "gateway", "The end user's bearer token does not verify.";
     UserTokenMalformed => "user_token_malformed", 400, 3, "bad_request", "gateway", "The Authorization header is not one bearer token.";
@@ -175,18 +177,27 @@ pub struct Refused {
     pub sub: Option<&'static str>,
     /// What was seen, for operators; never the secret itself.
     pub detail: String,
+    /// Fields of the answer, beside those every refusal has.
+    pub answer: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Refused {
     /// A refusal with what was seen.
     pub fn new(refusal: Refusal, stage: Stage, detail: impl Into<String>) -> Refused {
-        Refused { refusal, stage, sub: None, detail: detail.into() }
+        Refused { refusal, stage, sub: None, detail: detail.into(), answer: Vec::new() }
     }
 
     /// Adds the sub-reason.
     #[must_use]
     pub fn with_sub(mut self, sub: &'static str) -> Refused {
         self.sub = Some(sub);
+        self
+    }
+
+    /// Adds a field to the answer. The first of a name takes the place of what every refusal has.
+    #[must_use]
+    pub fn answering(mut self, name: HeaderName, value: HeaderValue) -> Refused {
+        self.answer.push((name, value));
         self
     }
 

@@ -23,6 +23,7 @@ use crate::context_index::{ContextIndex, Propagation};
 use crate::failures::Failures;
 use crate::gateway::callers::CallerCache;
 use crate::gateway::callers::review::Reviews;
+use crate::gateway::proofs::Proofs;
 use crate::gateway::provider_keys::KeysReader;
 use crate::gateway::sources::{Place, Sources};
 use crate::gateway::user_cache::UserCache;
@@ -70,6 +71,8 @@ pub struct Shared {
     pub reviews: Reviews,
     /// How often each workload asks for tokens.
     pub token_rates: Arc<Rates>,
+    /// DPoP proofs that were used at the gateways, and nonces for them.
+    pub proofs: Arc<Proofs>,
     /// What each client address holds at the gateways.
     pub sources: Arc<Sources>,
     /// Tag of this process in decision ids.

@@ -137,6 +137,8 @@ closed_names! {
         Dev = "dev",
         /// Justification.
         Just = "just",
+        /// How the user's token was bound to its sender.
+        Sc = "sc",
     }
 }
 

@@ -63,8 +63,8 @@ pub use mesh::{
     Custody, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer, Unknown,
 };
 pub use provider::{
-    ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, IdentityProvider, ProviderKeys,
-    UserAlgorithm,
+    BearerTokens, ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, Demand,
+    IdentityProvider, Nonce, ProofRules, ProviderKeys, SenderRules, UserAlgorithm,
 };
 pub use revocation::{Revocation, RevokedIdentity, RevokedKey, RevokedUser};
 pub use token_service::{AssertKey, Requester, SubjectToken, TokenService};

@@ -25,6 +25,10 @@ pub struct IdentityProvider {
     pub subject_prefix: Option<String>,
     /// Scopes its users hold when its tokens carry no `scope`; `None`: the token must say.
     pub grants: Option<Vec<String>>,
+    /// Claims without which a token does not count, each with the texts it may have.
+    pub required_claims: BTreeMap<String, Vec<String>>,
+    /// How its tokens are bound to whoever may use them.
+    pub sender: SenderRules,
 }
 
 impl IdentityProvider {
@@ -90,6 +94,77 @@ pub struct CredentialSource {
     pub scheme: Option<String>,
 }
 
+/// `senderConstraint`: which proofs of possession count, and whether tokens may do without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SenderRules {
+    /// Tokens bound to a key of the client (`cnf.jkt`, RFC 9449).
+    pub dpop: Demand,
+    /// Tokens bound to a client certificate (`cnf.x5t#S256`, RFC 8705).
+    pub mtls: Demand,
+    /// Tokens bound to nothing.
+    pub bearer: BearerTokens,
+    /// What a DPoP proof must be like.
+    pub proofs: ProofRules,
+}
+
+impl Default for SenderRules {
+    fn default() -> SenderRules {
+        SenderRules {
+            dpop: Demand::Off,
+            mtls: Demand::Off,
+            bearer: BearerTokens::Taken,
+            proofs: ProofRules::default(),
+        }
+    }
+}
+
+/// What a provider's tokens must say about one kind of binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// A token bound this way is refused: nobody here would check the proof.
+    Off,
+    /// A token bound this way must come with its proof.
+    Optional,
+    /// Every token must be bound this way.
+    Required,
+}
+
+/// Whether tokens that are bound to nothing count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BearerTokens {
+    /// They count.
+    Taken,
+    /// They are refused.
+    Refused,
+}
+
+/// `senderConstraint.proofs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProofRules {
+    /// Accepted signature algorithms of proofs; never empty.
+    pub algorithms: Vec<UserAlgorithm>,
+    /// Seconds after which a proof no longer counts.
+    pub max_age_s: u64,
+    /// Whether a proof must repeat a nonce of this gateway.
+    pub nonce: Nonce,
+}
+
+impl Default for ProofRules {
+    fn default() -> ProofRules {
+        let algorithms = vec![UserAlgorithm::ES256, UserAlgorithm::Ed25519];
+        ProofRules { algorithms, max_age_s: 60, nonce: Nonce::Off }
+    }
+}
+
+/// Whether proofs must repeat a nonce of this gateway (RFC 9449 §9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nonce {
+    /// None is asked for.
+    Off,
+    /// A proof without a current one is answered with one.
+    Required,
+}
+
 /// A claim that policy may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimDeclaration {
@@ -99,6 +174,9 @@ pub struct ClaimDeclaration {
     pub role: Option<ClaimRole>,
     /// Of a list, only these values are kept; empty: all.
     pub keep: Vec<String>,
+    /// Names of the objects it stands in, outermost first, and its own there; empty: the claim
+    /// stands at the top, under the name it is declared with.
+    pub at: Vec<String>,
 }
 
 /// Types of claims.

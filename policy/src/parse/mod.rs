@@ -20,6 +20,7 @@ mod mesh;
 mod provider;
 mod revocation;
 pub(crate) mod scalars;
+mod sender;
 mod shown;
 mod token_service;
 mod window;

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use super::{
     Envelope, callers,
     known::{Known, KnownProvider},
-    scalars,
+    scalars, sender,
 };
 use crate::{
     doc::{
-        ApiServer, ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, IdentityProvider,
-        ProviderKeys, UserAlgorithm,
+        ApiServer, ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, Demand,
+        IdentityProvider, ProviderKeys, UserAlgorithm,
     },
     yaml::{Fields, Findings, Node, Value, did_you_mean, read},
 };
@@ -48,7 +48,7 @@ pub(super) fn read(
         some => read::strings(some, 64, findings),
     };
     let keys = fields.required("keys", findings).and_then(|node| keys(node, findings));
-    let from = match fields.optional("from") {
+    let mut from = match fields.optional("from") {
         None => vec![bearer()],
         some => read::filled_list(some, findings)
             .iter()
@@ -60,6 +60,13 @@ pub(super) fn read(
     let prefix = fields.optional("subjectPrefix");
     let subject_prefix = prefix.and_then(|node| scalars::dns_label(node, findings));
     let grants = fields.optional("grants").map(|node| read::strings(Some(node), 64, findings));
+    let required_claims = fields.optional("requiredClaims");
+    let required_claims = required_claims.map(|node| required(node, findings)).unwrap_or_default();
+    let sender = fields.optional("senderConstraint");
+    let sender = sender.map(|node| sender::read(node, findings)).unwrap_or_default();
+    if sender.dpop != Demand::Off && !from.contains(&dpop()) {
+        from.push(dpop());
+    }
     fields.finish(findings);
 
     if let Some(issuer) = &issuer {
@@ -83,6 +90,8 @@ pub(super) fn read(
         claims,
         subject_prefix,
         grants,
+        required_claims,
+        sender,
     })
 }
 
@@ -137,7 +146,7 @@ fn audiences(node: Option<&Node>, findings: &mut Findings<'_>) -> Vec<String> {
     read::strings(node, scalars::TEXT_BYTES_MAX, findings)
 }
 
-fn algorithms(node: Option<&Node>, findings: &mut Findings<'_>) -> Vec<UserAlgorithm> {
+pub(super) fn algorithms(node: Option<&Node>, findings: &mut Findings<'_>) -> Vec<UserAlgorithm> {
     let mut out = Vec::new();
     for node in read::filled_list(node, findings) {
         let name = node.text().unwrap_or_default();
@@ -227,6 +236,11 @@ fn bearer() -> CredentialSource {
     CredentialSource { header: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) }
 }
 
+/// Where tokens stand that come with a DPoP proof (RFC 9449 §7.1).
+fn dpop() -> CredentialSource {
+    CredentialSource { header: "authorization".to_owned(), scheme: Some("DPoP".to_owned()) }
+}
+
 fn credential(node: &Node, findings: &mut Findings<'_>) -> Option<CredentialSource> {
     let mut fields = Fields::of(node, "a credential source", findings)?;
     let header = fields.required("header", findings);
@@ -272,7 +286,12 @@ fn claim(node: &Node, findings: &mut Findings<'_>) -> Option<ClaimDeclaration> {
     let kind = fields.required("type", findings);
     let role_node = fields.optional("as");
     let keep_node = fields.optional("keep");
+    let at = fields.optional("at");
     fields.finish(findings);
+    let at = match at {
+        None => Vec::new(),
+        Some(node) => place(node, findings)?,
+    };
     let kind = read::one_of(kind?, CLAIM_TYPES, findings)?;
     let role = role_node.and_then(|node| read::one_of(node, ROLES, findings));
     let keep = read::strings(keep_node, 64, findings);
@@ -291,5 +310,46 @@ fn claim(node: &Node, findings: &mut Findings<'_>) -> Option<ClaimDeclaration> {
         findings.error("E013", node.span, message);
         return None;
     }
-    Some(ClaimDeclaration { kind, role, keep })
+    Some(ClaimDeclaration { kind, role, keep, at })
+}
+
+/// Deepest place of a claim.
+const PLACE_NAMES_MAX: usize = 4;
+
+/// Where a claim stands that is not at the top: a JSON Pointer (RFC 6901) through objects.
+fn place(node: &Node, findings: &mut Findings<'_>) -> Option<Vec<String>> {
+    let text = read::short_string(node, 256, findings)?;
+    let name = |part: &str| {
+        let rest = part.replace("~1", "").replace("~0", "");
+        (!rest.contains('~')).then(|| part.replace("~1", "/").replace("~0", "~"))
+    };
+    let names: Option<Vec<String>> =
+        text.strip_prefix('/').and_then(|rest| rest.split('/').map(name).collect());
+    let fits = |names: &Vec<String>| {
+        names.len() <= PLACE_NAMES_MAX && names.iter().all(|name| !name.is_empty())
+    };
+    let found = names.filter(fits);
+    if found.is_none() {
+        let message = format!("`{text}` does not lead to a claim");
+        findings.error("E013", node.span, message).hint(format!(
+            "write a JSON Pointer of at most {PLACE_NAMES_MAX} names, such as `/realm_access/roles`"
+        ));
+    }
+    found
+}
+
+/// Claims without which a token does not count.
+fn required(node: &Node, findings: &mut Findings<'_>) -> BTreeMap<String, Vec<String>> {
+    let Value::Map(entries) = &node.value else {
+        findings.error("E013", node.span, "`requiredClaims` must map names to lists of texts");
+        return BTreeMap::new();
+    };
+    if entries.is_empty() {
+        findings.error("E001", node.span, "an empty `requiredClaims` requires nothing");
+    }
+    let texts = |(key, value): &(_, Node)| {
+        let key: &crate::yaml::Key = key;
+        (key.text.clone(), read::strings(Some(value), scalars::TEXT_BYTES_MAX, findings))
+    };
+    entries.iter().map(texts).collect()
 }

@@ -9,4 +9,5 @@ mod diagnostics;
 mod federation;
 mod opaque;
 mod property;
+mod providers;
 mod shown;

@@ -7,27 +7,31 @@ use std::sync::Arc;
 
 use countersign_ctxtoken::Subject;
 use countersign_policy::Revocations;
-use countersign_policy::doc::{CredentialSource, IdentityProvider};
+use countersign_policy::doc::{CredentialSource, IdentityProvider, SenderRules};
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
 pub use super::identify_error::IdentifyError;
+use super::proofs::dpop;
 use super::provider_keys::{KeysSnapshot, Provider};
+pub use super::user_binding::Binding;
 use super::user_claims::{self, UserFacts, seconds};
 use super::user_keys::{self, Lookup};
 use super::user_token::{self, UnverifiedToken};
 use crate::clock::Now;
 
 /// How far the clock of a provider may differ from ours.
-const SKEW_S: u64 = 30;
+pub(super) const SKEW_S: u64 = 30;
 
-/// A user proven by a verified token. Made only in this file.
+/// A user named by a verified token. Made only in this file. Where the token is bound to its
+/// sender, only [`prove`](super::proofs::prove) says whether this request may use it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct EndUser {
     provider: Arc<Provider>,
     facts: UserFacts,
     life: Life,
+    binding: Binding,
 }
 
 /// When a token may be used, in seconds since 1970.
@@ -94,6 +98,16 @@ impl EndUser {
     /// Further declared claims, each of its declared type.
     pub fn claims(&self) -> &Map<String, Value> {
         &self.facts.claims
+    }
+
+    /// What must be shown with the token.
+    pub fn binding(&self) -> Binding {
+        self.binding
+    }
+
+    /// What its provider's document says about such proofs.
+    pub fn sender_rules(&self) -> &SenderRules {
+        &self.provider.spec.sender
     }
 
     /// When the credential ends, in seconds since 1970.
@@ -181,6 +195,11 @@ impl UserVerifier {
         self.verify(token, source.ok_or(IdentifyError::IssuerUnknown)?, keys, now)
     }
 
+    /// What each provider's document says about proofs of possession.
+    pub(super) fn sender_rules(&self) -> impl Iterator<Item = &SenderRules> {
+        self.providers.iter().map(|provider| &provider.spec.sender)
+    }
+
     /// Whether tokens with this `iss` are for the providers to verify.
     pub(super) fn knows_issuer(&self, issuer: &str) -> bool {
         self.providers.iter().any(|provider| provider.spec.issuer == issuer)
@@ -195,6 +214,7 @@ impl UserVerifier {
                 headers.remove(source.header.as_str());
             }
         }
+        headers.remove(dpop::FIELD);
     }
 
     /// The one credential of a request and the place it came from.
@@ -304,8 +324,10 @@ fn verify_token(
     let life = Life::read(&token.claims)?;
     life.check(now)?;
     check_audience(&token.claims, &provider.spec)?;
+    user_claims::check_required(&token.claims, &provider.spec)?;
+    let binding = Binding::read(&token.claims)?;
     let facts = user_claims::read(&token.claims, &provider.spec)?;
-    Ok(EndUser { provider: provider.clone(), facts, life })
+    Ok(EndUser { provider: provider.clone(), facts, life, binding })
 }
 
 /// The provider whose tokens carry this `iss` and come from this place. Where two documents share

@@ -12,6 +12,15 @@ pub enum IdentifyError {
     /// The token is meant for somebody else.
     #[error("the user token is not addressed to this gateway (`aud`)")]
     AudienceWrong,
+    /// The token is bound to its sender in a way nobody here can check.
+    #[error("the user token is bound to its sender (`cnf`) in a way this gateway cannot check")]
+    BindingUnknown,
+    /// A claim the provider document requires is missing or says something else.
+    #[error("claim `{claim}` of the user token is not what the provider document requires")]
+    ClaimNotAccepted {
+        /// The name of the claim, from the provider document.
+        claim: String,
+    },
     /// A claim is missing, has another type than declared, or is too large.
     #[error(
         "claim `{claim}` of the user token is missing, of another type than declared, or too large"
@@ -67,6 +76,8 @@ impl IdentifyError {
         match self {
             IdentifyError::AlgorithmNotPermitted
             | IdentifyError::AudienceWrong
+            | IdentifyError::BindingUnknown
+            | IdentifyError::ClaimNotAccepted { .. }
             | IdentifyError::IssuerUnknown
             | IdentifyError::KeyUnknown { .. }
             | IdentifyError::NotYetValid { .. }

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use countersign_ctxtoken::{
-    IpSource, Justification, MintError, NewContext, Origin, Rctx, Subject, Tctx, TlsFacts, UnixTime,
+    IpSource, Justification, MintError, NewContext, Origin, Rctx, SenderConstraint, Subject, Tctx,
+    TlsFacts, UnixTime,
 };
 use countersign_policy::doc::{MintRule, RctxKey, TctxKey};
 use countersign_policy::matching_mint_rule;
@@ -20,6 +21,7 @@ use crate::gateway::accept::Connection;
 use crate::gateway::callers::ServiceCaller;
 use crate::gateway::capture::{ClientAddress, StatedJustification};
 use crate::gateway::identify::EndUser;
+use crate::gateway::proofs::ProvenUser;
 use crate::gateway::rules::GatewayRules;
 use crate::http::request::Head;
 use crate::issuer::Minted;
@@ -39,7 +41,7 @@ pub struct Findings {
 /// Whom a request is made for, as its credential proved.
 pub enum Who {
     /// An end user.
-    User(Arc<EndUser>),
+    User(ProvenUser),
     /// A workload outside the mesh, on its own behalf.
     Service(Arc<ServiceCaller>),
 }
@@ -47,14 +49,14 @@ pub enum Who {
 impl Findings {
     fn user(&self) -> Option<&EndUser> {
         match &self.who {
-            Some(Who::User(user)) => Some(user),
+            Some(Who::User(user)) => Some(user.user()),
             Some(Who::Service(_)) | None => None,
         }
     }
 
     fn subject(&self) -> Subject {
         match &self.who {
-            Some(Who::User(user)) => user.subject().clone(),
+            Some(Who::User(user)) => user.user().subject().clone(),
             Some(Who::Service(caller)) => caller.subject(),
             None => Subject::Anonymous,
         }
@@ -67,10 +69,18 @@ impl Findings {
         }
     }
 
+    /// The proof of possession that came with the user's token.
+    fn shown(&self) -> Option<SenderConstraint> {
+        match &self.who {
+            Some(Who::User(user)) => user.shown(),
+            Some(Who::Service(_)) | None => None,
+        }
+    }
+
     /// Who vouches: a provider by our name of it, or the cluster.
     fn idp(&self) -> Option<&str> {
         match &self.who {
-            Some(Who::User(user)) => Some(user.provider()),
+            Some(Who::User(user)) => Some(user.user().provider()),
             Some(Who::Service(caller)) => caller.idp(),
             None => None,
         }
@@ -79,7 +89,7 @@ impl Findings {
     /// What the credential grants, or the document for it; `None`: neither says.
     fn granted_scopes(&self) -> Option<&[String]> {
         match &self.who {
-            Some(Who::User(user)) => user.granted_scopes(),
+            Some(Who::User(user)) => user.user().granted_scopes(),
             Some(Who::Service(caller)) => Some(caller.granted_scopes()),
             None => None,
         }
@@ -191,6 +201,7 @@ fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings
         RctxKey::Claims => {
             rctx.claims = user.map(|u| u.claims().clone()).filter(|claims| !claims.is_empty());
         }
+        RctxKey::Sc => rctx.sc = findings.shown(),
         RctxKey::Tls => {
             rctx.tls = conn.sni().map(|sni| TlsFacts {
                 v: Some("1.3".to_owned()),

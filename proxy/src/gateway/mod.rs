@@ -12,12 +12,14 @@ pub mod identify;
 mod identify_error;
 mod key_schedule;
 pub mod mint;
+pub mod proofs;
 pub mod provider_fetch;
 pub mod provider_keys;
 pub mod proxy_protocol;
 pub mod rules;
 pub mod sources;
 pub(crate) mod strict_json;
+mod user_binding;
 pub mod user_cache;
 mod user_claims;
 pub mod user_keys;
@@ -25,8 +27,6 @@ mod user_token;
 
 #[cfg(test)]
 mod tests;
-
-use std::sync::Arc;
 
 use countersign_config::CorsPreflight;
 use countersign_policy::doc::{ContextPolicy, WhenMissing};
@@ -39,9 +39,12 @@ use crate::context_index::TraceId;
 use crate::gateway::accept::Connection;
 use crate::gateway::callers::CallerError;
 use crate::gateway::capture::{CaptureError, KindMatch};
-use crate::gateway::identify::{EndUser, IdentifyError};
+use crate::gateway::identify::IdentifyError;
 use crate::gateway::mint::{Asked, Findings, Who};
+use crate::gateway::proofs::target::{Schemes, Target};
+use crate::gateway::proofs::{ProvenUser, Shown, challenge};
 use crate::gateway::rules::{GatewayRules, Route};
+use crate::gateway::user_cache::Identified;
 use crate::http::body::ProxyBody;
 use crate::http::hygiene;
 use crate::http::request::Head;
@@ -52,6 +55,7 @@ use crate::outbound::encrypt;
 use crate::outbound::forward::{self, Outgoing};
 use crate::outbound::hand_on::Carries;
 use crate::refusal::{Refusal, Refused, Stage};
+use crate::tls::clients::ClientCertificate;
 
 /// One request from outside, from the head to the response head.
 async fn serve(
@@ -81,7 +85,13 @@ async fn serve(
     let route = route(rules, &head)?;
     let justification = stated(&rules.policy, &head)?;
     let preflight = is_preflight(route, &parts);
-    let who = if preflight { None } else { identify(conn, rules, &parts.headers, journal).await? };
+    let who = if preflight {
+        None
+    } else {
+        let sent = Sent { parts: &parts, head: &head, snap };
+        identify(conn, rules, sent, journal).await?
+    };
+    let nonce = fresh_nonce(conn, who.as_ref(), now);
     check_revoked(who.as_ref(), snap, now)?;
     rules.users.remove_credentials(&mut parts.headers);
     parts.headers.remove(AUTHORIZATION);
@@ -110,7 +120,12 @@ async fn serve(
     crate::inbound::enrich::set_target(&mut parts, &head)?;
     let (authority, dialled) = (head.authority, None);
     let outgoing = Outgoing { parts, body, authority, carries, slot, switch, dialled };
-    forward::to_callee(conn.worker(), secured, &route.destination, outgoing, journal).await
+    let mut response =
+        forward::to_callee(conn.worker(), secured, &route.destination, outgoing, journal).await?;
+    if let Some(nonce) = nonce {
+        response.headers_mut().insert(challenge::NONCE, nonce);
+    }
+    Ok(response)
 }
 
 fn route<'r>(rules: &'r GatewayRules, head: &Head) -> Result<&'r Route, Refused> {
@@ -128,25 +143,41 @@ fn is_preflight(route: &Route, parts: &request::Parts) -> bool {
         && parts.headers.contains_key("access-control-request-method")
 }
 
+/// A request as far as it says who makes it.
+#[derive(Clone, Copy)]
+struct Sent<'a> {
+    parts: &'a request::Parts,
+    head: &'a Head,
+    snap: &'a Snapshot,
+}
+
 /// Who the request is made for: a workload with a token of its own, or the end user.
 async fn identify(
     conn: &Connection,
     rules: &GatewayRules,
-    headers: &HeaderMap,
+    sent: Sent<'_>,
     journal: &mut Journal,
 ) -> Result<Option<Who>, Refused> {
+    let headers = &sent.parts.headers;
     if let Some(caller) = callers::identify(conn, rules, headers, journal.started).await? {
         journal.caller(&caller);
         return Ok(Some(Who::Service(caller)));
     }
-    Ok(user(conn, rules, headers, journal)?.map(Who::User))
+    Ok(user(conn, rules, sent, journal)?.map(Who::User))
+}
+
+/// What the client is told where the nonce of its DPoP proof will soon be too old.
+fn fresh_nonce(conn: &Connection, who: Option<&Who>, now: Now) -> Option<HeaderValue> {
+    let Some(Who::User(user)) = who else { return None };
+    user.nonce_ages().then(|| conn.worker().shared.proofs.nonce(now)).flatten()
 }
 
 /// A revocation counts before any rule is asked.
 fn check_revoked(who: Option<&Who>, snap: &Snapshot, now: Now) -> Result<(), Refused> {
     match who {
-        Some(Who::User(user)) if user.is_revoked(&snap.revocations, now) => {
-            let detail = format!("a Revocation names this user of {}", user.provider());
+        Some(Who::User(user)) if user.user().is_revoked(&snap.revocations, now) => {
+            let provider = user.user().provider();
+            let detail = format!("a Revocation names this user of {provider}");
             Err(Refused::new(Refusal::UserTokenRevoked, Stage::Identify, detail))
         }
         Some(Who::Service(caller)) => match caller.revoked(&snap.revocations, now) {
@@ -160,21 +191,47 @@ fn check_revoked(who: Option<&Who>, snap: &Snapshot, now: Now) -> Result<(), Ref
 fn user(
     conn: &Connection,
     rules: &GatewayRules,
-    headers: &HeaderMap,
+    sent: Sent<'_>,
     journal: &mut Journal,
-) -> Result<Option<Arc<EndUser>>, Refused> {
+) -> Result<Option<ProvenUser>, Refused> {
+    let now = journal.started;
     let keys = conn.worker().shared.provider_keys.load();
-    let mut users = conn.worker().users.borrow_mut();
-    let user = users
-        .identify(&rules.users, headers, &keys, journal.started)
-        .map_err(|error| of_identify(&error))?;
-    match (&user, rules.policy.when_missing) {
-        (None, WhenMissing::Refuse) => {
-            let detail = "the request carries no bearer token";
-            Err(Refused::new(Refusal::UserTokenMissing, Stage::Identify, detail))
-        }
-        (Some(_), _) | (None, WhenMissing::Anonymous) => Ok(user),
+    let identified =
+        conn.worker().users.borrow_mut().identify(&rules.users, &sent.parts.headers, &keys, now);
+    let refused = |error| challenge::of_token(of_identify(&error), &error, &rules.users);
+    match (identified.map_err(refused)?, rules.policy.when_missing) {
+        (Some(identified), _) => prove(conn, rules, sent, identified, now).map(Some),
+        (None, WhenMissing::Refuse) => Err(refused(IdentifyError::Missing)),
+        (None, WhenMissing::Anonymous) => Ok(None),
     }
+}
+
+/// Whether the request shows what the user's token is bound to.
+fn prove(
+    conn: &Connection,
+    rules: &GatewayRules,
+    sent: Sent<'_>,
+    identified: Identified,
+    now: Now,
+) -> Result<ProvenUser, Refused> {
+    let proxy_before_us = conn.proxied().is_some() || rules.address.trusts(conn.peer());
+    let target = Target {
+        method: sent.parts.method.as_str(),
+        schemes: match (conn.scheme(), proxy_before_us) {
+            ("https", _) => Schemes::Https,
+            (_, false) => Schemes::Http,
+            (_, true) => Schemes::Either,
+        },
+        authority: &sent.head.authority,
+        host: &sent.head.host,
+        path: sent.head.path.path(),
+        options: sent.snap.documents.mesh.paths,
+    };
+    let certificate_sha256 = conn.client_certificate().map(ClientCertificate::sha256);
+    let shown = Shown { headers: &sent.parts.headers, target, certificate_sha256 };
+    let proofs = &conn.worker().shared.proofs;
+    proofs::prove(identified, &shown, proofs, now)
+        .map_err(|error| challenge::of_proof(error, &rules.users, proofs, now))
 }
 
 /// Reads the justification header; what does not fit a configured kind is refused, never guessed.

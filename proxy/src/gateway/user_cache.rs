@@ -18,6 +18,21 @@ use crate::clock::Now;
 /// Users remembered; one is about 1 KiB.
 const USERS_MAX: usize = 1_024;
 
+/// The scheme of tokens that come with a DPoP proof (RFC 9449 §7.1).
+const DPOP_SCHEME: &str = "DPoP";
+
+/// A user, and how the token came; what the token is bound to is still to be shown.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Identified {
+    /// The user.
+    pub user: Arc<EndUser>,
+    /// SHA-256 of the token.
+    pub token_sha256: [u8; 32],
+    /// Whether it was sent as one with a DPoP proof.
+    pub as_dpop: bool,
+}
+
 /// Verified users by token.
 pub struct UserCache {
     users: Cache<[u8; 32], Remembered>,
@@ -36,7 +51,7 @@ impl Default for UserCache {
 }
 
 impl UserCache {
-    /// As [`UserVerifier::identify`], without checking a signature again that was good.
+    /// As [`UserVerifier::identify`], with what a proof of possession is checked against, and without checking a signature again that was good.
     ///
     /// # Errors
     /// As [`UserVerifier::identify`].
@@ -46,20 +61,22 @@ impl UserCache {
         headers: &HeaderMap,
         keys: &KeysSnapshot,
         now: Now,
-    ) -> Result<Option<Arc<EndUser>>, IdentifyError> {
+    ) -> Result<Option<Identified>, IdentifyError> {
         let Some((token, source)) = verifier.credential(headers)? else { return Ok(None) };
         let key = sha256(token.as_bytes());
+        let as_dpop = source.scheme.as_ref().is_some_and(|s| s.eq_ignore_ascii_case(DPOP_SCHEME));
+        let identified = |user| Some(Identified { user, token_sha256: key, as_dpop });
         if let Some(known) = self.users.get(&key)
             && same_keys(known, keys, now)
             && let Some(outcome) = known.user.check_again(source, verifier, now)
         {
-            return outcome.map(|()| Some(known.user.clone()));
+            return outcome.map(|()| identified(known.user.clone()));
         }
         let user = Arc::new(verifier.verify(token, source, keys, now)?);
         if let Some(set) = keys.current(user.provider(), now) {
             self.users.insert(key, Remembered { user: user.clone(), keys: set.clone() });
         }
-        Ok(Some(user))
+        Ok(identified(user))
     }
 }
 

@@ -52,13 +52,46 @@ pub(super) fn read(
         claims: Map::new(),
     };
     for (name, declared) in &provider.claims {
-        let Some(value) = claims.get(name).filter(|value| !value.is_null()) else { continue };
+        let value = stated(claims, name, &declared.at).ok_or_else(|| invalid(name))?;
+        if value.is_null() {
+            continue;
+        }
         let value = typed(value, declared).ok_or_else(|| invalid(name))?;
         facts.set(name, declared.role, value)?;
     }
     let name = UserName::new(provider.subject_prefix.as_deref(), &facts.id);
     facts.subject = Subject::User(name.ok_or_else(|| invalid(id_claim(provider)))?);
     Ok(facts)
+}
+
+/// Checks the claims without which a token of this provider does not count.
+pub(super) fn check_required(
+    claims: &Map<String, Value>,
+    provider: &IdentityProvider,
+) -> Result<(), IdentifyError> {
+    let fits = |name: &str, accepted: &[String]| {
+        let text = claims.get(name).and_then(Value::as_str);
+        text.is_some_and(|text| accepted.iter().any(|one| one == text))
+    };
+    match provider.required_claims.iter().find(|(name, accepted)| !fits(name, accepted)) {
+        None => Ok(()),
+        Some((name, _)) => Err(IdentifyError::ClaimNotAccepted { claim: name.clone() }),
+    }
+}
+
+/// A claim where it is declared to stand; null if it is not there, `None` if something else stands
+/// in its way.
+fn stated<'c>(claims: &'c Map<String, Value>, name: &str, at: &[String]) -> Option<&'c Value> {
+    let mut names = at.iter().map(String::as_str);
+    let mut value = claims.get(names.next().unwrap_or(name));
+    for name in names {
+        value = match value {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(members)) => members.get(name),
+            Some(_) => return None,
+        };
+    }
+    Some(value.unwrap_or(&Value::Null))
 }
 
 impl UserFacts {

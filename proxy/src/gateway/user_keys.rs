@@ -23,6 +23,9 @@ const KEYS_MAX: usize = countersign_config::limits::JWKS_KEYS_MAX;
 /// Longest key id that is looked up.
 pub(crate) const KEY_ID_BYTES_MAX: usize = 256;
 
+/// Members of a JWK that only its owner may know.
+pub(super) const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "k"];
+
 /// The algorithm named by a JOSE `alg` value, compared by bytes.
 pub(super) fn algorithm(jose: &str) -> Option<UserAlgorithm> {
     Some(match jose {
@@ -163,7 +166,7 @@ impl UserKeySet {
         jwk: &Map<String, Value>,
         permitted: &[UserAlgorithm],
     ) -> Result<(), KeySetError> {
-        if ["d", "p", "q", "dp", "dq", "qi", "k"].iter().any(|name| jwk.contains_key(*name)) {
+        if PRIVATE_MEMBERS.iter().any(|name| jwk.contains_key(*name)) {
             return Err(KeySetError::PrivateKey);
         }
         if !is_for_signatures(jwk) {
@@ -204,7 +207,7 @@ fn is_for_signatures(jwk: &Map<String, Value>) -> bool {
 }
 
 /// The key of `jwk` for `algorithm`, or `None` when type or curve do not fit it.
-fn parse_key(
+pub(super) fn parse_key(
     jwk: &Map<String, Value>,
     algorithm: UserAlgorithm,
 ) -> Result<Option<ParsedPublicKey>, KeySetError> {

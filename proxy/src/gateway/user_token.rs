@@ -1,7 +1,7 @@
 //! The compact form of a user token, taken apart and nothing more: sizes, alphabet, strict JSON,
 //! header members. What comes out is still unverified; only `identify` looks at it.
 //! Invariant: a header that asks for anything we do not do (`crit`, compression, encryption) is
-//! refused here, and keys named or carried in the header (`jwk jku x5c x5u`) are never read.
+//! refused here, and keys named or carried in the header (`jwk jku x5c x5u`) of a token are never read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -36,6 +36,13 @@ pub(crate) struct UnverifiedToken<'a> {
 
 /// Takes a compact JWS apart.
 pub(crate) fn parse(token: &str) -> Result<UnverifiedToken<'_>, IdentifyError> {
+    take_apart(token).map(|(_, token)| token)
+}
+
+/// Takes a compact JWS apart and keeps its whole header: a DPoP proof brings its key along.
+pub(super) fn take_apart(
+    token: &str,
+) -> Result<(Map<String, Value>, UnverifiedToken<'_>), IdentifyError> {
     if token.len() > USER_TOKEN_BYTES_MAX {
         return Err(IdentifyError::Malformed("the token is too large"));
     }
@@ -60,7 +67,7 @@ pub(crate) fn parse(token: &str) -> Result<UnverifiedToken<'_>, IdentifyError> {
     if kid.as_ref().is_some_and(|kid| kid.len() > KEY_ID_BYTES_MAX) {
         return Err(IdentifyError::Malformed("the key id of the token is too long"));
     }
-    Ok(UnverifiedToken {
+    let token = UnverifiedToken {
         alg: text(&header, "alg")?.ok_or(IdentifyError::Malformed("the token names no `alg`"))?,
         typ: text(&header, "typ")?,
         kid,
@@ -68,7 +75,8 @@ pub(crate) fn parse(token: &str) -> Result<UnverifiedToken<'_>, IdentifyError> {
         claims: object(&decode(payload)?)?,
         signed: signed.as_bytes(),
         signature: decode(signature)?,
-    })
+    };
+    Ok((header, token))
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, IdentifyError> {

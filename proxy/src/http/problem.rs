@@ -2,7 +2,7 @@
 //! details (RFC 9457) or as a gRPC trailers-only response. The fine reason is never in it.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use crate::http::body::ProxyBody;
 use crate::refusal::Refusal;
@@ -30,6 +30,17 @@ pub fn response(
         if grpc { grpc_response(refusal) } else { http_response(refusal, id, audience) };
     set_decision(response.headers_mut(), id);
     response
+}
+
+/// Adds a refusal's own fields: the first of a name replaces what every refusal has.
+pub fn add(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
+    for (number, (name, value)) in fields.iter().enumerate() {
+        if fields.iter().take(number).any(|(earlier, _)| earlier == name) {
+            headers.append(name, value.clone());
+        } else {
+            headers.insert(name, value.clone());
+        }
+    }
 }
 
 /// Sets `Countersign-Decision`.

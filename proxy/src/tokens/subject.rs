@@ -19,6 +19,7 @@ use http::HeaderValue;
 
 use super::{Asked, Request, SubjectKind, TokenError, Why};
 use crate::gateway::identify::{EndUser, IdentifyError};
+use crate::gateway::proofs::ProvenUser;
 use crate::gateway::strict_json;
 use crate::inbound::again;
 use crate::inbound::context::{SKEW_S, custody_of};
@@ -75,6 +76,9 @@ fn user(asked: Asked<'_>, kind: SubjectKind, token: &str) -> Result<Proven, Toke
         .users
         .verify_subject(token, only_id, &keys, asked.now)
         .map_err(|error| of_identify(&error))?;
+    let user = ProvenUser::without_proof(Arc::new(user))
+        .map_err(|error| Why::SubjectInvalid.error(error.to_string()))?;
+    let user = user.user();
     if user.is_revoked(&asked.snap.revocations, asked.now) {
         return Err(Why::SubjectRevoked.error("a Revocation names this user"));
     }
@@ -85,7 +89,7 @@ fn user(asked: Asked<'_>, kind: SubjectKind, token: &str) -> Result<Proven, Toke
     let grants = Some(grants.to_vec());
     let mut context = bare(asked, Origin::User, user.subject().clone());
     for key in &asked.entry.emit {
-        emit(&mut context.rctx, *key, &user);
+        emit(&mut context.rctx, *key, user);
     }
     Ok(Proven { context, txn: None, grants })
 }

@@ -106,6 +106,8 @@ pub fn cluster_keys(callers: &Callers) -> Option<Provider> {
         claims: Default::default(),
         subject_prefix: None,
         grants: None,
+        required_claims: Default::default(),
+        sender: Default::default(),
     };
     let place = Place { file: "callers.serviceAccountToken".into(), line: 0, column: 0 };
     Some(Provider { namespace: String::new(), name: CLUSTER.to_owned(), spec, place })

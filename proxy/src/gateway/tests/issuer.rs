@@ -35,7 +35,7 @@ pub(super) fn b64(bytes: impl AsRef<[u8]>) -> String {
 }
 
 pub(super) fn claim(kind: ClaimType, role: Option<ClaimRole>) -> ClaimDeclaration {
-    ClaimDeclaration { kind, role, keep: Vec::new() }
+    ClaimDeclaration { kind, role, keep: Vec::new(), at: Vec::new() }
 }
 
 /// The provider of `policy.md` §2.
@@ -62,6 +62,8 @@ pub(super) fn provider() -> Provider {
         keys: discovery(30),
         from: vec![source("authorization", Some("Bearer"))],
         grants: None,
+        required_claims: Default::default(),
+        sender: Default::default(),
     };
     named("corp", spec)
 }

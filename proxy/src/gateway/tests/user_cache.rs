@@ -33,7 +33,7 @@ impl World {
 
     fn identify(&mut self, now: Now) -> Result<Arc<EndUser>, IdentifyError> {
         let user = self.cache.identify(&self.verifier, &self.headers, &self.keys, now);
-        user.map(Option::unwrap)
+        user.map(|found| found.unwrap().user)
     }
 }
 
