@@ -97,6 +97,10 @@ fields! {
     "audit.personalData", "`pseudonyms`, `clear`", "`pseudonyms`", "How users, accounts, addresses and devices are written in records and on the admin pages.";
     "audit.pseudonymKeyFile", "file of at least 32 bytes", "a key drawn at each start", "Key of the pseudonyms. The same file in all proxies makes the same person recognisable across them.";
     "limits", "bounds by name", "none changed", "See the table of bounds below.";
+    "local.addresses", "list of IP and port", "none", "Where the app puts work aside, takes it up again and begins jobs; loopback only. See [context/async.md](context/async.md).";
+    "grants.keyFiles", "PEM files", "the key of the certificate in force", "Private keys of deferred grants, the same for all replicas of an issuer: the first signs, all are believed. Without one a grant ends with the certificate.";
+    "grants.maxTtl", "`1s` to `24h`", "`24h`", "Longest life of a deferred grant.";
+    "grants.maxRedemptions", "1 to 100", "`5`", "How often one deferred grant may be redeemed at this process, because queues deliver again.";
     "context.propagation", "list of `handle`, `traceparent`, `token`; or `none`", "`[handle, traceparent]`", "How onward calls of the app find their context. See [context/propagation.md](context/propagation.md).";
     "context.callerCertificate", "list of `x-forwarded-client-cert`, `client-cert`, `client-cert-chain`", "none", "Headers that tell the app the certificate of the workload that calls. See [context/reading-headers.md](context/reading-headers.md).";
     "tls.groups", "list of `X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`", "`[X25519MLKEM768, X25519, secp256r1]`", "TLS key exchange groups, in order of preference; nothing else is negotiated.";

@@ -11,6 +11,7 @@ mod codes;
 mod endpoint;
 pub mod env;
 mod fields;
+mod grants;
 pub mod identity;
 pub mod limits;
 mod load;
@@ -22,6 +23,7 @@ pub mod reference;
 mod signer;
 
 pub use endpoint::{WorkloadApiEndpoint, WorkloadApiEndpointError};
+pub use grants::Grants;
 pub use identity::{
     FilesKey, IdentitySource, KeyPlace, KubernetesApi, KubernetesCsr, KubernetesTrust,
 };

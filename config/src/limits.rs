@@ -261,6 +261,20 @@ bounds! {
     CONTEXT_INDEX_TOKEN_MAX: usize = 256;
     /// How long a context stays usable for onward calls after its response ended.
     CONTEXT_GRACE_MS_MAX: u64 = 5_000;
+    /// A request to the local API.
+    LOCAL_BODY_BYTES_MAX: usize = 16 * KIB;
+    /// Time for a request to the local API to arrive, and for the answer of the token service.
+    LOCAL_CALL_MS_MAX: u64 = 10_000;
+    /// An answer of the token service.
+    TOKEN_ANSWER_BYTES_MAX: usize = 16 * KIB;
+    /// Longest life of a deferred grant.
+    GRANT_TTL_S_MAX: u64 = 86_400;
+    /// Life of a deferred grant when nobody says how long.
+    GRANT_TTL_S: u64 = 3_600;
+    /// Redemptions of one deferred grant that a `ProxyConfig` may allow.
+    GRANT_REDEMPTIONS_MAX: u32 = 100;
+    /// Deferred grants whose redemptions are counted (process); a new one beyond it is refused until others end.
+    GRANTS_COUNTED_MAX: usize = 65_536;
     /// All policy documents together (process).
     POLICY_BYTES_MAX: usize = 4 * MIB;
     /// A fetched key set.

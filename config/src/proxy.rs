@@ -10,6 +10,7 @@ use countersign_policy::doc::PortProtocol;
 use countersign_workload_id::{TrustDomain, WorkloadId};
 use ipnet::IpNet;
 
+use crate::grants::Grants;
 use crate::identity::{IdentitySource, KeyPlace};
 use crate::limits::Limits;
 
@@ -56,6 +57,10 @@ pub struct ProxyConfig {
     pub readiness: Option<SocketAddr>,
     /// The Unix socket that takes `drain`, `reload` and `log`.
     pub control: Option<PathBuf>,
+    /// Where the app asks for contexts of messages and jobs; loopback only, empty: nowhere.
+    pub local: Vec<SocketAddr>,
+    /// Deferred grants, where this process is an issuer.
+    pub grants: Grants,
     /// How onward calls of the app find their context, in order.
     pub propagation: Vec<Propagation>,
     /// How the app is told the certificate of the workload that calls, beside its identity.
@@ -412,7 +417,9 @@ impl ProxyConfig {
         let admin = self.admin.iter().map(|a| ("admin", *a));
         let metrics = self.metrics.iter().map(|a| ("metrics", *a));
         let readiness = self.readiness.iter().map(|a| ("readiness", *a));
-        inbound.chain(outbound).chain(gateway).chain(admin).chain(metrics).chain(readiness)
+        let local = self.local.iter().map(|a| ("local", *a));
+        let ours = admin.chain(metrics).chain(readiness).chain(local);
+        inbound.chain(outbound).chain(gateway).chain(ours)
     }
 
     /// Whether dialling `target` would reach one of our own listeners (the loop guard). A listener

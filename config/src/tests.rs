@@ -919,3 +919,48 @@ fn the_documents_of_the_federation_page_load() {
     assert_eq!((documents.mesh.federation.len(), documents.access.len()), (4, 1));
     assert!(documents.warnings.iter().all(|warning| warning.code != "P011"));
 }
+
+/// Whoever reaches the local API speaks for the workload, so nobody outside the pod may.
+#[test]
+fn the_local_api_is_on_loopback_and_on_a_port_of_its_own() {
+    let sidecar = format!(
+        "{}  local: {{addresses: [\"127.0.0.1:15004\", \"[::1]:15004\"]}}\n",
+        spec(SIDECAR)
+    );
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    let (config, _) = ProxyConfig::load(&folder.put("proxy.yaml", &sidecar)).unwrap();
+    let ports: Vec<String> = config.local.iter().map(ToString::to_string).collect();
+    assert_eq!(ports, ["127.0.0.1:15004", "[::1]:15004"]);
+    assert!(config.own_addresses().any(|(field, _)| field == "local"));
+    let open = format!(
+        "{}  local: {{addresses: [\"10.1.2.3:15004\", \"127.0.0.1:15000\"]}}\n",
+        spec(SIDECAR)
+    );
+    refused(
+        &open,
+        expect![[r#"
+        proxy.yaml:9:23 E013: 10.1.2.3:15004 is not a loopback address; whoever reaches the local API speaks for this workload (write `127.0.0.1:15004`)
+        proxy.yaml:9:41 P002: `local` would listen on 127.0.0.1:15000, as `admin` does on 127.0.0.1:15000 (give each listener its own port)
+    "#]],
+    );
+}
+
+#[test]
+fn grants_have_keys_a_life_and_a_count() {
+    let text = |grants: &str| format!("{}  grants: {grants}\n", spec(SIDECAR));
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    let written = text("{keyFiles: [a.pem, b.pem], maxTtl: 2h, maxRedemptions: 1}");
+    let (config, _) = ProxyConfig::load(&folder.put("proxy.yaml", &written)).unwrap();
+    let grants = &config.grants;
+    assert_eq!((grants.key_files.len(), grants.max_ttl_s, grants.max_redemptions), (2, 7200, 1));
+    refused(
+        &text("{keyFiles: [], maxTtl: 25h, maxRedemptions: 0}"),
+        expect![[r#"
+        proxy.yaml:9:22 E001: an empty list matches nothing (name at least one entry, or leave the field out)
+        proxy.yaml:9:34 E013: a deferred grant lives from `1s` to `24h` (without the field it is `24h`)
+        proxy.yaml:9:55 E013: a whole number from 1 to 100 was expected, not `0`
+    "#]],
+    );
+}

@@ -196,6 +196,7 @@ pub struct GrantWith<'a> {
 pub struct Grant {
     claims: GrantClaims,
     home: TrustDomain,
+    key_name: String,
 }
 
 /// Why a grant is worth nothing.
@@ -266,7 +267,7 @@ pub fn verify_grant(text: &[u8], with: &GrantWith<'_>) -> Result<Grant, GrantErr
     if !(begun && sound && lives) {
         return Err(GrantError::Expired);
     }
-    Ok(Grant { claims, home: home.clone() })
+    Ok(Grant { claims, home: home.clone(), key_name: key.kid() })
 }
 
 /// The key a header names, and when it ends.
@@ -305,6 +306,31 @@ impl Grant {
     /// Its own ID, by which redemptions are counted.
     pub fn jti(&self) -> &str {
         &self.claims.jti
+    }
+
+    /// The name of the key it was made with.
+    pub fn key_name(&self) -> &str {
+        &self.key_name
+    }
+
+    /// What it says in the form of a context, to be held against what is revoked.
+    pub fn context(&self) -> RequestContext {
+        let GrantClaims { iss, iat, exp, jti, grant, aud: _ } = &self.claims;
+        RequestContext {
+            iss: iss.clone(),
+            aud: self.home.clone(),
+            iat: *iat,
+            exp: *exp,
+            nbf: None,
+            txn: grant.txn.clone(),
+            jti: jti.clone(),
+            sub: grant.sub.clone(),
+            scope: grant.scope.clone(),
+            req_wl: grant.req_wl.clone(),
+            rctx: grant.rctx.clone(),
+            tctx: grant.tctx.clone(),
+            act: None,
+        }
     }
 
     /// What it says.

@@ -236,6 +236,7 @@ impl Started {
             reviews: Reviews::start(),
             token_rates: Arc::default(),
             proofs: Arc::new(Proofs::new(&Random::new().bytes())),
+            redeemed: Arc::default(),
             sources: Arc::new(Sources::new(config.limits.conns_per_source_max)),
             tag: tag(&self_id),
             conns_per_worker_max: conns_per_worker(&config),
@@ -550,7 +551,8 @@ fn conns_per_worker(config: &ProxyConfig) -> ConnsMax {
     let nofile = machine::raise_nofile();
     let all = config.limits.conns_max_in_force(machine::memory_limit(), nofile);
     let entering = !config.inbound.is_empty() || !config.gateway.is_empty();
-    ConnsMax::share(all.div_ceil(worker_count(config)), entering, !config.outbound.is_empty())
+    let leaving = !config.outbound.is_empty() || !config.local.is_empty();
+    ConnsMax::share(all.div_ceil(worker_count(config)), entering, leaving)
 }
 
 type Edges = Vec<Arc<gateway::accept::Listener>>;
@@ -646,6 +648,9 @@ fn sockets(config: &ProxyConfig, edges: &Edges) -> Result<Sockets, Failed> {
         let mode = listener.mode;
         let listener = outbound::accept::Listener { address: listener.address, mode, bound_to };
         sockets.outbound.push((socket, listener));
+    }
+    for address in &config.local {
+        sockets.local.push(bind(*address, "local")?);
     }
     if let Some(address) = config.readiness {
         sockets.readiness = Some(bind(address, "readiness")?);

@@ -151,8 +151,8 @@ fn published_kid(issuer: &TrustedIssuer, identity: &Identity) -> Result<String, 
     ))
 }
 
-/// Signs tokens with the key of the identity in force.
-struct IdentityKey(Arc<Identity>);
+/// Signs tokens with the key of an identity.
+pub struct IdentityKey(pub Arc<Identity>);
 
 impl TokenSigner for IdentityKey {
     fn algorithm(&self) -> Algorithm {

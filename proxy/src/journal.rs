@@ -42,6 +42,7 @@ use crate::registry::EndReason;
 use crate::telemetry::{Direction, Lookup, PeerSeries, Protocol, RemovedFrom, Verdict};
 use crate::tls::peer::{MeshPeer, Peer};
 use crate::tls::verify::ExpectedIds;
+use crate::tokens::MadeGrant;
 use crate::worker::Worker;
 
 pub use opaque::{Closing, OpaqueJournal};
@@ -114,6 +115,18 @@ impl Journal {
         let started = Now::read();
         let id = worker.decision_id(started);
         Journal::open(worker, snap, (id, started), direction, (protocol, request.method().clone()))
+    }
+
+    /// Opens the account of a call that this proxy makes itself.
+    pub fn ours(
+        worker: &Rc<Worker>,
+        snap: &Arc<Snapshot>,
+        direction: Direction,
+        method: Method,
+    ) -> Journal {
+        let started = Now::read();
+        let id = worker.decision_id(started);
+        Journal::open(worker, snap, (id, started), direction, (Protocol::Http2, method))
     }
 
     /// Opens the account of something that never became a request.
@@ -290,6 +303,23 @@ impl Journal {
             checked: just.checked,
         });
         self.txn = Some(minted.txn.as_str().into());
+    }
+
+    /// Notes the deferred grant that was made; its own id stands where a token's would.
+    pub fn deferred(&mut self, made: &MadeGrant) {
+        let grant = &made.content;
+        self.minted = true;
+        self.fields.origin = Some(Text::Static("deferred"));
+        self.fields.entry = Some(grant.req_wl.clone());
+        self.fields.txn = Some(grant.txn.clone().into());
+        self.fields.jti = Some(made.jti.clone().into());
+        self.fields.scope.clone_from(&grant.scope);
+        self.fields.user = grant.sub.user().map(|user| UserFields {
+            provider: grant.rctx.idp.clone().unwrap_or_default().into(),
+            id: user.id().to_owned().into(),
+            account: grant.rctx.acct.clone().map(Text::from),
+        });
+        self.txn = Some(grant.txn.as_str().into());
     }
 
     /// Notes policy's decision, and keeps its input for `why` where it will be wanted.

@@ -24,6 +24,7 @@ pub mod journal;
 pub mod judged;
 pub mod lifecycle;
 pub mod live;
+pub mod local;
 pub mod machine;
 pub mod outbound;
 pub mod random;

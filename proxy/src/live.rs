@@ -24,7 +24,7 @@ use crate::outbound::discover::Destinations;
 use crate::tls::outside::OutsideRoots;
 use crate::tls::verify::Trust;
 use crate::tls::{MeshTls, TlsBuildError};
-use crate::tokens::TokenRules;
+use crate::tokens::{GrantKeys, TokenRules};
 
 /// Everything a request is judged by.
 pub struct Snapshot {
@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub issuer: Result<Arc<Issuer>, String>,
     /// What its token service grants; `None`: it has none.
     pub tokens: Option<Arc<TokenRules>>,
+    /// Makes and believes deferred grants, or why this process does neither.
+    pub grants: Result<Arc<GrantKeys>, String>,
     /// Grows with every snapshot; caches are tied to it.
     pub generation: u64,
     /// Generation in which an authority was last missed, or revoked something: what was proved
@@ -268,6 +270,7 @@ impl Builder {
             destinations: Arc::new(destinations),
             gateway: gateway.map(Arc::new),
             issuer: Issuer::build(documents, &self.config, certs).map(Arc::new),
+            grants: GrantKeys::build(tokens.as_ref(), &self.config, certs).map(Arc::new),
             tokens: tokens.map(Arc::new),
             generation: self.generation,
             trust_shrank_at: self.trust_shrank_at,

@@ -40,11 +40,11 @@ use crate::relay::RelayLimits;
 use crate::relay::buffers::Buffers;
 use crate::telemetry::{Direction, WorkerMetrics};
 use crate::tls::told::Told;
-use crate::tokens::Rates;
+use crate::tokens::{Rates, Redeemed};
 use crate::upstream::budget::{self, Budget};
 use crate::upstream::pool::Pool;
 use crate::worker::accept::spawn_accept;
-use crate::{gateway, inbound, outbound};
+use crate::{gateway, inbound, local, outbound};
 
 /// What all workers share.
 #[derive(Clone)]
@@ -73,6 +73,8 @@ pub struct Shared {
     pub token_rates: Arc<Rates>,
     /// DPoP proofs that were used at the gateways, and nonces for them.
     pub proofs: Arc<Proofs>,
+    /// How often each deferred grant was redeemed.
+    pub redeemed: Arc<Redeemed>,
     /// What each client address holds at the gateways.
     pub sources: Arc<Sources>,
     /// Tag of this process in decision ids.
@@ -333,6 +335,8 @@ pub struct Sockets {
     pub outbound: Vec<(std::net::TcpListener, outbound::accept::Listener)>,
     /// Gateway listeners.
     pub gateway: Vec<(std::net::TcpListener, Arc<gateway::accept::Listener>)>,
+    /// Where the app asks for contexts of messages and jobs.
+    pub local: Vec<std::net::TcpListener>,
     /// Where readiness is asked; a worker that hangs does not answer.
     pub readiness: Option<std::net::TcpListener>,
 }
@@ -356,6 +360,11 @@ pub async fn run(worker: Rc<Worker>, sockets: Sockets, mut alive: Alive) {
         let listener = Rc::new(listener);
         leaving.push(spawn_accept(&worker, Side::App, socket, move |worker, stream, from| {
             outbound::accept::connection(worker, Rc::clone(&listener), stream, from)
+        }));
+    }
+    for socket in sockets.local {
+        leaving.push(spawn_accept(&worker, Side::App, socket, |worker, stream, _| {
+            local::connection(worker, stream)
         }));
     }
     let upkeep = tokio::task::spawn_local(upkeep(Rc::clone(&worker)));

@@ -6,6 +6,7 @@
 
 mod identity;
 mod listeners;
+mod local;
 mod pod;
 mod process;
 mod signer;

@@ -43,6 +43,8 @@ impl Reader<'_, '_> {
         let admin = self.service(fields.optional("admin"), "admin", ADMIN);
         let metrics = self.service(fields.optional("metrics"), "metrics", METRICS);
         let (propagation, caller_certificate) = self.context(fields.optional("context"));
+        let local = self.local(fields.optional("local"));
+        let grants = self.grants(fields.optional("grants"));
         let tls_groups = self.tls_groups(fields.optional("tls"));
         let workers = fields.optional("workers").and_then(|node| {
             let count = read::integer(node, 1, WORKERS_MAX, self.findings)?;
@@ -75,6 +77,8 @@ impl Reader<'_, '_> {
             control,
             interception,
             tcp,
+            local,
+            grants,
             propagation,
             caller_certificate,
             tls_groups,

@@ -107,7 +107,7 @@ pub async fn to_callee(
 }
 
 /// Tells the endpoint's breaker how the exchange went. What the client did says nothing.
-fn account(
+pub(super) fn account(
     worker: &Worker,
     destination: &Destination,
     visit: Option<Visit>,
@@ -141,7 +141,7 @@ pub fn of_late(late: Late, silent: Refusal) -> Refused {
 }
 
 /// Shapes the head for the connection: HTTP/2 with our mark, or HTTP/1.1 with one `Host`.
-fn prepare(
+pub(super) fn prepare(
     parts: &mut request::Parts,
     alpn: Alpn,
     authority: &Authority,

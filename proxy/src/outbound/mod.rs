@@ -5,6 +5,7 @@
 //! TLS, the peer is checked), `forward` (attach the context, send). [`serve`] is the whole order.
 
 pub mod accept;
+pub mod ask;
 pub mod context;
 pub mod destinations;
 pub mod discover;

@@ -58,6 +58,22 @@ label_set! {
 }
 
 label_set! {
+    /// A call of the local API.
+    LocalCall {
+        /// Puts the work of a context aside.
+        Defer => "defer",
+        /// Takes it up again.
+        Resume => "resume",
+        /// Begins work of the workload itself.
+        Begin => "begin",
+        /// Ends a context early.
+        End => "end",
+        /// No call of the API.
+        Unknown => "unknown",
+    }
+}
+
+label_set! {
     /// The protocol a request arrived in.
     Protocol {
         /// HTTP/1.0 or HTTP/1.1.

@@ -110,6 +110,7 @@ impl Metrics {
         write_family(&mut page, &names::DECISIONS, &shards, |shard| &shard.decisions);
         write_reasons(&mut page, &names::REFUSALS, &shards, |shard| &shard.refusals);
         write_reasons(&mut page, &names::CALLER_TOKENS, &shards, |shard| &shard.callers);
+        write_reasons(&mut page, &names::LOCAL_CALLS, &shards, |shard| &shard.local);
         write_reasons(&mut page, &names::CONTEXT_MINTED, &shards, |shard| &shard.minted);
         write_reasons(&mut page, &names::CONTEXT_VERIFIED, &shards, |shard| &shard.verified);
         write_table(&mut page, &names::CONTEXT_CACHE, &shards, |shard| &shard.cache);

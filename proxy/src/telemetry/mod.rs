@@ -17,7 +17,8 @@ pub mod worker;
 
 pub use breakers::BreakerOpen;
 pub use labels::{
-    CacheUse, Direction, Flow, Lookup, PortClass, Protocol, RemovedFrom, StatusClass, Verdict,
+    CacheUse, Direction, Flow, LocalCall, Lookup, PortClass, Protocol, RemovedFrom, StatusClass,
+    Verdict,
 };
 pub use metrics::Metrics;
 pub use process::ProcessMetrics;

@@ -69,6 +69,8 @@ metrics! {
         "Context tokens minted, or why not.";
     CALLER_TOKENS = Counter "countersign_caller_tokens_total" "" ["result"]
         "Service account tokens and JWT-SVIDs of workloads outside the mesh that were taken (ok), or why not.";
+    LOCAL_CALLS = Counter "countersign_local_calls_total" "" ["call", "result"]
+        "Calls of the app to the local API: ok, or why they were refused.";
     CONTEXT_VERIFIED = Counter "countersign_context_verified_total" "" ["result"]
         "Context tokens verified, or why they were refused.";
     CONTEXT_CACHE = Counter "countersign_context_cache_total" "" ["result"]

@@ -14,7 +14,8 @@ use countersign_policy::RuleRef;
 
 use super::breakers::Breakers;
 use super::labels::{
-    CacheUse, Direction, Flow, Lookup, PortClass, Protocol, RemovedFrom, StatusClass, Verdict,
+    CacheUse, Direction, Flow, LocalCall, Lookup, PortClass, Protocol, RemovedFrom, StatusClass,
+    Verdict,
 };
 use super::series::{
     ABSENT, Budget, DecisionKey, Family, Histograms, Index, PeerSeries, Reasons, RequestKey, Table,
@@ -31,6 +32,7 @@ pub(crate) struct Shard {
     pub(crate) refusals: Reasons<Direction>,
     pub(crate) minted: Reasons<()>,
     pub(crate) callers: Reasons<()>,
+    pub(crate) local: Reasons<LocalCall>,
     pub(crate) verified: Reasons<()>,
     pub(crate) cache: Table<CacheUse>,
     pub(crate) lookup: Table<Lookup>,
@@ -61,6 +63,7 @@ impl Shard {
             refusals: Reasons::new(),
             minted: Reasons::new(),
             callers: Reasons::new(),
+            local: Reasons::new(),
             verified: Reasons::new(),
             cache: Table::new(),
             lookup: Table::new(),
@@ -160,6 +163,11 @@ impl WorkerMetrics {
     /// A caller outside the mesh was taken for whom its token names (`ok`), or why not.
     pub fn caller_token(&self, result: &'static str) {
         self.shard.callers.add((), result);
+    }
+
+    /// A call of the app to the local API: `ok`, or why it was refused.
+    pub fn local_call(&self, call: LocalCall, result: &'static str) {
+        self.shard.local.add(call, result);
     }
 
     /// A context token was verified (`ok`) or why it was refused.

@@ -14,6 +14,7 @@ pub(super) fn granted(granted: Granted, request: &Request) -> Response<ProxyBody
     let Granted { issued, expires_in_s, scope } = granted;
     let (token, kind) = match issued {
         Issued::Context(minted) => (minted.token.into_exposed(), Requested::Context),
+        Issued::Grant(made) => (made.text.expose().to_owned(), Requested::Deferred),
     };
     let mut body = json!({
         "access_token": token,

@@ -67,6 +67,7 @@ pub async fn serve(
         Ok((granted, request)) => {
             match &granted.issued {
                 Issued::Context(minted) => journal.minted(minted),
+                Issued::Grant(made) => journal.deferred(made),
             }
             Ok(answer::granted(granted, &request))
         }

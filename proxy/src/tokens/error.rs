@@ -54,9 +54,15 @@ reasons! {
     ContextInvalid => "context_invalid", "invalid_request", TokenRequestRefused, "what was stated does not fit a context token";
     FormMalformed => "form_malformed", "invalid_request", TokenRequestRefused, "the form is malformed, or a parameter is missing, repeated or unknown";
     GrantType => "grant_type", "unsupported_grant_type", TokenRequestRefused, "only token exchange is served here";
+    GrantInvalid => "grant_invalid", "invalid_request", TokenRequestRefused, "the deferred grant does not count here";
+    GrantLife => "grant_life", "invalid_request", TokenRequestRefused, "a deferred grant may not live that long";
+    GrantOfAnother => "grant_of_another", "invalid_request", TokenRequestRefused, "the deferred grant is for another workload";
+    GrantSpent => "grant_spent", "invalid_request", TokenRequestRefused, "the deferred grant was redeemed too often";
     IssuerForbids => "issuer_forbids", "invalid_request", TokenRequestRefused, "the issuer may not make such a token";
     JustificationUnchecked => "justification_unchecked", "invalid_request", TokenRequestRefused, "acting for somebody needs a justification that was checked";
     KeysMissing => "keys_missing", "temporarily_unavailable", UserKeysUnavailable, "keys that verify the subject token are not loaded";
+    MessageDiffers => "message_differs", "invalid_request", TokenRequestRefused, "the deferred grant is for another message";
+    NoGrantKey => "no_grant_key", "temporarily_unavailable", IdentityUnavailable, "the service has no key for deferred grants now";
     NoIssuer => "no_issuer", "temporarily_unavailable", IdentityUnavailable, "the service cannot sign now";
     NoService => "no_service", "invalid_request", TokenRequestRefused, "this process serves no tokens";
     OriginNotPermitted => "origin_not_permitted", "unauthorized_client", TokenRequestRefused, "the requester gets no tokens of this origin";

@@ -7,15 +7,19 @@
 //! nothing is granted that no entry of `tokenService` lists.
 
 mod answer;
+mod deferred;
 pub mod endpoint;
 mod error;
 mod facts;
+mod redeemed;
 mod request;
 mod requesters;
 mod rules;
 mod subject;
 
+pub use self::deferred::{GrantKeys, MadeGrant};
 pub use self::error::{TokenError, Why};
+pub use self::redeemed::Redeemed;
 pub use self::request::{Request, Requested, SubjectKind};
 pub use self::requesters::Rates;
 pub use self::rules::{Entry, TokenRules};
@@ -64,6 +68,8 @@ pub struct Granted {
 pub enum Issued {
     /// A context token.
     Context(Box<Minted>),
+    /// A deferred grant.
+    Grant(Box<MadeGrant>),
 }
 
 /// Exchanges what `request` brings for what it asks.
@@ -95,9 +101,7 @@ pub async fn exchange(
     }
     match request.requested {
         Requested::Context => context(asked, request).await,
-        Requested::Deferred => {
-            Err(Why::RequestedTypeUnsupported.error("this service makes no deferred grants"))
-        }
+        Requested::Deferred => deferred::grant(asked, request),
     }
 }
 

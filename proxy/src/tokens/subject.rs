@@ -17,7 +17,7 @@ use countersign_ctxtoken::{
 use countersign_policy::doc::RctxKey;
 use http::HeaderValue;
 
-use super::{Asked, Request, SubjectKind, TokenError, Why};
+use super::{Asked, Request, SubjectKind, TokenError, Why, deferred};
 use crate::gateway::identify::{EndUser, IdentifyError};
 use crate::gateway::proofs::ProvenUser;
 use crate::gateway::strict_json;
@@ -47,9 +47,7 @@ pub(super) async fn verify(asked: Asked<'_>, request: &Request) -> Result<Proven
         SubjectKind::TxnToken => replaced(asked, token)?,
         SubjectKind::SelfSigned => stated(asked, token)?,
         SubjectKind::UnsignedJson => named(asked, token)?,
-        SubjectKind::Deferred => {
-            return Err(Why::SubjectTypeUnsupported.error("no deferred grants are made here"));
-        }
+        SubjectKind::Deferred => deferred::redeem(asked, request)?,
     };
     Ok(proven)
 }
