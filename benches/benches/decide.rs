@@ -90,6 +90,9 @@ fn facts<'a>(entry: &'a WorkloadId, scope: &'a [String]) -> ContextFacts<'a> {
         device: None,
         justification: None,
         acting: false,
+        custody: true,
+        hops: &[],
+        params: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     compile::{Compiled, CompiledRule},
     decision::{Decision, DenyReason, Outcome},
-    doc::{AuditLevel, ContextNeed, Effect, ProtocolMatch},
+    doc::{Atom, AuditLevel, ContextNeed, Effect, ProtocolMatch},
     eval::{self, BoundAtom},
     explain::{self, Explanation},
     index::{self, WORDS_MAX},
@@ -117,11 +117,11 @@ impl Compiled {
             return AllowResult::NotAbout;
         }
         let missing = rule.rule.context == ContextNeed::Required && input.context.is_none();
-        let mut tally = Tally { result: matched, without_context: matched, short: 0 };
+        let mut tally =
+            Tally { result: matched, without_context: matched, without_params: matched, short: 0 };
         for id in &rule.require {
             let result = self.atom(*id, input, memo);
-            let about_context = self.atoms.get(*id).is_some_and(BoundAtom::needs_context);
-            tally.add(result, about_context);
+            tally.add(result, self.atoms.get(*id));
         }
         tally.outcome(missing)
     }
@@ -156,6 +156,7 @@ impl Compiled {
             message: None,
             context: rule.rule.context,
             claims: rule.rule.claims.clone(),
+            once: rule.rule.once,
             resource: rule.resource.clone(),
             route: rule.route(input),
         }
@@ -187,14 +188,19 @@ struct Tally {
     result: Tri,
     /// AND of everything that does not look at the context token.
     without_context: Tri,
+    /// AND of everything but bound parameters.
+    without_params: Tri,
     /// How many atoms are not true.
     short: usize,
 }
 
 impl Tally {
-    fn add(&mut self, result: Tri, about_context: bool) {
+    fn add(&mut self, result: Tri, atom: Option<&BoundAtom>) {
         self.result = self.result.and(result);
-        if !about_context {
+        if !atom.is_some_and(|atom| matches!(atom.atom, Atom::Params(_))) {
+            self.without_params = self.without_params.and(result);
+        }
+        if !atom.is_some_and(BoundAtom::needs_context) {
             self.without_context = self.without_context.and(result);
         }
         self.short += usize::from(result != Tri::True);
@@ -208,6 +214,9 @@ impl Tally {
             (_, true) if self.without_context == Tri::True => {
                 AllowResult::Fails { reason: DenyReason::TokenMissing, short }
             }
+            (_, false) if self.without_params == Tri::True => {
+                AllowResult::Fails { reason: DenyReason::ParameterMismatch, short }
+            }
             (Tri::Unknown, false) => AllowResult::Fails { reason: DenyReason::Unknown, short },
             (Tri::True | Tri::Unknown, true) | (Tri::False, _) => {
                 AllowResult::Fails { reason: DenyReason::NoMatch, short }
@@ -217,13 +226,14 @@ impl Tally {
 }
 
 impl Closest {
-    /// A missing token is the most useful answer, then an unknown fact, then the fewest false
+    /// A missing token is the most useful answer, then a parameter, then an unknown fact, then the fewest false
     /// atoms; of equals the first in name order.
     fn consider(&mut self, id: usize, reason: DenyReason, short: usize) {
         let rank = |reason: DenyReason| match reason {
             DenyReason::TokenMissing => 0,
-            DenyReason::Unknown => 1,
-            DenyReason::NoMatch | DenyReason::DenyRule => 2,
+            DenyReason::ParameterMismatch => 1,
+            DenyReason::Unknown => 2,
+            DenyReason::NoMatch | DenyReason::DenyRule => 3,
         };
         if (rank(reason), short) < (rank(self.reason), self.short) {
             *self = Self { reason, rule: Some(id), short };
@@ -241,6 +251,7 @@ impl Decision {
             message: None,
             context: ContextNeed::Required,
             claims: None,
+            once: false,
             resource: None,
             route: None,
         }
@@ -309,9 +320,10 @@ impl CompiledRule {
     fn refuse(&self, reason: DenyReason) -> Decision {
         let audit = match reason {
             DenyReason::DenyRule => self.rule.obligations.audit,
-            DenyReason::NoMatch | DenyReason::Unknown | DenyReason::TokenMissing => {
-                AuditLevel::Normal
-            }
+            DenyReason::NoMatch
+            | DenyReason::Unknown
+            | DenyReason::TokenMissing
+            | DenyReason::ParameterMismatch => AuditLevel::Normal,
         };
         Decision {
             outcome: Outcome::Deny(reason),

@@ -26,6 +26,8 @@ pub struct Decision {
     pub context: ContextNeed,
     /// What the deciding rule shows the app of the claims; `None`: everything.
     pub claims: Option<Arc<ClaimFilter>>,
+    /// The token may be used by this rule only once.
+    pub once: bool,
     /// What is accessed, as the deciding policy says.
     pub resource: Option<ResourceRef>,
     /// The path pattern of the deciding rule that matched.
@@ -52,6 +54,8 @@ pub enum DenyReason {
     Unknown,
     /// An allow rule failed only because no context token came with the request.
     TokenMissing,
+    /// An allow rule failed only because a signed parameter is not the request's.
+    ParameterMismatch,
 }
 
 impl DenyReason {
@@ -62,6 +66,7 @@ impl DenyReason {
             Self::NoMatch => "no_match",
             Self::Unknown => "unknown",
             Self::TokenMissing => "token_missing",
+            Self::ParameterMismatch => "parameter_mismatch",
         }
     }
 }

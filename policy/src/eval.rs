@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::{
+    chain,
     decision::ResourceName,
     doc::{
         Atom,
@@ -21,6 +22,7 @@ use crate::{
     },
     facts,
     input::{ContextFacts, Input, Request, UserFacts},
+    params,
     time::{EvaluateAt, Hours, TimeAtom},
     tri::Tri,
 };
@@ -43,7 +45,7 @@ impl BoundAtom {
     pub(crate) fn needs_context(&self) -> bool {
         match &self.atom {
             Atom::User(_) | Atom::UserAbsent | Atom::Token(_) => true,
-            Atom::Justification(_) | Atom::Device(_) => true,
+            Atom::Justification(_) | Atom::Device(_) | Atom::Chain(_) | Atom::Params(_) => true,
             Atom::Source(source) => source.at == SourceAt::Origin,
             Atom::Time(time) => time.evaluate_at == EvaluateAt::Entry,
         }
@@ -66,6 +68,8 @@ impl BoundAtom {
             Atom::Justification(atom) => self.justification(atom, input),
             Atom::Device(atom) => facts::device(atom, input),
             Atom::Token(atom) => context.map_or(Tri::False, |facts| token(atom, facts, input)),
+            Atom::Chain(atom) => chain::eval(atom, input),
+            Atom::Params(atom) => params::eval(atom, input),
         }
     }
 
@@ -87,7 +91,11 @@ impl BoundAtom {
                     Hours::Outside | Hours::OutOfRange => None,
                 }
             }
-            Atom::Time(_) | Atom::Source(_) | Atom::UserAbsent => None,
+            Atom::Time(_)
+            | Atom::Source(_)
+            | Atom::UserAbsent
+            | Atom::Chain(_)
+            | Atom::Params(_) => None,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
 pub struct Explanation {
     /// `allow` or `deny`.
     pub decision: &'static str,
-    /// On a denial: `deny_rule`, `no_match`, `unknown` or `token_missing`.
+    /// On a denial: `deny_rule`, `no_match`, `unknown`, `token_missing` or `parameter_mismatch`.
     pub reason: Option<&'static str>,
     /// `namespace/policy/rule` of the deciding rule, or of the closest one.
     pub rule: Option<String>,

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod case;
+mod chain;
 mod compile;
 mod decide;
 pub mod decision;
@@ -26,6 +27,7 @@ pub mod http1;
 mod index;
 pub mod input;
 mod overlap;
+pub mod params;
 mod parse;
 pub mod path;
 pub mod pattern;

@@ -55,7 +55,15 @@ pub(crate) fn decide(
             }
             continue;
         }
+        let unbound: Vec<Atom> =
+            rule.require.iter().filter(|atom| !matches!(atom, Atom::Params(_))).cloned().collect();
+        let others = matched.and(all(documents, policy, &unbound, input));
         match matched.and(required) {
+            Tri::False | Tri::Unknown if others == Tri::True => {
+                if reason != DenyReason::TokenMissing {
+                    reason = DenyReason::ParameterMismatch;
+                }
+            }
             Tri::True => return (Outcome::Allow, Some(id.clone())),
             Tri::Unknown if reason == DenyReason::NoMatch => reason = DenyReason::Unknown,
             Tri::Unknown | Tri::False => {}

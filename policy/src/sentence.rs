@@ -7,13 +7,17 @@ use countersign_workload_id::WorkloadId;
 use jiff::civil::DateTime;
 
 use crate::{
+    chain,
     doc::{
         Atom, ProtocolMatch,
-        access::{ClaimValue, JustificationAtom, SourceAt, SourceAtom, TokenAtom, UserAtom},
+        access::{
+            ClaimValue, JustificationAtom, ParamsAtom, SourceAt, SourceAtom, TokenAtom, UserAtom,
+        },
     },
     eval::{self, BoundAtom},
     facts,
     input::{ContextFacts, Input, UserFacts},
+    params::{Compared, compared},
     time::{DAY_NAMES, Hours, TimeAtom},
     tri::Tri,
 };
@@ -59,6 +63,8 @@ pub(crate) fn atom(bound: &BoundAtom, input: &Input<'_>) -> String {
         Atom::Justification(atom) => justification(bound, atom, input),
         Atom::Device(atom) => facts::device_sentence(atom, input),
         Atom::Token(atom) => token(atom, input),
+        Atom::Chain(atom) => chain::sentence(atom, input),
+        Atom::Params(atom) => params(atom, input),
     }
 }
 
@@ -323,6 +329,20 @@ fn scopes(atom: &TokenAtom, facts: &ContextFacts<'_>) -> Option<(bool, String)> 
         (false, _) => (false, format!("scope {own}, needs one of {}", atom.any_scope.join(", "))),
         (true, false) => (false, format!("scope {own} lacks {}", lacking.join(", "))),
     })
+}
+
+/// Names only: the values are the user's.
+fn params(atom: &ParamsAtom, input: &Input<'_>) -> String {
+    if input.context.is_none() {
+        return no_context(input).to_owned();
+    }
+    let told = compared(atom, input).map(|(name, result)| match result {
+        Compared::Equal => (true, format!("`{name}` is the signed one")),
+        Compared::Differs => (false, format!("`{name}` is not the signed one")),
+        Compared::NotSigned => (false, format!("`{name}` was not signed")),
+        Compared::NotOnceHere => (false, format!("`{name}` is not in the request exactly once")),
+    });
+    join(told.collect())
 }
 
 /// `4 s`, `41 min`, `3 h 02 min`, `2 d 5 h`.

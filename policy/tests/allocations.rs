@@ -84,6 +84,9 @@ fn decide(
             device: None,
             justification: None,
             acting: false,
+            custody: true,
+            hops: &[],
+            params: None,
         }),
     };
     check(compiled, &input);

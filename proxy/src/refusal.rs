@@ -79,6 +79,7 @@ refusals! {
     LoopDetected => "loop_detected", 508, 8, "loop", "outbound", "The call would reach one of this proxy's own listeners.";
     MintRuleMissing => "mint_rule_missing", 403, 7, "denied", "gateway", "No mint rule covers this request, so no context is made for it.";
     Overloaded => "overloaded", 503, 14, "overloaded", "all", "Too many requests are in flight.";
+    ParameterMismatch => "parameter_mismatch", 403, 7, "policy_denied", "inbound", "A parameter that was signed at the edge is not the one of this request.";
     PathNotCanonical => "path_not_canonical", 400, 3, "bad_request", "all", "The request target has more than one reading.";
     PeerUnauthenticated => "peer_unauthenticated", 403, 7, "denied", "inbound", "The caller speaks plaintext and no rule admits unauthenticated callers.";
     PolicyDenied => "policy_denied", 403, 7, "denied", "inbound", "No rule allows the request, or a deny rule forbids it.";
@@ -94,6 +95,7 @@ refusals! {
     TokenExpired => "token_expired", 401, 16, "expired_token", "inbound", "The token ended.";
     TokenMalformed => "token_malformed", 400, 3, "bad_request", "inbound", "The token is not a compact JWS of our profile.";
     TokenMissing => "token_missing", 401, 16, "missing_token", "inbound", "A rule that would allow needs a context and none came.";
+    TokenReplayed => "token_replayed", 401, 16, "invalid_token", "inbound", "The route takes a token once, and this one was used.";
     TokenRequestRefused => "token_request_refused", 400, 3, "bad_request", "inbound", "The token service does not grant what a workload asked for; the record says which of its rules.";
     TokenRevoked => "token_revoked", 401, 16, "invalid_token", "inbound", "A Revocation names the token's user, device, transaction or signing key.";
     TokenTooLarge => "token_too_large", 431, 8, "too_large", "inbound", "The token is longer than the limit.";
@@ -119,8 +121,6 @@ pub const LATER: &[(&str, &str)] = &[
     ("hops_malformed", "Context: hop records"),
     ("hops_too_large", "Context: hop records"),
     ("hops_too_many", "Context: hop records"),
-    ("parameter_mismatch", "Context: parameter binding"),
-    ("token_replayed", "Context: single-use routes"),
 ];
 
 /// The file of the pipeline that refused. Its name is the audit field `stage`.

@@ -62,6 +62,12 @@ pub(crate) struct CaseRequest {
     pub(crate) peer_ip: Option<IpAddr>,
     pub(crate) justification: Option<CaseJustification>,
     pub(crate) device: Option<CaseDevice>,
+    /// Who held the token before; `None`: custody is off.
+    pub(crate) hops: Option<Vec<WorkloadId>>,
+    /// Where the request entered; `None`: at the caller.
+    pub(crate) entry: Option<WorkloadId>,
+    /// Signed parameters.
+    pub(crate) params: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Debug)]

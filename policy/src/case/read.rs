@@ -195,6 +195,12 @@ fn request(
     let age_s = layers.get("tokenAge").and_then(|node| read::duration_s(node, findings));
     let source = layers.get("source").and_then(|node| scalars::ip(node, findings));
     let peer_ip = layers.get("peerIp").and_then(|node| scalars::ip(node, findings));
+    let custody = layers
+        .get("custody")
+        .and_then(|node| read::one_of(node, &[("proven", true), ("off", false)], findings));
+    let hops = layers.get("hops").map(|node| workloads(node, cast, findings));
+    let entry = layers.get("entry").and_then(|node| scalars::workload_id(node, findings));
+    let params = layers.get("params").and_then(|node| claims(node, findings));
     let justification = layers.get("justification").and_then(|node| justification(node, findings));
     let device = layers.get("device").and_then(|node| device(node, findings));
     layers.finish(findings);
@@ -222,7 +228,20 @@ fn request(
         peer_ip,
         justification,
         device,
+        hops: custody.unwrap_or(true).then(|| hops.unwrap_or_default()),
+        entry,
+        params,
     })
+}
+
+/// Callers by their names.
+fn workloads(
+    node: &Node,
+    cast: &Cast,
+    findings: &mut Findings<'_>,
+) -> Vec<countersign_workload_id::WorkloadId> {
+    let items = read::filled_list(Some(node), findings);
+    items.iter().filter_map(|item| by_name(item, &cast.callers, "caller", findings)).collect()
 }
 
 /// A user or caller by its name; `nobody` is none.
@@ -298,6 +317,7 @@ fn expect(node: &Node, findings: &mut Findings<'_>) -> Option<Expect> {
         "no_match",
         "unknown",
         "token_missing",
+        "parameter_mismatch",
         "path_not_canonical",
         "path_not_canonical/byte",
         "path_not_canonical/escape",

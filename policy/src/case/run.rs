@@ -180,7 +180,10 @@ fn evaluate(
             (Some(reason.as_str().to_owned()), Some(status))
         }
     };
-    let decided = !matches!(reason.as_deref(), Some("no_match" | "unknown" | "token_missing"));
+    let decided = !matches!(
+        reason.as_deref(),
+        Some("no_match" | "unknown" | "token_missing" | "parameter_mismatch")
+    );
     let rule = decision.rule.as_ref().map(ToString::to_string);
     if decided {
         touched.extend(rule.clone());
@@ -211,8 +214,8 @@ fn refused_path(sub_reason: &str) -> Outcomes {
 }
 
 fn context(request: &CaseRequest, now_s: u64) -> Option<ContextFacts<'_>> {
-    // Where the request entered does not matter to any atom of this version.
-    let entry = request.caller.as_ref().filter(|_| request.token && request.protocol.is_some())?;
+    let caller = request.caller.as_ref().filter(|_| request.token && request.protocol.is_some())?;
+    let entry = request.entry.as_ref().unwrap_or(caller);
     let issued_at = now_s.saturating_sub(request.age_s);
     Some(ContextFacts {
         txn: "0190f8f6-test-0000-0000-000000000000",
@@ -248,6 +251,9 @@ fn context(request: &CaseRequest, now_s: u64) -> Option<ContextFacts<'_>> {
             facts: given.facts.as_ref(),
         }),
         acting: false,
+        custody: request.hops.is_some(),
+        hops: request.hops.as_deref().unwrap_or_default(),
+        params: request.params.as_ref(),
     })
 }
 

@@ -63,6 +63,8 @@ pub struct Rule {
     pub context: ContextNeed,
     /// What its permit shows the app in `Countersign-Claims`; `None`: everything.
     pub claims: Option<Arc<ClaimFilter>>,
+    /// A token permits by this rule only once.
+    pub once: bool,
     /// What else must happen.
     pub obligations: Obligations,
     /// Shown to in-mesh callers.
@@ -193,12 +195,16 @@ pub enum Atom {
     Device(DeviceAtom),
     /// The context token satisfies this.
     Token(TokenAtom),
+    /// The way the request came satisfies this.
+    Chain(ChainAtom),
+    /// The parameters that were signed are those of the request.
+    Params(ParamsAtom),
 }
 
 impl Atom {
     /// Whether it looks into the request itself, not only at who sent it and its context.
     pub fn reads_request(&self) -> bool {
-        self.names_owner()
+        self.names_owner() || matches!(self, Self::Params(_))
     }
 
     /// Whether it compares something with the owner of the resource.
@@ -222,6 +228,8 @@ impl Atom {
             Self::Justification(_) => "justification",
             Self::Device(_) => "device",
             Self::Token(_) => "token",
+            Self::Chain(_) => "chain",
+            Self::Params(_) => "params",
         }
     }
 }
@@ -348,6 +356,32 @@ pub struct TokenAtom {
     pub origins: Vec<String>,
     /// The subject is a service that one of these covers; empty: any subject.
     pub services: Vec<IdPattern>,
+}
+
+/// The way a request came; empty lists and `None` do not restrict.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChainAtom {
+    /// Where it entered the mesh.
+    pub origin: Option<WorkloadId>,
+    /// Workloads it passed, in any order.
+    pub through: Vec<WorkloadId>,
+    /// At most so many workloads held the token before this one.
+    pub max_hops: Option<usize>,
+    /// Custody must be proven.
+    pub custody: bool,
+}
+
+/// Parameters that must be the signed ones: name in the token, place in this request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ParamsAtom(pub Vec<(String, ParamSource)>);
+
+/// Where a parameter stands in a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ParamSource {
+    /// `fromPath`.
+    Path(OwnerFromPath),
+    /// `fromQuery`.
+    Query(String),
 }
 
 /// Whether an allow rule needs a context token.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::access::ParamSource;
 use super::{Callers, DeviceRules, HttpMatch, Selector, TokenService, VouchingProxy};
 use crate::pattern::AnchoredPattern;
 
@@ -106,6 +107,8 @@ pub struct MintRule {
     pub rctx: Vec<RctxKey>,
     /// `emit.tctx`: which facts about the transaction it carries.
     pub tctx: Vec<TctxKey>,
+    /// `emit.params`: parameters of the request the token carries.
+    pub params: Vec<(String, ParamSource)>,
 }
 
 closed_names! {

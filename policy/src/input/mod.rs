@@ -137,6 +137,12 @@ pub struct ContextFacts<'a> {
     pub justification: Option<JustificationFacts<'a>>,
     /// `act` is present: a worker acts for the subject.
     pub acting: bool,
+    /// Custody is proven: the token came over `hops` and nobody else.
+    pub custody: bool,
+    /// Who held the token before this workload, oldest first; empty if nothing is proven.
+    pub hops: &'a [WorkloadId],
+    /// Parameters of the entry request that were signed.
+    pub params: Option<&'a Map<String, Value>>,
 }
 
 /// The end user. `None` means: the token does not say.

@@ -48,6 +48,9 @@ struct ContextOwned {
     device: Option<DeviceOwned>,
     justification: Option<JustificationOwned>,
     acting: bool,
+    custody: bool,
+    hops: Vec<WorkloadId>,
+    params: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Debug)]
@@ -173,6 +176,9 @@ impl ContextOwned {
                 facts: j.facts.cloned(),
             }),
             acting: facts.acting,
+            custody: facts.custody,
+            hops: facts.hops.to_vec(),
+            params: facts.params.cloned(),
         }
     }
 
@@ -202,6 +208,9 @@ impl ContextOwned {
                 facts: j.facts.as_ref(),
             }),
             acting: self.acting,
+            custody: self.custody,
+            hops: &self.hops,
+            params: self.params.as_ref(),
         }
     }
 }

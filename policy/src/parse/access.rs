@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{atoms, known::Known, matchers, scalars, shown};
+use super::{atoms, binding, known::Known, matchers, scalars, shown};
 use crate::{
     doc::{
-        AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, Obligations, PathPattern,
-        Place, ProtocolMatch, Resource, Rule, access::OwnerFromPath,
+        AccessPolicy, Atom, AuditLevel, CallerMatch, ContextNeed, Effect, Obligations, Place,
+        ProtocolMatch, Resource, Rule,
+        access::{OwnerFromPath, ParamSource},
     },
-    path::{PathTemplate, Segment},
     yaml::{Fields, Findings, Node, Span, read},
 };
 
@@ -90,24 +90,7 @@ fn owner(node: &Node, findings: &mut Findings<'_>) -> Option<OwnerFromPath> {
     let mut fields = Fields::of(node, "owner", findings)?;
     let from_path = fields.required("fromPath", findings);
     fields.finish(findings);
-    let mut fields = Fields::of(from_path?, "fromPath", findings)?;
-    let template_node = fields.required("template", findings);
-    let param_node = fields.required("param", findings);
-    fields.finish(findings);
-    let template = scalars::template(template_node?, findings)?;
-    let node = param_node?;
-    let param = read::short_string(node, 64, findings)?;
-    if !template.has_param(&param) {
-        let names = template.segments().iter().filter_map(|segment| match segment {
-            Segment::Param(name) => Some(&**name),
-            Segment::Literal(_) => None,
-        });
-        let hint = crate::yaml::did_you_mean(&param, names);
-        let message = format!("template `{template}` has no `{{{param}}}`");
-        findings.error("E007", node.span, message).maybe_hint(hint);
-        return None;
-    }
-    Some(OwnerFromPath { template, param })
+    binding::from_path(from_path?, findings)
 }
 
 /// Reads the rules of one policy.
@@ -131,6 +114,7 @@ impl RuleReader<'_> {
         let unless_node = fields.optional("unless");
         let context_node = fields.optional("context");
         let claims_node = fields.optional("claims");
+        let once_node = fields.optional("once");
         let obligations_node = fields.optional("obligations");
         let message_node = fields.optional("message");
         fields.not_yet("messageFor", findings);
@@ -157,6 +141,7 @@ impl RuleReader<'_> {
             context: context_node,
             claims: claims_node,
             require: require_node,
+            once: once_node,
         };
         match effect {
             Some(Effect::Allow) => check_allow(&nodes, findings),
@@ -179,6 +164,7 @@ impl RuleReader<'_> {
                 false => ContextNeed::Required,
             }),
             claims,
+            once: once_node.is_some(),
             obligations: obligations.unwrap_or(Obligations {
                 audit: AuditLevel::Normal,
                 max_stream_age_s: STREAM_AGE_S_DEFAULT,
@@ -220,6 +206,7 @@ impl RuleReader<'_> {
         for atom in all {
             match atom {
                 atom if atom.names_owner() => self.check_owner(rule, atom, node, findings),
+                Atom::Params(params) => check_params(rule, &params.0, node, findings),
                 Atom::Time(time) => self.check_zone(&time.zone_name, node, findings),
                 _ => {}
             }
@@ -242,29 +229,7 @@ impl RuleReader<'_> {
                 .hint("add `resource: {type: user, owner: {fromPath: {template: …, param: …}}}`");
             return;
         };
-        let effect = match rule.effect {
-            Effect::Allow => "the rule could never allow",
-            Effect::Deny => "the rule would deny every such request",
-        };
-        let unbound: Vec<String> = match &rule.matcher.protocol {
-            Some(ProtocolMatch::Http(http)) if !http.paths.is_empty() => {
-                let loose = http.paths.iter().filter(|path| !binds(path, owner));
-                loose.map(|path| path.route().to_string()).collect()
-            }
-            Some(ProtocolMatch::Grpc(grpc)) => vec![format!("/{}", grpc.service)],
-            Some(ProtocolMatch::Http(_)) | None => vec!["any path".to_owned()],
-            // Reported by `check_tcp`.
-            Some(ProtocolMatch::Tcp) => Vec::new(),
-        };
-        for path in unbound {
-            let message = format!(
-                "path `{path}` of rule `{}` has no `{{{}}}`, so `resource.owner` would be unknown and {effect}",
-                rule.name, owner.param
-            );
-            findings
-                .error("E007", node.span, message)
-                .hint(format!("use paths below `{}`", owner.template));
-        }
+        check_bound(rule, owner, "resource.owner", node, findings);
     }
 
     fn check_zone(&mut self, zone: &str, node: &Node, findings: &mut Findings<'_>) {
@@ -287,7 +252,7 @@ impl RuleReader<'_> {
         let asks = rule.require.iter().any(|a| matches!(a, Atom::User(_) | Atom::UserAbsent));
         let covers = |owner: &OwnerFromPath| match &rule.matcher.protocol {
             Some(ProtocolMatch::Http(http)) => {
-                http.paths.is_empty() || http.paths.iter().any(|path| binds(path, owner))
+                http.paths.is_empty() || http.paths.iter().any(|path| binding::binds(path, owner))
             }
             Some(ProtocolMatch::Grpc(_)) | None => true,
             Some(ProtocolMatch::Tcp) => false,
@@ -316,6 +281,53 @@ impl RuleReader<'_> {
     }
 }
 
+/// Parameters from the path need paths that have them.
+fn check_params(
+    rule: &Rule,
+    params: &[(String, ParamSource)],
+    node: &Node,
+    findings: &mut Findings<'_>,
+) {
+    for (name, source) in params {
+        if let ParamSource::Path(place) = source {
+            check_bound(rule, place, &format!("params.{name}"), node, findings);
+        }
+    }
+}
+
+/// Every path of a rule must name what is read from it.
+fn check_bound(
+    rule: &Rule,
+    place: &OwnerFromPath,
+    what: &str,
+    node: &Node,
+    findings: &mut Findings<'_>,
+) {
+    let effect = match rule.effect {
+        Effect::Allow => "the rule could never allow",
+        Effect::Deny => "the rule would deny every such request",
+    };
+    let unbound: Vec<String> = match &rule.matcher.protocol {
+        Some(ProtocolMatch::Http(http)) if !http.paths.is_empty() => {
+            let loose = http.paths.iter().filter(|path| !binding::binds(path, place));
+            loose.map(|path| path.route().to_string()).collect()
+        }
+        Some(ProtocolMatch::Grpc(grpc)) => vec![format!("/{}", grpc.service)],
+        Some(ProtocolMatch::Http(_)) | None => vec!["any path".to_owned()],
+        // Reported by `check_tcp`.
+        Some(ProtocolMatch::Tcp) => Vec::new(),
+    };
+    for path in unbound {
+        let message = format!(
+            "path `{path}` of rule `{}` has no `{{{}}}`, so `{what}` would be unknown and {effect}",
+            rule.name, place.param
+        );
+        findings
+            .error("E007", node.span, message)
+            .hint(format!("use paths below `{}`", place.template));
+    }
+}
+
 /// Where the parts of a rule are written.
 struct RuleNodes<'n> {
     rule: &'n Node,
@@ -324,6 +336,7 @@ struct RuleNodes<'n> {
     context: Option<&'n Node>,
     claims: Option<&'n Node>,
     require: Option<&'n Node>,
+    once: Option<&'n Node>,
 }
 
 /// A rule about opaque connections cannot ask for what only requests have.
@@ -333,12 +346,18 @@ fn check_tcp(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
             .error("E004", node.span, "`context` has no meaning for opaque connections")
             .hint("remove it: a context token travels in requests only");
     }
+    if let Some(node) = nodes.once {
+        let message = "`once` has no meaning for opaque connections";
+        findings.error("E004", node.span, message).hint("remove it: they carry no context token");
+    }
     let unless = read::list(nodes.unless, findings).iter();
     for set in nodes.require.into_iter().chain(unless) {
         for (name, origin) in [
             ("user", None),
             ("justification", None),
             ("token", None),
+            ("chain", None),
+            ("params", None),
             ("source", Some(("at", "origin"))),
             ("time", Some(("evaluateAt", "entry"))),
         ] {
@@ -365,6 +384,14 @@ fn check_allow(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
             .error("E016", node.span, "`unless` is for deny rules")
             .hint("an exception to an allow is a deny rule");
     }
+    if let Some(node) = nodes.once {
+        read::only_true(node, "once", findings);
+        if nodes.context.and_then(Node::text).is_some_and(|need| need != "required") {
+            findings
+                .error("E013", node.span, "`once` needs `context: required`")
+                .hint("what comes without a token cannot be told from what came before");
+        }
+    }
     let Some(matcher) = nodes.matcher else { return };
     if matcher.get("caller").is_none() {
         let name = nodes.rule.get("name").and_then(Node::text).unwrap_or_default();
@@ -375,42 +402,14 @@ fn check_allow(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
 }
 
 fn check_deny(nodes: &RuleNodes<'_>, findings: &mut Findings<'_>) {
-    for (name, node) in [("context", nodes.context), ("claims", nodes.claims)] {
+    let allow_only = [("context", nodes.context), ("claims", nodes.claims), ("once", nodes.once)];
+    for (name, node) in allow_only {
         if let Some(node) = node {
             findings
                 .error("E013", node.span, format!("`{name}` has no meaning in a deny rule"))
                 .hint("remove it");
         }
     }
-}
-
-/// Whether every path of a pattern names the owner at the same place as the owner's template.
-fn binds(pattern: &PathPattern, owner: &OwnerFromPath) -> bool {
-    let template: PathTemplate = match pattern {
-        PathPattern::Template(template) => template.clone(),
-        PathPattern::Exact(path) => match PathTemplate::parse(path) {
-            Ok(template) => template,
-            Err(_) => return false,
-        },
-        PathPattern::Prefix(path) => match PathTemplate::parse(&format!("{path}/**")) {
-            Ok(template) => template,
-            Err(_) => return false,
-        },
-    };
-    let wanted = owner.template.segments();
-    let given = template.segments();
-    let long_enough = match (owner.template.is_open(), template.is_open()) {
-        (true, _) => given.len() >= wanted.len(),
-        (false, false) => given.len() == wanted.len(),
-        (false, true) => false,
-    };
-    long_enough
-        && wanted.iter().zip(given).all(|pair| match pair {
-            (Segment::Literal(a), Segment::Literal(b)) => a == b,
-            (Segment::Param(_), Segment::Literal(text)) => !text.is_empty(),
-            (Segment::Param(a), Segment::Param(b)) => **a != *owner.param || a == b,
-            (Segment::Literal(_), Segment::Param(_)) => false,
-        })
 }
 
 fn context(node: &Node, findings: &mut Findings<'_>) -> ContextNeed {

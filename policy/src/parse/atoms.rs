@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    facts,
+    binding, chain, facts,
     known::{Known, KnownProvider},
     mesh::ORIGINS,
     scalars, window,
@@ -11,7 +11,9 @@ use super::{
 use crate::{
     doc::{
         Atom, ClaimRole, ClaimType,
-        access::{ClaimValue, JustificationAtom, SourceAt, SourceAtom, TokenAtom, UserAtom},
+        access::{
+            ClaimValue, JustificationAtom, ParamsAtom, SourceAt, SourceAtom, TokenAtom, UserAtom,
+        },
     },
     yaml::{Fields, Findings, Node, Value, did_you_mean, read},
 };
@@ -19,7 +21,7 @@ use crate::{
 /// Atoms of the language that this version does not evaluate.
 /// Most services one atom lists.
 const SERVICES_MAX: usize = 64;
-const LATER: &[&str] = &["build", "interaction", "chain", "workload", "external", "when"];
+const LATER: &[&str] = &["build", "interaction", "workload", "external", "when"];
 
 /// The atoms of one mapping, and where each stands.
 pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Vec<Atom>> {
@@ -36,17 +38,22 @@ pub(super) fn read(node: &Node, known: &Known, findings: &mut Findings<'_>) -> O
     let justification_node = fields.optional("justification");
     let device_node = fields.optional("device");
     let token_node = fields.optional("token");
+    let chain_node = fields.optional("chain");
+    let params_node = fields.optional("params");
     for later in LATER {
         fields.not_yet(later, findings);
     }
     fields.finish(findings);
-    let read: [Option<Option<Atom>>; 6] = [
+    let read: [Option<Option<Atom>>; 8] = [
         user_node.map(|node| user(node, known, findings)),
         source_node.map(|node| source(node, known, findings).map(Atom::Source)),
         time_node.map(|node| window::time(node, known, findings).map(Atom::Time)),
         justification_node.map(|node| justification(node, known, findings)),
         device_node.map(|node| facts::device(node, known, findings).map(Atom::Device)),
         token_node.map(|node| token(node, findings).map(Atom::Token)),
+        chain_node.map(|node| chain::read(node, known, findings).map(Atom::Chain)),
+        params_node
+            .map(|node| binding::params(node, findings).map(|p| Atom::Params(ParamsAtom(p)))),
     ];
     read.into_iter().flatten().collect()
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::{
-    callers, device,
+    binding, callers, device,
     known::{Known, KnownAttributes},
     matchers, scalars, token_service,
 };
 use crate::{
+    doc::access::ParamSource,
     doc::{
         Callers, ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, DeviceRules,
         HttpMatch, JustificationKind, MintRule, RctxKey, Selector, TctxKey, TokenService,
@@ -284,10 +285,18 @@ fn mint_rule(node: &Node, findings: &mut Findings<'_>) -> Option<MintRule> {
     let mut fields = Fields::of(node, "a mint rule", findings)?;
     let matcher = fields.required("match", findings).and_then(|node| matched(node, findings));
     let scope = fields.required("scope", findings).map(|node| scope(node, findings));
-    let emit = fields.optional("emit").map(|node| emit(node, findings));
+    let emit_node = fields.optional("emit");
+    let emit = emit_node.map(|node| emit(node, findings));
     fields.finish(findings);
-    let (rctx, tctx) = emit.unwrap_or_default();
-    Some(MintRule { matcher: matcher?, scope: scope?, rctx, tctx })
+    let (rctx, tctx, params) = match emit {
+        Some(read) => read?,
+        None => Default::default(),
+    };
+    let matcher = matcher?;
+    if let Some(node) = emit_node {
+        binding::check_mint(&matcher, &params, node, findings);
+    }
+    Some(MintRule { matcher, scope: scope?, rctx, tctx, params })
 }
 
 /// `match: {http: {…}}` or `match: {any: true}`.
@@ -334,13 +343,21 @@ fn scope(node: &Node, findings: &mut Findings<'_>) -> Vec<String> {
     names
 }
 
-fn emit(node: &Node, findings: &mut Findings<'_>) -> (Vec<RctxKey>, Vec<TctxKey>) {
-    let Some(mut fields) = Fields::of(node, "emit", findings) else { return Default::default() };
+/// What `emit` names: keys of `rctx`, keys of `tctx`, parameters.
+type Emitted = (Vec<RctxKey>, Vec<TctxKey>, Vec<(String, ParamSource)>);
+
+fn emit(node: &Node, findings: &mut Findings<'_>) -> Option<Emitted> {
+    let mut fields = Fields::of(node, "emit", findings)?;
     let rctx = keys(fields.optional("rctx"), RctxKey::ALL, &[], findings);
-    let later = ["params", "deadline"];
+    let params_node = fields.optional("params");
+    let later = ["deadline"];
     let tctx = keys(fields.optional("tctx"), TctxKey::ALL, &later, findings);
     fields.finish(findings);
-    (rctx, tctx)
+    let params = match params_node {
+        Some(node) => binding::params(node, findings)?,
+        None => Vec::new(),
+    };
+    Some((rctx, tctx, params))
 }
 
 fn keys<T: Copy + PartialEq>(

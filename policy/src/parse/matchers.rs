@@ -112,7 +112,11 @@ fn caller(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Cal
 }
 
 /// `{namespace, serviceAccount}` or `{spiffeId}`.
-fn workload(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<WorkloadId> {
+pub(super) fn workload(
+    node: &Node,
+    known: &Known,
+    findings: &mut Findings<'_>,
+) -> Option<WorkloadId> {
     let mut fields = Fields::of(node, "a caller", findings)?;
     if let Some(id) = fields.optional("spiffeId") {
         fields.finish(findings);

@@ -7,7 +7,9 @@
 mod access;
 mod atoms;
 mod attributes;
+mod binding;
 mod callers;
+mod chain;
 mod destination;
 mod device;
 mod facts;

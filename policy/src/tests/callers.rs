@@ -250,6 +250,9 @@ fn decide(services: &str, service: Option<&str>) -> (bool, String) {
             device: None,
             justification: None,
             acting: false,
+            custody: true,
+            hops: &[],
+            params: None,
         }),
     };
     let kept = compiled.keep(&input);

@@ -72,6 +72,13 @@ const ATOMS: &[&str] = &[
     "device: {managed: true, sources: [mtls, \"header:iap\"]}",
     "token: {scopes: {anyOf: [read, write]}, maxAge: 2m}",
     "token: {origins: [batch]}",
+    "chain: {origin: {namespace: edge, serviceAccount: gateway}}",
+    "chain: {through: [{namespace: a, serviceAccount: b}], maxHops: 2}",
+    "chain: {maxHops: 1}",
+    "chain: {custody: true}",
+    "params: {user: {fromPath: {template: \"/u/{user}\", param: user}}}",
+    "params: {order: {fromQuery: order}}",
+    "params: {order: {fromQuery: order}, shop: {fromQuery: shop}}",
     // Many distinct atoms, so that the memo is more than one word.
     "token: {maxAge: 20s}",
     "token: {maxAge: 34s}",
@@ -168,10 +175,9 @@ fn atom_set(atoms: &[&'static str], protocol: &str) -> Option<String> {
             || ["user: {absent", "source: {at: peer", "time: {timeZone: UTC, windows"]
                 .iter()
                 .any(|start| atom.starts_with(start));
-        if !repeated
-            && possible
-            && (owner || !atom.contains("esourceOwner") && !atom.contains("resource.owner"))
-        {
+        let names_user = ["esourceOwner", "resource.owner", "fromPath"];
+        let names_user = names_user.iter().any(|word| atom.contains(word));
+        if !repeated && possible && (owner || !names_user) {
             out.push(atom);
         }
     }
@@ -245,6 +251,9 @@ struct ContextSpec {
     justification: Option<JustificationSpec>,
     device: Option<DeviceSpec>,
     acting: bool,
+    /// How many held it; `None`: custody is off.
+    hops: Option<usize>,
+    params: Option<(&'static str, Option<&'static str>)>,
 }
 
 type JustificationSpec = (bool, Option<u64>, Option<(&'static str, i64)>);
@@ -276,10 +285,15 @@ fn context() -> impl Strategy<Value = ContextSpec> {
             option::of(select(&["mtls", "idp"][..])),
             option::of(0..7200u64),
         )),
-        any::<bool>(),
+        (
+            any::<bool>(),
+            option::weighted(0.8, 0..4usize),
+            option::of((select(&["7", "42"][..]), option::of(select(&["a", "b"][..])))),
+        ),
     )
         .prop_map(
-            |(scope, origin, age_s, user, details, source, justification, device, acting)| {
+            |(scope, origin, age_s, user, details, source, justification, device, rest)| {
+                let (acting, hops, params) = rest;
                 ContextSpec {
                     scope,
                     origin,
@@ -290,6 +304,8 @@ fn context() -> impl Strategy<Value = ContextSpec> {
                     justification,
                     device,
                     acting,
+                    hops,
+                    params,
                 }
             },
         )
@@ -309,6 +325,10 @@ fn request() -> impl Strategy<Value = RequestSpec> {
         "/u/42/",
         "/U/42",
         "/u/4%32/x",
+        "/u/42?order=7",
+        "/a/b?order=7&shop=a",
+        "/a/b?order=7&ORDER=7",
+        "/a?order=8&shop=b",
         "/s.S/Get",
         "/s.S/Set",
         "/S.s/get/",
@@ -367,6 +387,20 @@ fn device_facts((tier, managed, src, age): DeviceSpec, now_s: u64) -> DeviceFact
     DeviceFacts { id: Some("d-1"), tier, managed, src, at: age.map(|age| now_s - age) }
 }
 
+/// Who may have held a token, oldest first.
+fn holders() -> Vec<WorkloadId> {
+    let ids = ["e/sa/f", "a/sa/b", "c/sa/d"];
+    ids.map(|id| format!("spiffe://t/ns/{id}").parse().unwrap()).into()
+}
+
+fn signed_params(spec: &RequestSpec) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let (order, shop) = spec.context.as_ref()?.params?;
+    Some(object(match shop {
+        Some(shop) => serde_json::json!({"order": order, "user": order, "shop": shop}),
+        None => serde_json::json!({"order": order, "user": order}),
+    }))
+}
+
 /// Builds the input of a generated request and hands it on.
 fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
     let now_ms = 1_795_000_000_000 + spec.hour * 3_600_000;
@@ -387,6 +421,7 @@ fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
     let said = spec.context.as_ref().and_then(|c| c.justification?.2);
     let said = said
         .map(|(customer, size)| object(serde_json::json!({ "customer": customer, "size": size })));
+    let (holders, params) = (holders(), signed_params(spec));
     let context = spec.context.as_ref().map(|c| ContextFacts {
         txn: "t",
         scope: &scope,
@@ -415,6 +450,9 @@ fn with_input<R>(spec: &RequestSpec, then: impl FnOnce(&Input<'_>) -> R) -> R {
             facts: said.as_ref(),
         }),
         acting: c.acting,
+        custody: c.hops.is_some(),
+        hops: holders.get(..c.hops.unwrap_or(0)).unwrap_or_default(),
+        params: params.as_ref(),
     });
     let input = Input {
         now_ms,

@@ -196,7 +196,11 @@ const INBOUND: &[Step] = &[
     ("context: what this issuer may say", &["constraint_violated"]),
     ("context: may this caller present a token", &["presenter_refused"]),
     ("context: custody, from the first holder to this caller", &["custody_broken"]),
-    ("decide: policy", &["peer_unauthenticated", "token_missing", "policy_denied"]),
+    (
+        "decide: policy, and the parameters that were signed",
+        &["peer_unauthenticated", "token_missing", "parameter_mismatch", "policy_denied"],
+    ),
+    ("decide: a token that may be used once", &["token_replayed"]),
     AUDIT,
     ("enrich: verified headers for the app", &["context_too_large"]),
     (
@@ -382,6 +386,9 @@ mod tests {
             device: None,
             justification: None,
             acting: false,
+            custody: true,
+            hops: &[],
+            params: None,
         };
         let input = Input {
             now_ms: 1_795_000_000_000,

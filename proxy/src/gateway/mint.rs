@@ -153,6 +153,7 @@ pub fn token(
             TctxKey::Path => tctx.p = template(rule, head),
         }
     }
+    tctx.params = countersign_policy::params::captured(rule, &head.path);
     let context = NewContext {
         sub: findings.subject(),
         scope: scope(rule, findings)?,

@@ -55,7 +55,7 @@ impl Permit {
 /// Decides on one request.
 ///
 /// # Errors
-/// `policy_denied`, `token_missing`, or `peer_unauthenticated` for plaintext that no rule admits.
+/// `policy_denied`, `parameter_mismatch`, `token_missing`, or `peer_unauthenticated` for plaintext that no rule admits.
 pub fn authorize(
     conn: &Connection,
     head: &Head,
@@ -132,6 +132,7 @@ fn refuse(reason: DenyReason, peer: &Peer, decision: &Decision) -> Refused {
     let refusal = match (reason, peer) {
         (_, Peer::None(_)) => Refusal::PeerUnauthenticated,
         (DenyReason::TokenMissing, Peer::Mesh(_)) => Refusal::TokenMissing,
+        (DenyReason::ParameterMismatch, Peer::Mesh(_)) => Refusal::ParameterMismatch,
         (DenyReason::DenyRule | DenyReason::NoMatch | DenyReason::Unknown, Peer::Mesh(_)) => {
             Refusal::PolicyDenied
         }
@@ -219,6 +220,9 @@ fn facts<'a>(ctx: &'a RequestContext, via: &'a str) -> ContextFacts<'a> {
             facts: just.facts.as_ref(),
         }),
         acting: ctx.act.is_some(),
+        custody: false,
+        hops: &[],
+        params: ctx.tctx.params.as_ref(),
     }
 }
 
