@@ -964,3 +964,38 @@ fn grants_have_keys_a_life_and_a_count() {
     "#]],
     );
 }
+
+/// What the page about the token service shows is what may be written.
+#[test]
+fn the_documents_of_the_token_service_page_load() {
+    let page = include_str!("../../docs/context/token-service.md");
+    let blocks: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```").map(|(block, _)| block))
+        .collect();
+    let [mesh, tokens, proxy, access] = blocks.as_slice() else {
+        panic!("{} blocks", blocks.len())
+    };
+    let folder = Folder::new();
+    folder.put("mesh.yaml", mesh);
+    folder.put("tokens.yaml", tokens);
+    folder.put("access.yaml", access);
+    let loaded = ProxyConfig::load(&folder.put("proxy.yaml", proxy));
+    let (config, documents) = loaded.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.app[0].service, Some(AppService::Issuer));
+    assert!(documents.warnings.is_empty(), "{:?}", documents.warnings);
+    let service = documents.gateways[0].spec.token_service.as_ref().unwrap();
+    assert_eq!((service.requesters.len(), service.replacements), (2, 3));
+    assert_eq!(service.requesters[0].rate, 10);
+}
+
+#[test]
+fn a_port_that_this_process_answers_has_no_app() {
+    let folder = Folder::new();
+    folder.put("mesh.yaml", MESH);
+    let text = SIDECAR.replace("address: \"127.0.0.1:7002\"", "service: issuer, protocol: http");
+    let text = spec(&text);
+    let problems = ProxyConfig::load(&folder.put("proxy.yaml", &text)).expect_err("refused");
+    assert!(problems.to_string().contains("`service` answers itself"), "{problems}");
+}

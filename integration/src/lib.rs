@@ -33,6 +33,7 @@ pub mod proxy;
 pub mod raw_app;
 pub mod tls;
 pub mod token;
+pub mod token_service;
 pub mod wait;
 pub mod workload_api;
 pub mod world;

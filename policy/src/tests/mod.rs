@@ -11,3 +11,4 @@ mod opaque;
 mod property;
 mod providers;
 mod shown;
+mod token_service;

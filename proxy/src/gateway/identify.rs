@@ -169,8 +169,7 @@ impl UserVerifier {
     }
 
     /// Verifies a token that came as such, not in a header of a request: by the provider that
-    /// issued it. A token that is bound to a key counts only with a proof of it, so it does not
-    /// count here.
+    /// issued it. What it is bound to is the caller's to look at.
     ///
     /// # Errors
     /// See [`verify_bearer`].
@@ -182,9 +181,6 @@ impl UserVerifier {
         now: Now,
     ) -> Result<EndUser, IdentifyError> {
         let parsed = user_token::parse(token)?;
-        if parsed.claims.contains_key("cnf") {
-            return Err(IdentifyError::Malformed("the token is bound to a key"));
-        }
         let typ = parsed.typ.as_deref().unwrap_or("JWT");
         if only_id_token && !typ.eq_ignore_ascii_case("JWT") {
             return Err(IdentifyError::TypeWrong);
