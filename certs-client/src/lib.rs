@@ -14,6 +14,7 @@ pub mod api_server;
 pub mod bundle;
 pub mod bundle_doc;
 mod bundle_map;
+mod client_names;
 mod credential;
 pub mod crl;
 pub mod csr;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use bundle::{Bundle, BundleError, TrustBundles};
 pub use bundle_doc::BundleDoc;
+pub use client_names::{ClientNames, client_names};
 pub use crl::{Crl, Crls};
 pub use gate::{Delivered, GateError};
 pub use identity::{Certs, Identity};

@@ -97,6 +97,18 @@ bounds! {
     CLIENT_ROOTS_MAX: usize = 16;
     /// Bytes of one file of such authorities.
     CLIENT_ROOTS_BYTES_MAX: usize = MIB;
+    /// Questions to one attribute provider that wait for its answer (process).
+    ATTRIBUTE_CALLS_MAX: usize = 32;
+    /// Questions on their way to the control thread (process).
+    ATTRIBUTE_QUEUE_MAX: usize = 256;
+    /// Bytes of an answer of a decision point.
+    ATTRIBUTE_ANSWER_BYTES_MAX: usize = 16 * KIB;
+    /// Bytes of one message of a directory.
+    LDAP_MESSAGE_BYTES_MAX: usize = 64 * KIB;
+    /// Bytes of everything a directory says about one user.
+    LDAP_ANSWER_BYTES_MAX: usize = MIB;
+    /// Groups that a directory may name for one user, those that are not kept included.
+    LDAP_ENTRIES_MAX: usize = 4_096;
     /// Bytes of one certificate revocation list; larger ones are discarded.
     CRL_BYTES_MAX: usize = MIB;
     /// Longest life that a certificate of ours is asked for.

@@ -32,6 +32,7 @@ use crate::context_index::{ContextIndex, Propagation};
 use crate::control::{self, Control, Socket};
 use crate::federation;
 use crate::gateway;
+use crate::gateway::attributes::Attributes;
 use crate::gateway::callers::review::Reviews;
 use crate::gateway::proofs::Proofs;
 use crate::gateway::provider_fetch::Fetcher;
@@ -43,7 +44,7 @@ use crate::inbound;
 use crate::intercept;
 use crate::intercept::{listen, ready, self_test};
 use crate::lifecycle;
-use crate::live::{Builder, Live};
+use crate::live::{Builder, Live, Snapshot};
 use crate::machine;
 use crate::outbound;
 use crate::random::Random;
@@ -212,11 +213,7 @@ impl Started {
         let self_id = first.identity.as_ref().map(|me| me.id.clone());
         let self_id = self_id.ok_or_else(|| Failed::Broken("the identity vanished".to_owned()))?;
         let (audit, audit_writer) = start_audit(&config, &documents, &self_id, &metrics, personal)?;
-        let mut provider_keys = ProviderKeys::new(Fetcher::new());
-        if !snapshot.providers().is_empty() {
-            provider_keys.set_providers(snapshot.providers());
-            provider_keys.first_attempts(FIRST_KEYS_WAIT).await;
-        }
+        let provider_keys = first_keys(&snapshot).await;
         let shared = Shared {
             live: Arc::new(Live::new(snapshot)),
             propagation: Propagation {
@@ -234,6 +231,7 @@ impl Started {
             why,
             provider_keys: provider_keys.reader(),
             reviews: Reviews::start(),
+            attributes: Attributes::start(),
             token_rates: Arc::default(),
             proofs: Arc::new(Proofs::new(&Random::new().bytes())),
             redeemed: Arc::default(),
@@ -272,6 +270,16 @@ impl Started {
             control: None,
         })
     }
+}
+
+/// The keys of identity providers, as far as they answer at once.
+async fn first_keys(snapshot: &Snapshot) -> ProviderKeys {
+    let mut provider_keys = ProviderKeys::new(Fetcher::new());
+    if !snapshot.providers().is_empty() {
+        provider_keys.set_providers(snapshot.providers());
+        provider_keys.first_attempts(FIRST_KEYS_WAIT).await;
+    }
+    provider_keys
 }
 
 impl Running {

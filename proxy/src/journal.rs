@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::admin::{Explain, StageRefusal, WhyEntry};
 use crate::audit::{
-    self, AuditContext, AuditSlot, Callee, ContextFields, DecidedInput, DecisionId,
+    self, AuditContext, AuditSlot, Callee, ContextFields, DecidedInput, DecisionId, DeviceFields,
     JustificationFields, PodFields, Reason, Record, RecordKind, RequestFacts, ResponseFacts,
     ServiceFields, SourceFields, Text, Timing, UserFields,
 };
@@ -295,6 +295,13 @@ impl Journal {
             provider: context.rctx.idp.clone().unwrap_or_default().into(),
             id: user.id().to_owned().into(),
             account: context.rctx.acct.clone().map(Text::from),
+            groups_from: context.rctx.groups_src.clone().map(Text::from),
+        });
+        self.fields.device = context.rctx.dev.as_ref().map(|device| DeviceFields {
+            id: Some(device.id.clone().into()),
+            tier: device.tier.clone().map(Text::from),
+            managed: device.managed,
+            source: Some(device.src.to_string().into()),
         });
         self.fields.justification = context.rctx.just.as_ref().map(|just| JustificationFields {
             kind: just.kind.clone().into(),
@@ -318,6 +325,7 @@ impl Journal {
             provider: grant.rctx.idp.clone().unwrap_or_default().into(),
             id: user.id().to_owned().into(),
             account: grant.rctx.acct.clone().map(Text::from),
+            groups_from: None,
         });
         self.txn = Some(grant.txn.as_str().into());
     }
@@ -502,7 +510,9 @@ impl Journal {
         let message = self.decision.as_ref().and_then(|decision| decision.message.clone());
         let audience = match &self.peer {
             Some(Peer::Mesh(_)) => Audience::Mesh(message.as_deref()),
-            Some(Peer::None(_)) | None => Audience::Outside,
+            Some(Peer::None(_)) | None => {
+                refused.told.as_deref().map_or(Audience::Outside, Audience::Told)
+            }
         };
         let grpc = self.protocol == Protocol::Grpc;
         let mut response = problem::response(refused.refusal, &self.text, grpc, audience);

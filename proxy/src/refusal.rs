@@ -68,12 +68,14 @@ refusals! {
     ContextTooLarge => "context_too_large", 500, 13, "internal", "all", "The token or the verified headers would be larger than their limit.";
     CustodyBroken => "custody_broken", 401, 16, "invalid_token", "inbound", "The peer is not a workload this token was handed to.";
     DestinationUnknown => "destination_unknown", 404, 12, "unknown_destination", "outbound", "No Destination document knows the host the app called.";
+    DeviceRefused => "device_refused", 403, 7, "denied", "gateway", "Whoever knows the client's device says that it may not be used, or a Revocation names it.";
     HeaderForbidden => "header_forbidden", 400, 3, "bad_request", "all", "`Connection` names one of our reserved headers.";
     HeaderTooLarge => "header_too_large", 431, 8, "too_large", "all", "A header or trailer field, or all of them together, is larger than its limit.";
     HostInvalid => "host_invalid", 400, 3, "bad_request", "all", "The host is missing, repeated, malformed or differs from `:authority`.";
     IdentityUnavailable => "identity_unavailable", 503, 14, "unavailable", "outbound, gateway", "This proxy has no valid certificate of its own.";
     IssuerNotAllowed => "issuer_not_allowed", 401, 16, "invalid_token", "inbound", "The signer is not in the mesh's issuer allow-list.";
     JustificationInvalid => "justification_invalid", 400, 3, "bad_request", "gateway", "The justification header does not fit a configured kind.";
+    JustificationRefused => "justification_refused", 403, 7, "denied", "gateway", "The validator of the justification does not accept it. The caller is told the validator's own code.";
     KeyUnknown => "key_unknown", 401, 16, "invalid_token", "inbound", "The signing key or certificate is not one the issuer may use.";
     KeysUnavailable => "keys_unavailable", 503, 14, "unavailable", "inbound", "A listed issuer has no usable key set. Comes later, with fetched key sets: one from a file is checked at load.";
     LoopDetected => "loop_detected", 508, 8, "loop", "outbound", "The call would reach one of this proxy's own listeners.";
@@ -113,6 +115,7 @@ refusals! {
     UserTokenMalformed => "user_token_malformed", 400, 3, "bad_request", "gateway", "The Authorization header is not one bearer token.";
     UserTokenMissing => "user_token_missing", 401, 16, "missing_token", "gateway", "The route needs a user and the request has no bearer token.";
     UserTokenRevoked => "user_token_revoked", 401, 16, "invalid_token", "gateway", "A Revocation names the user, and the bearer token is older than it allows.";
+    ValidatorUnavailable => "validator_unavailable", 503, 14, "unavailable", "gateway", "Whoever checks a justification or a device, or knows the user's groups, gives no answer, and the document says that this refuses.";
 }
 
 /// Reasons the design names whose features come later; listed in the reference, produced nowhere.
@@ -179,12 +182,22 @@ pub struct Refused {
     pub detail: String,
     /// Fields of the answer, beside those every refusal has.
     pub answer: Vec<(HeaderName, HeaderValue)>,
+    /// A word for the caller, of whoever was asked about the request.
+    pub told: Option<Box<str>>,
 }
 
 impl Refused {
     /// A refusal with what was seen.
     pub fn new(refusal: Refusal, stage: Stage, detail: impl Into<String>) -> Refused {
-        Refused { refusal, stage, sub: None, detail: detail.into(), answer: Vec::new() }
+        let (detail, answer) = (detail.into(), Vec::new());
+        Refused { refusal, stage, sub: None, detail, answer, told: None }
+    }
+
+    /// Adds a word for the caller.
+    #[must_use]
+    pub fn telling(mut self, word: Option<String>) -> Refused {
+        self.told = word.map(String::into_boxed_str);
+        self
     }
 
     /// Adds the sub-reason.

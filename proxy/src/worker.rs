@@ -21,6 +21,7 @@ use crate::audit::{AuditSink, DecisionId};
 use crate::clock::Now;
 use crate::context_index::{ContextIndex, Propagation};
 use crate::failures::Failures;
+use crate::gateway::attributes::Attributes;
 use crate::gateway::callers::CallerCache;
 use crate::gateway::callers::review::Reviews;
 use crate::gateway::proofs::Proofs;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub provider_keys: KeysReader,
     /// Asks the API server about callers' tokens.
     pub reviews: Reviews,
+    /// What attribute providers say.
+    pub attributes: Attributes,
     /// How often each workload asks for tokens.
     pub token_rates: Arc<Rates>,
     /// DPoP proofs that were used at the gateways, and nonces for them.

@@ -35,6 +35,8 @@ pub struct Rctx {
     pub acct: Option<String>,
     /// Groups of the user, those the provider's document keeps.
     pub groups: Option<Vec<String>>,
+    /// Who says so, where it is not the user's credential: `dir:<provider>` or `header:<proxy>`.
+    pub groups_src: Option<String>,
     /// Further claims of the user's credential that the provider's document declares.
     pub claims: Option<JsonMap>,
     /// The user's device.
@@ -73,6 +75,7 @@ impl Rctx {
             amr: None,
             acct: None,
             groups: None,
+            groups_src: None,
             claims: None,
             dev: None,
             tls: None,

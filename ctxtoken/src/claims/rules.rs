@@ -109,6 +109,7 @@ fn check_user_facts(rctx: &Rctx) -> Checked {
     opt_time("rctx.auth_time", rctx.auth_time)?;
     texts("rctx.amr", rctx.amr.as_deref(), AMR_MAX)?;
     texts("rctx.groups", rctx.groups.as_deref(), GROUPS_MAX)?;
+    opt_text("rctx.groups_src", rctx.groups_src.as_deref(), REFERENCE_BYTES_MAX)?;
     members("rctx.claims", rctx.claims.as_ref(), MEMBERS_MAX, VALUE_BYTES_MAX)
 }
 

@@ -116,6 +116,7 @@ fn write_rctx(out: &mut Vec<u8>, rctx: &Rctx) {
     object.opt_time("auth_time", rctx.auth_time);
     object.opt_text("acct", rctx.acct.as_deref());
     object.list("groups", rctx.groups.as_deref());
+    object.opt_text("groups_src", rctx.groups_src.as_deref());
     object.map("claims", rctx.claims.as_ref());
     object.opt("dev", rctx.dev.as_ref(), write_device);
     object.opt("tls", rctx.tls.as_ref(), write_tls);

@@ -71,6 +71,7 @@ fn null_and_arrays_never_pass_for_a_value() {
         "rctx.idp",
         "rctx.amr",
         "rctx.groups",
+        "rctx.groups_src",
         "rctx.claims",
         "rctx.dev",
         "rctx.tls",

@@ -268,6 +268,7 @@ prop_compose! {
         rctx.acr = acr;
         rctx.auth_time = auth_time.map(UnixTime);
         rctx.amr = amr;
+        rctx.groups_src = groups.as_ref().map(|_| "dir:staff".to_owned());
         rctx.groups = groups;
         rctx.claims = claims;
         rctx.req_ip = ip.map(|ip| ip.to_canonical());

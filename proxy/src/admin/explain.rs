@@ -248,6 +248,10 @@ const GATEWAY: &[Step] = &[
         "mint: a rule for this request, and a token that fits",
         &["mint_rule_missing", "context_too_large"],
     ),
+    (
+        "mint: device, justification and groups, as those who know say",
+        &["device_refused", "justification_refused", "validator_unavailable"],
+    ),
     AUDIT,
     ENCRYPT,
     FORWARD,

@@ -158,6 +158,8 @@ pub struct UserFields {
     pub id: Text,
     /// Account; personal.
     pub account: Option<Text>,
+    /// Who says which groups the user is in, where it is not the provider.
+    pub groups_from: Option<Text>,
 }
 
 /// A workload that calls on its own behalf.

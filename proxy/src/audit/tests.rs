@@ -198,6 +198,7 @@ fn full_record() -> Record {
             provider: "corp".into(),
             id: "alice".into(),
             account: Some("42-4242".into()),
+            groups_from: None,
         }),
         service: None,
         scope: vec!["orders:read".to_owned()],

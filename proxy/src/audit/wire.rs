@@ -223,6 +223,8 @@ struct UserWire<'a> {
     id: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     acct: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups_src: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -440,9 +442,11 @@ fn subject_of<'a>(context: &'a RequestContext, how: &Personal) -> Option<UserWir
             idp: context.rctx.idp.as_deref().or(name.provider()).unwrap_or_default(),
             id: personal(how, "user", name.id()),
             acct,
+            groups_src: context.rctx.groups_src.as_deref(),
         }),
         Subject::Foreign { trust_domain, subject } => {
-            Some(UserWire { idp: trust_domain.as_str(), id: personal(how, "user", subject), acct })
+            let id = personal(how, "user", subject);
+            Some(UserWire { idp: trust_domain.as_str(), id, acct, groups_src: None })
         }
         Subject::Anonymous | Subject::Service(_) => None,
     }
@@ -469,6 +473,7 @@ fn user_of<'a>(user: &'a UserFields, how: &Personal) -> UserWire<'a> {
         idp: user.provider.as_str(),
         id: personal(how, "user", user.id.as_str()),
         acct: user.account.as_ref().map(|account| personal(how, "acct", account.as_str())),
+        groups_src: text(&user.groups_from),
     }
 }
 

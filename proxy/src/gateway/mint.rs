@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use countersign_ctxtoken::{
-    IpSource, Justification, MintError, NewContext, Origin, Rctx, SenderConstraint, Subject, Tctx,
-    TlsFacts, UnixTime,
+    IpSource, MintError, NewContext, Origin, Rctx, SenderConstraint, Subject, Tctx, TlsFacts,
+    UnixTime,
 };
 use countersign_policy::doc::{MintRule, RctxKey, TctxKey};
 use countersign_policy::matching_mint_rule;
@@ -19,7 +19,8 @@ use http::Method;
 use crate::clock::Now;
 use crate::gateway::accept::Connection;
 use crate::gateway::callers::ServiceCaller;
-use crate::gateway::capture::{ClientAddress, StatedJustification};
+use crate::gateway::capture::ClientAddress;
+use crate::gateway::facts::Facts;
 use crate::gateway::identify::EndUser;
 use crate::gateway::proofs::ProvenUser;
 use crate::gateway::rules::GatewayRules;
@@ -34,8 +35,8 @@ pub struct Findings {
     pub client: ClientAddress,
     /// Who asks; `None` where anonymous requests are let in.
     pub who: Option<Who>,
-    /// The stated justification.
-    pub justification: Option<StatedJustification>,
+    /// What is established beside.
+    pub facts: Facts,
 }
 
 /// Whom a request is made for, as its credential proved.
@@ -143,7 +144,7 @@ pub fn token(
         .map_err(|why| Refused::new(Refusal::IdentityUnavailable, Stage::Mint, why.clone()))?;
     let mut rctx = Rctx::new(findings.origin(), to.clone());
     for key in &rule.rctx {
-        capture(&mut rctx, *key, conn, findings, now);
+        capture(&mut rctx, *key, conn, findings);
     }
     let mut tctx = Tctx::default();
     for key in &rule.tctx {
@@ -182,7 +183,7 @@ fn scope(rule: &MintRule, findings: &Findings) -> Result<Vec<String>, Refused> {
     Ok(scope)
 }
 
-fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings, now: Now) {
+fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings) {
     let user = findings.user();
     match key {
         RctxKey::ReqIp => {
@@ -198,7 +199,13 @@ fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings
         }
         RctxKey::Authn => {}
         RctxKey::Acct => rctx.acct = user.and_then(|u| u.account()).map(str::to_owned),
-        RctxKey::Groups => rctx.groups = user.map(|user| user.groups().to_vec()),
+        RctxKey::Groups => match &findings.facts.groups {
+            Some(told) => {
+                rctx.groups.clone_from(&told.names);
+                rctx.groups_src = told.names.is_some().then(|| told.source.clone());
+            }
+            None => rctx.groups = user.map(|user| user.groups().to_vec()),
+        },
         RctxKey::Claims => {
             rctx.claims = user.map(|u| u.claims().clone()).filter(|claims| !claims.is_empty());
         }
@@ -207,21 +214,11 @@ fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings
             rctx.tls = conn.sni().map(|sni| TlsFacts {
                 v: Some("1.3".to_owned()),
                 sni: (!sni.is_empty()).then(|| sni.to_owned()),
-                cert: None,
+                cert: findings.facts.certificate.clone(),
             });
         }
-        // Nothing establishes a device yet.
-        RctxKey::Dev => {}
-        RctxKey::Just => {
-            rctx.just = findings.justification.as_ref().map(|stated| Justification {
-                kind: stated.kind.clone(),
-                reference: stated.reference.clone(),
-                by: None,
-                checked: false,
-                at: Some(UnixTime(now.secs())),
-                facts: None,
-            });
-        }
+        RctxKey::Dev => rctx.dev.clone_from(&findings.facts.device),
+        RctxKey::Just => rctx.just.clone_from(&findings.facts.justification),
     }
 }
 

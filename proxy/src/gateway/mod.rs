@@ -5,9 +5,12 @@
 //! `mint` (the context token, for exactly that callee). [`serve`] is the whole order.
 
 pub mod accept;
+pub mod attributes;
 pub mod callers;
 pub mod capture;
 mod cluster;
+pub mod device;
+pub mod facts;
 pub mod identify;
 mod identify_error;
 mod key_schedule;
@@ -24,6 +27,7 @@ pub mod user_cache;
 mod user_claims;
 pub mod user_keys;
 mod user_token;
+pub mod vouched;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +43,7 @@ use crate::context_index::TraceId;
 use crate::gateway::accept::Connection;
 use crate::gateway::callers::CallerError;
 use crate::gateway::capture::{CaptureError, KindMatch};
+use crate::gateway::facts::Brought;
 use crate::gateway::identify::IdentifyError;
 use crate::gateway::mint::{Asked, Findings, Who};
 use crate::gateway::proofs::target::{Schemes, Target};
@@ -93,15 +98,18 @@ async fn serve(
     };
     let nonce = fresh_nonce(conn, who.as_ref(), now);
     check_revoked(who.as_ref(), snap, now)?;
+    let taken = vouched::take(&rules.policy, &mut parts.headers);
     rules.users.remove_credentials(&mut parts.headers);
     parts.headers.remove(AUTHORIZATION);
     let rule = if preflight { None } else { Some(mint::rule(rules, &parts.method, &head)?) };
+    let brought = Brought { taken, who: who.as_ref(), stated: justification.as_ref() };
+    let facts = facts::establish(conn, (rules, rule), brought, snap, now).await?;
     let switches = route.destination.switches();
     let switch = Switch::take(&mut parts, &head.hop, &body, switches)?;
     let version = upgrade::transport_version(parts.version, switch.as_ref());
     let secured =
         encrypt::lease(conn.worker(), &route.destination, None, version, snap, journal).await?;
-    let findings = Findings { client, who, justification };
+    let findings = Findings { client, who, facts };
     let carries = match rule {
         None => Carries::Nothing,
         Some(rule) => {

@@ -11,6 +11,7 @@ use countersign_policy::{Documents, Workload};
 
 use crate::gateway::callers::CallerRules;
 use crate::gateway::capture::{AddressFrom, AddressRules};
+use crate::gateway::facts::{self, Providers};
 use crate::gateway::identify::UserVerifier;
 use crate::gateway::provider_keys::Provider;
 use crate::outbound::discover::{Destination, Destinations};
@@ -37,6 +38,8 @@ pub struct GatewayRules {
     pub callers: Option<Arc<CallerRules>>,
     /// All identity providers of the documents, and the cluster whose tokens callers bring, for the key tasks.
     pub providers: Vec<Arc<Provider>>,
+    /// Whom to ask about devices, justifications and groups.
+    pub attributes: Providers,
     routes: Vec<Route>,
 }
 
@@ -56,6 +59,7 @@ impl GatewayRules {
             return Ok(None);
         }
         let policy = select(documents, workload)?;
+        facts::check_bundles(&policy, config.gateway.iter())?;
         let mut providers: Vec<Arc<Provider>> =
             documents.providers.iter().map(|named| Arc::new(named.clone())).collect();
         let listed = |provider: &&Arc<Provider>| policy.user_providers.contains(&provider.name);
@@ -66,6 +70,7 @@ impl GatewayRules {
         Ok(Some(GatewayRules {
             address: address_rules(&policy),
             routes: routes(config, destinations)?,
+            attributes: facts::providers(documents),
             policy: Arc::new(policy),
             users,
             callers: callers.map(Arc::new),

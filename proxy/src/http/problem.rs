@@ -15,6 +15,8 @@ pub const DECISION: &str = "countersign-decision";
 pub enum Audience<'a> {
     /// Somebody outside, or without a certificate: status, title and id.
     Outside,
+    /// The same, with the code of whoever was asked about the request.
+    Told(&'a str),
     /// A mesh caller: also the message the rule's author wrote for it.
     Mesh(Option<&'a str>),
 }
@@ -58,6 +60,9 @@ fn http_response(refusal: Refusal, id: &str, audience: Audience<'_>) -> Response
         "status": row.http,
         "instance": format!("urn:countersign:decision:{}", id),
     });
+    if let (Audience::Told(code), Some(fields)) = (audience, body.as_object_mut()) {
+        fields.insert("code".to_owned(), code.into());
+    }
     if let (Audience::Mesh(Some(message)), Some(fields)) = (audience, body.as_object_mut()) {
         fields.insert("detail".to_owned(), message.into());
     }
