@@ -249,6 +249,14 @@ bounds! {
     HOPS_MAX: usize = 8;
     /// Certificates of earlier signers, sent once per connection.
     HOP_CERTS_BYTES_MAX: usize = 16 * KIB;
+    /// Hop records remembered as verified.
+    HOPS_VERIFIED_MAX: usize = 4_096;
+    /// Certificates of earlier signers remembered.
+    HOP_SIGNERS_MAX: usize = 2_048;
+    /// Size of all certificates of earlier signers remembered.
+    HOP_SIGNERS_BYTES_MAX: usize = 4 * MIB;
+    /// Certificates of earlier signers that the other end of a connection is known to have.
+    HOP_CERTS_SHOWN_MAX: usize = 2_048;
     /// Verified tokens remembered.
     TOKEN_CACHE_ENTRIES_MAX: usize = 1_024;
     /// Size of all verified tokens remembered.

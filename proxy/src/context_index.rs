@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign_config::limits;
-use countersign_ctxtoken::{RequestContext, Verified};
+use countersign_ctxtoken::{HopList, RequestContext, Verified};
 use http::HeaderValue;
 
 use crate::clock::Now;
+use crate::signers::Signer;
 
 use call::{Ambiguous, Found};
 pub use call::{Asked, Call, Lookup, Propagation};
@@ -36,8 +37,14 @@ pub struct Held {
     pub txn: Arc<str>,
     /// End of the token, seconds since the Unix epoch.
     pub exp: u64,
-    /// Whether this workload is the token's first holder and may hand it on.
+    /// Whether this workload may hand it on: the issuer, or a record, addressed it to us.
     pub may_pass_on: bool,
+    /// The records of earlier holders; none where this workload is the first.
+    pub hops: Option<Arc<HopList>>,
+    /// What they left of the token's scope.
+    pub scope: Arc<[String]>,
+    /// Who signed them, for those who have not met them.
+    pub signers: Arc<[Arc<Signer>]>,
     /// What it says, to be held against what is revoked; `None` where nothing was verified.
     pub context: Option<Arc<Verified<RequestContext>>>,
 }

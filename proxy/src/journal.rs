@@ -34,6 +34,7 @@ use crate::http::deadline;
 use crate::http::head::HeadError;
 use crate::http::hygiene;
 use crate::http::problem::{self, Audience};
+use crate::inbound::custody::Path;
 use crate::issuer::Minted;
 use crate::live::Snapshot;
 use crate::outbound::discover::Destination;
@@ -61,6 +62,8 @@ pub struct Journal {
     pub path: Option<CanonicalPath>,
     /// The verified context, once known.
     pub context: Option<Arc<Verified<RequestContext>>>,
+    /// How it came here.
+    pub path_of_context: Option<Arc<Path>>,
     /// The transaction of an attached context.
     pub txn: Option<Arc<str>>,
     text: String,
@@ -149,6 +152,7 @@ impl Journal {
             host: None,
             path: None,
             context: None,
+            path_of_context: None,
             txn: None,
             text: id.encode().as_str().to_owned(),
             protocol,
@@ -550,7 +554,7 @@ impl Journal {
             peer: self.peer.as_ref().map(audit_peer),
             callee: self.callee.clone(),
             context: self.audit_context(),
-            custody: self.context.is_some().then_some(self.snap.custody_required),
+            path: self.path_of_context.clone(),
             request: Some(self.request_facts()),
             response: ResponseFacts { status, ..ResponseFacts::default() },
             timing: Timing { total_us, ..Timing::default() },

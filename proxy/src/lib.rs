@@ -32,6 +32,7 @@ pub mod refusal;
 pub mod registry;
 pub mod relay;
 pub mod reload;
+pub mod signers;
 pub mod telemetry;
 pub mod tls;
 pub mod tokens;

@@ -141,6 +141,8 @@ impl Live {
 pub fn token_limits() -> TokenLimits {
     TokenLimits {
         token_bytes_max: limits::TOKEN_BYTES_MAX,
+        hops_bytes_max: limits::HOPS_BYTES_MAX,
+        hops_max: limits::HOPS_MAX,
         cache_entries_max: limits::TOKEN_CACHE_ENTRIES_MAX,
         cache_bytes_max: limits::TOKEN_CACHE_BYTES_MAX,
         ..TokenLimits::default()

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use countersign_config::{ProxyConfig, limits};
-use countersign_ctxtoken::TokenCache;
+use countersign_ctxtoken::{TokenCache, VerifiedHops};
 use tokio::sync::Semaphore;
 
 use crate::admin::{Readiness, WhyRing};
@@ -39,6 +39,7 @@ use crate::refusal::{Refusal, Refused, Stage};
 use crate::registry::{EndReason, Registry};
 use crate::relay::RelayLimits;
 use crate::relay::buffers::Buffers;
+use crate::signers::Signers;
 use crate::telemetry::{Direction, WorkerMetrics};
 use crate::tls::told::Told;
 use crate::tokens::{Rates, Redeemed};
@@ -190,6 +191,10 @@ pub struct Worker {
     pub failures: RefCell<Failures>,
     /// Failed handshakes that were logged.
     pub told: RefCell<Told>,
+    /// Those who sign hop records, as far as this worker knows their certificates.
+    pub signers: RefCell<Signers>,
+    /// Hop records this worker has verified.
+    pub verified_hops: VerifiedHops,
     /// Tokens this worker has verified.
     pub tokens: RefCell<TokenCache>,
     /// The pod's addresses, as far as this worker has met them.
@@ -249,6 +254,8 @@ impl Worker {
             pool: Pool::new(&shared.config.limits),
             registry: Registry::new(Rc::clone(&metrics)),
             metrics,
+            signers: RefCell::default(),
+            verified_hops: VerifiedHops::new(limits::HOPS_VERIFIED_MAX),
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             own_addresses: OwnAddresses::default(),
             retries: RefCell::default(),

@@ -195,7 +195,10 @@ const INBOUND: &[Step] = &[
     ),
     ("context: what this issuer may say", &["constraint_violated"]),
     ("context: may this caller present a token", &["presenter_refused"]),
-    ("context: custody, from the first holder to this caller", &["custody_broken"]),
+    (
+        "context: custody, from the first holder to this caller",
+        &["hops_malformed", "hops_too_large", "hops_cert_unknown", "custody_broken"],
+    ),
     (
         "decide: policy, and the parameters that were signed",
         &["peer_unauthenticated", "token_missing", "parameter_mismatch", "policy_denied"],
@@ -215,8 +218,9 @@ const OUTBOUND: &[Step] = &[
     RESERVED,
     ("discover: a Destination for this host", &["destination_unknown", "loop_detected"]),
     AUDIT,
-    ("context: the context fits", &["context_too_large"]),
     ENCRYPT,
+    ("forward: the context can be handed on", &["context_too_large", "hops_too_many"]),
+    ("forward: the callee has the certificates of earlier holders", &["hops_cert_missed"]),
     FORWARD,
 ];
 

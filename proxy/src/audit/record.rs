@@ -13,6 +13,7 @@ use countersign_workload_id::WorkloadId;
 use super::decided::DecidedInput;
 use super::id::DecisionId;
 use crate::clock::Now;
+use crate::inbound::custody::Path;
 use crate::telemetry::{Direction, Lookup, Verdict};
 
 /// A text that is static, shared or owned. Cloning what is shared does not copy.
@@ -356,8 +357,8 @@ pub struct Record {
     pub callee: Option<Box<Callee>>,
     /// The request context.
     pub context: Option<AuditContext>,
-    /// Is the path proven from the first holder to this caller?
-    pub custody: Option<bool>,
+    /// How the context came here: who held it, and whether that is proven.
+    pub path: Option<Arc<Path>>,
     /// The request.
     pub request: Option<RequestFacts>,
     /// The response.
@@ -389,7 +390,7 @@ impl Record {
             peer: None,
             callee: None,
             context: None,
-            custody: None,
+            path: None,
             request: None,
             response: ResponseFacts::default(),
             timing: Timing::default(),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use countersign_ctxtoken::{Custody, Redacted};
 use serde_json::Value;
 
 use super::sink::lock;
 use super::*;
 use crate::clock::Now;
-use countersign_ctxtoken::Redacted;
-
+use crate::inbound::custody;
 use crate::telemetry::{Direction, Lookup, Verdict};
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -219,6 +219,19 @@ fn full_record() -> Record {
             checked: true,
         }),
     };
+    let path = custody::Path {
+        custody: Custody {
+            proven: true,
+            holders: vec![
+                "spiffe://prod.acme/ns/edge/sa/gateway".parse().unwrap(),
+                "spiffe://prod.acme/ns/shop/sa/cart".parse().unwrap(),
+            ],
+            scope: vec!["orders:read".to_owned()],
+            may_pass_on: true,
+        },
+        hops: None,
+        signers: Arc::default(),
+    };
     Record {
         direction: Some(Direction::Inbound),
         verdict: Some(Verdict::Deny),
@@ -233,7 +246,7 @@ fn full_record() -> Record {
             port: 8443,
         })),
         context: Some(context.into()),
-        custody: Some(true),
+        path: Some(Arc::new(path)),
         request: Some(RequestFacts {
             protocol: "http2",
             method: Some(http::Method::GET),
@@ -301,6 +314,8 @@ fn a_record_has_the_fields_of_the_design() {
         "ref":"SUP-1234",
         "by":"tickets",
         "checked":true},
+        "hops":["edge/gateway",
+        "shop/cart"],
         "custody":true,
         "req":{"proto":"http2",
         "method":"GET",

@@ -20,6 +20,8 @@ use super::record::{
 };
 use super::sink::Place;
 
+use crate::inbound::custody::Path;
+
 /// Version of the form.
 const VERSION: u8 = 1;
 
@@ -53,7 +55,11 @@ pub(super) fn line<'a>(
 ) -> Wire<'a> {
     let full = detail == Detail::Full;
     let context = match &record.context {
-        Some(AuditContext::Verified(context)) => verified_of(context, frame.personal, full),
+        Some(AuditContext::Verified(context)) => {
+            let left = record.path.as_ref().map_or(&context.scope, |path| &path.custody.scope);
+            let scope = if full { left.as_slice() } else { &[] };
+            ContextWire { scope, ..verified_of(context, frame.personal, full) }
+        }
         Some(AuditContext::Fields(fields)) => fields_of(fields, frame.personal, full),
         None => ContextWire::default(),
     };
@@ -77,7 +83,8 @@ pub(super) fn line<'a>(
         peer: record.peer.as_ref().map(peer_of),
         callee: record.callee.as_deref().map(callee_of),
         context,
-        custody: record.custody,
+        hops: record.path.as_deref().filter(|_| full).map(hops_of).unwrap_or_default(),
+        custody: record.path.as_ref().map(|path| path.custody.proven),
         req: record.request.as_ref().map(|request| request_of(request, frame.personal, full)),
         res: response_of(record.response),
         t: timing_of(record.timing),
@@ -134,6 +141,8 @@ pub(super) struct Wire<'a> {
     callee: Option<CalleeWire<'a>>,
     #[serde(flatten)]
     context: ContextWire<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hops: Vec<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     custody: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -414,7 +423,7 @@ fn verified_of<'a>(
         tok: Some(hash_prefix(context.token_sha256())),
         user: subject_of(context, how),
         svc: context.sub.service().map(|id| ServiceWire { id: id.as_str(), pod: None }),
-        scope: if full { &context.scope } else { &[] },
+        scope: &[],
         src: rctx.req_ip.map(|ip| SourceWire {
             ip: how.show("src", &ip.to_string()),
             via: rctx.ip_src.map(|via| Cow::Owned(via.to_string())),
@@ -432,6 +441,16 @@ fn verified_of<'a>(
             checked: just.checked,
         }),
     }
+}
+
+/// Who held the context before, the caller last: namespace and account, or the whole ID where it has
+/// none.
+fn hops_of(path: &Path) -> Vec<Cow<'_, str>> {
+    let short = |id: &WorkloadId| match (id.namespace(), id.service_account()) {
+        (Some(namespace), Some(account)) => Cow::Owned(format!("{namespace}/{account}")),
+        _ => Cow::Owned(id.as_str().to_owned()),
+    };
+    path.custody.holders.iter().map(short).collect()
 }
 
 /// The person a token speaks of; workloads stand in `svc`, `entry` and `peer`.

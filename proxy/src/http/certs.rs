@@ -25,11 +25,16 @@ pub type Thumbprint = [u8; 32];
 /// Why the field cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertsError {
-    /// Over its limit of bytes or members.
-    #[error("`Countersign-Certs` is larger than its limit")]
-    TooLarge,
+    /// Longer than its limit.
+    #[error("`Countersign-Certs` has {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Bytes received.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// Not in the form of this profile.
-    #[error("`Countersign-Certs` is malformed: {0}")]
+    #[error("malformed: {0}")]
     Malformed(&'static str),
 }
 
@@ -52,7 +57,8 @@ pub fn read_thumbprints(field: &[u8]) -> Result<Vec<Thumbprint>, CertsError> {
 /// Writes chains, as many as fit: what is missing will be asked for.
 pub fn write_chains<'a>(chains: impl IntoIterator<Item = &'a [CertificateDer<'static>]>) -> String {
     let mut field = String::new();
-    for chain in chains.into_iter().take(limits::HOPS_MAX) {
+    let fits = |chain: &&[CertificateDer<'_>]| (1..=CHAIN_MAX).contains(&chain.len());
+    for chain in chains.into_iter().filter(fits).take(limits::HOPS_MAX) {
         let texts: Vec<_> = chain.iter().map(|der| format!(":{}:", STANDARD.encode(der))).collect();
         let member = format!("({})", texts.join(" "));
         if field.len() + 2 + member.len() > limits::HOP_CERTS_BYTES_MAX {
@@ -81,36 +87,47 @@ fn push(field: &mut String, member: &str) {
 
 /// Cuts a List at its commas. No member of ours can contain one.
 fn members(field: &[u8]) -> Result<Vec<&str>, CertsError> {
-    if field.len() > limits::HOP_CERTS_BYTES_MAX {
-        return Err(CertsError::TooLarge);
+    let limit = limits::HOP_CERTS_BYTES_MAX;
+    if field.len() > limit {
+        return Err(CertsError::TooLarge { bytes: field.len(), limit });
     }
-    let text = str::from_utf8(field).map_err(|_| CertsError::Malformed("not ASCII"))?;
+    let text = str::from_utf8(field)
+        .map_err(|_| CertsError::Malformed("bytes that are not text in `Countersign-Certs`"))?;
     let members: Vec<&str> = text.split(',').take(limits::HOPS_MAX + 1).collect();
     if members.len() > limits::HOPS_MAX {
-        return Err(CertsError::TooLarge);
+        return Err(CertsError::Malformed(
+            "more chains in `Countersign-Certs` than a list has records",
+        ));
     }
     Ok(members.into_iter().map(|member| member.trim_matches([' ', '\t'])).collect())
 }
 
 fn read_chain(member: &str) -> Result<Chain, CertsError> {
-    let malformed = CertsError::Malformed("a member is no list of byte sequences");
+    let malformed =
+        CertsError::Malformed("a member of `Countersign-Certs` that is no list of byte sequences");
     let inner =
         member.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).ok_or(malformed)?;
     let mut chain = Chain::new();
     for item in inner.split(' ').filter(|item| !item.is_empty()) {
         if chain.len() == CHAIN_MAX {
-            return Err(CertsError::Malformed("a chain of more than three certificates"));
+            return Err(CertsError::Malformed(
+                "a chain of more than three certificates in `Countersign-Certs`",
+            ));
         }
         let text = item.strip_prefix(':').and_then(|rest| rest.strip_suffix(':'));
         let der = STANDARD.decode(text.ok_or(malformed)?).map_err(|_| malformed)?;
         chain.push(CertificateDer::from(der));
     }
     let sound = !chain.is_empty() && chain.iter().all(|der| !der.is_empty());
-    if sound { Ok(chain) } else { Err(CertsError::Malformed("a chain without certificates")) }
+    if sound {
+        Ok(chain)
+    } else {
+        Err(CertsError::Malformed("an empty chain in `Countersign-Certs`"))
+    }
 }
 
 fn read_thumbprint(member: &str) -> Result<Thumbprint, CertsError> {
-    let malformed = CertsError::Malformed("a member is no thumbprint");
+    let malformed = CertsError::Malformed("a member of `Countersign-Certs` that is no thumbprint");
     let text = member.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(malformed)?;
     if text.len() != THUMBPRINT_CHARS {
         return Err(malformed);

@@ -6,15 +6,16 @@
 use std::sync::Arc;
 
 use countersign_ctxtoken::{
-    CacheResult, ChainKey, CustodyWith, HopKeys, RequestContext, UnixTime, Verified, VerifyError,
-    VerifyWith, check_custody, check_presenter,
+    CacheResult, RequestContext, UnixTime, Verified, VerifyError, VerifyWith, check_presenter,
 };
-
-use countersign_workload_id::WorkloadId;
+use http::HeaderValue;
 
 use crate::clock::Now;
+use crate::http::certs;
+use crate::http::hygiene::CERTS;
 use crate::http::request::{Head, of_hygiene};
 use crate::inbound::accept::Connection;
+use crate::inbound::custody::{self, Broken, Holder, Path};
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::refusal::{Refusal, Refused, Stage, of_verify_error};
@@ -27,7 +28,12 @@ pub const SKEW_S: u64 = 30;
 /// The context of a request.
 pub enum Context {
     /// Proven, and presented by a workload it was handed to.
-    Verified(Arc<Verified<RequestContext>>),
+    Verified {
+        /// What it says.
+        token: Arc<Verified<RequestContext>>,
+        /// How it came here.
+        path: Arc<Path>,
+    },
     /// None came.
     Absent,
 }
@@ -36,7 +42,15 @@ impl Context {
     /// The proven context, if one came.
     pub fn verified(&self) -> Option<&Arc<Verified<RequestContext>>> {
         match self {
-            Context::Verified(verified) => Some(verified),
+            Context::Verified { token, .. } => Some(token),
+            Context::Absent => None,
+        }
+    }
+
+    /// How it came here.
+    pub fn path(&self) -> Option<&Arc<Path>> {
+        match self {
+            Context::Verified { path, .. } => Some(path),
             Context::Absent => None,
         }
     }
@@ -66,71 +80,33 @@ pub fn verify(
         let detail = "too many bad tokens from this peer within a second";
         return Err(Refused::new(Refusal::RateLimited, Stage::Context, detail));
     }
-    match check(conn, peer, token.as_bytes(), head, snap, now) {
-        Ok((verified, cache)) => {
+    match check(conn, peer, token.as_bytes(), head, (snap, now)) {
+        Ok((token, path)) => {
             conn.worker().metrics.context_verified("ok");
-            conn.worker().metrics.cache(match cache {
-                CacheResult::Hit => CacheUse::Hit,
-                CacheResult::Miss => CacheUse::Miss,
-            });
-            journal.context = Some(Arc::clone(&verified));
-            Ok(Context::Verified(verified))
+            let path = Arc::new(path);
+            journal.context = Some(Arc::clone(&token));
+            journal.path_of_context = Some(Arc::clone(&path));
+            Ok(Context::Verified { token, path })
         }
-        Err(error) => {
-            conn.worker().metrics.context_verified(error.reason());
-            if is_garbage(&error) {
-                conn.worker().failures.borrow_mut().count(peer.id(), now);
-            }
-            Err(Refused::new(of_verify_error(&error), Stage::Context, error.to_string()))
-        }
+        Err(broken) => Err(refuse(conn, peer, broken, now)),
     }
 }
 
-/// Failures that only somebody who makes tokens up, or passes them on unseen, produces. A peer must
-/// not be blocked for what its users can cause: an expired token, a path it may not present on.
-fn is_garbage(error: &VerifyError) -> bool {
-    match error {
-        VerifyError::TokenMalformed(_)
-        | VerifyError::TokenTooLarge { .. }
-        | VerifyError::SignatureInvalid
-        | VerifyError::IssuerNotAllowed
-        | VerifyError::KeyUnknown(_)
-        | VerifyError::AudienceWrong
-        | VerifyError::ClaimInvalid { .. }
-        | VerifyError::ConstraintViolated(_)
-        | VerifyError::HopsMalformed(_)
-        | VerifyError::HopsTooLarge { .. }
-        | VerifyError::TokenDuplicated => true,
-        VerifyError::CustodyBroken(_)
-        | VerifyError::HopCertUnknown { .. }
-        | VerifyError::KeysUnavailable
-        | VerifyError::PresenterRefused
-        | VerifyError::TokenExpired { .. } => false,
+fn refuse(conn: &Connection, peer: &MeshPeer, broken: Broken, now: Now) -> Refused {
+    let Broken { error, seen, garbage } = broken;
+    conn.worker().metrics.context_verified(error.reason());
+    if garbage {
+        conn.worker().failures.borrow_mut().count(peer.id(), now);
     }
-}
-
-/// No certificates of earlier holders are known here: only the first holder and those it calls
-/// are accepted.
-struct NoHopKeys;
-
-impl HopKeys for NoHopKeys {
-    fn find(&self, _: &[u8; 32], _: UnixTime) -> Option<Arc<ChainKey>> {
-        None
-    }
-}
-
-/// What custody of a request without hop records depends on.
-pub(crate) fn custody_of<'a>(peer: &'a MeshPeer, me: &'a WorkloadId, now: Now) -> CustodyWith<'a> {
-    CustodyWith {
-        peer: peer.id(),
-        peer_leaf_sha256: peer.leaf_sha256(),
-        me,
-        hops: None,
-        keys: &NoHopKeys,
-        seen: None,
-        now: UnixTime(now.secs()),
-        skew_s: SKEW_S,
-        required: true,
+    let detail = match seen {
+        Some(seen) => format!("{error}: {seen}"),
+        None => error.to_string(),
+    };
+    let refused = Refused::new(of_verify_error(&error), Stage::Context, detail);
+    let VerifyError::HopCertUnknown { thumbprints } = &error else { return refused };
+    match HeaderValue::try_from(certs::write_thumbprints(thumbprints)) {
+        Ok(missing) => refused.answering(CERTS, missing),
+        Err(_) => refused,
     }
 }
 
@@ -139,9 +115,8 @@ fn check(
     peer: &MeshPeer,
     token: &[u8],
     head: &Head,
-    snap: &Snapshot,
-    now: Now,
-) -> Result<(Arc<Verified<RequestContext>>, CacheResult), VerifyError> {
+    (snap, now): (&Snapshot, Now),
+) -> Result<(Arc<Verified<RequestContext>>, Path), Broken> {
     let with = VerifyWith {
         issuers: &snap.issuers,
         chains: &snap.chains(),
@@ -150,12 +125,16 @@ fn check(
         skew_s: SKEW_S,
         limits: &snap.token_limits,
     };
-    let mut tokens = conn.worker().tokens.borrow_mut();
-    let (verified, cache) = tokens.verify(token, snap.generation, &with)?;
+    let verified = conn.worker().tokens.borrow_mut().verify(token, snap.generation, &with);
+    let (verified, cache) = verified?;
+    conn.worker().metrics.cache(match cache {
+        CacheResult::Hit => CacheUse::Hit,
+        CacheResult::Miss => CacheUse::Miss,
+    });
     check_presenter(&snap.presenters, snap.trust_domain(), peer.id(), head.path.path())?;
-    if snap.custody_required {
-        let me = conn.own_id.as_ref().ok_or(VerifyError::KeysUnavailable)?;
-        let _custody = check_custody(&verified, &custody_of(peer, me, now))?;
-    }
-    Ok((verified, cache))
+    let me = conn.own_id.as_ref().ok_or(VerifyError::KeysUnavailable)?;
+    let from = Holder { peer, believed_at: conn.believed_at };
+    let shown = (&head.presented.hops, &head.presented.certs);
+    let path = custody::prove(conn.worker(), (from, me), (&verified, shown), (snap, now))?;
+    Ok((verified, path))
 }

@@ -17,6 +17,7 @@ use crate::clock::Now;
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
 use crate::inbound::context::Context;
+use crate::inbound::custody::Path;
 use crate::journal::{Journal, OpaqueJournal};
 use crate::judged;
 use crate::live::Snapshot;
@@ -173,7 +174,10 @@ pub(super) fn input<'a>(
             protocol: if head.grpc { Protocol::Grpc } else { Protocol::Http },
             headers,
         }),
-        context: ctx.verified().map(|verified| facts(verified, via)),
+        context: match ctx {
+            Context::Verified { token, path } => Some(facts(token, path, via)),
+            Context::Absent => None,
+        },
     }
 }
 
@@ -184,11 +188,11 @@ pub(super) fn via(ctx: &Context) -> String {
 }
 
 /// Policy's view of a verified context.
-fn facts<'a>(ctx: &'a RequestContext, via: &'a str) -> ContextFacts<'a> {
+fn facts<'a>(ctx: &'a RequestContext, path: &'a Path, via: &'a str) -> ContextFacts<'a> {
     let rctx = &ctx.rctx;
     ContextFacts {
         txn: &ctx.txn,
-        scope: &ctx.scope,
+        scope: &path.custody.scope,
         origin: rctx.origin.as_str(),
         issued_at: ctx.iat.0,
         expires_at: ctx.exp.0,
@@ -220,8 +224,8 @@ fn facts<'a>(ctx: &'a RequestContext, via: &'a str) -> ContextFacts<'a> {
             facts: just.facts.as_ref(),
         }),
         acting: ctx.act.is_some(),
-        custody: false,
-        hops: &[],
+        custody: path.custody.proven,
+        hops: &path.custody.holders,
         params: ctx.tctx.params.as_ref(),
     }
 }

@@ -22,6 +22,7 @@ use crate::http::translate::{self, Restored};
 use crate::inbound::accept::Connection;
 use crate::inbound::caller_cert;
 use crate::inbound::context::Context;
+use crate::inbound::custody::Path;
 use crate::inbound::decide::Permit;
 use crate::journal::Journal;
 use crate::live::Snapshot;
@@ -82,15 +83,20 @@ pub fn apply(
         ours.insert(DECISION, id);
     }
     let mut guards = Guards::default();
-    let shown = ctx.verified().filter(|_| permit.context_need() != ContextNeed::None);
-    if let Some(verified) = shown {
+    let shown = match ctx {
+        Context::Verified { token, path } if permit.context_need() != ContextNeed::None => {
+            Some((token, path))
+        }
+        Context::Verified { .. } | Context::Absent => None,
+    };
+    if let Some((token, path)) = shown {
         let opted_in = &snap.documents.mesh.headers;
-        describe(&mut ours, verified, opted_in);
+        describe(&mut ours, token, path, opted_in);
         if opted_in.iter().any(|name| name == "claims") {
-            ours.insert(CLAIMS, claims(verified, permit.claims()));
+            ours.insert(CLAIMS, claims(token, &path.custody.scope, permit.claims()));
         }
     }
-    let held = shown.and_then(|verified| held(head, snap, verified));
+    let held = shown.and_then(|(token, path)| held(head, token, path));
     guards.context = open_context(conn, &mut parts, &mut ours, held);
     let bytes: usize = ours.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if bytes > limits::VERIFIED_HEADERS_BYTES_MAX {
@@ -140,12 +146,12 @@ fn restore(parts: &mut request::Parts, head: &Head) -> Result<Restored, Refused>
 }
 
 /// The facts of the context, as headers.
-fn describe(ours: &mut HeaderMap, ctx: &RequestContext, opted_in: &[String]) {
+fn describe(ours: &mut HeaderMap, ctx: &RequestContext, path: &Path, opted_in: &[String]) {
     if let Some(user) = ctx.sub.user().map(UserName::as_str) {
         ours.insert(USER, hygiene::encode_value(user));
     }
     ours.insert(TXN, hygiene::encode_value(&ctx.txn));
-    ours.insert(SCOPE, hygiene::encode_scope(ctx.scope.iter().map(String::as_str)));
+    ours.insert(SCOPE, hygiene::encode_scope(path.custody.scope.iter().map(String::as_str)));
     ours.insert(ORIGIN, hygiene::encode_value(ctx.rctx.origin.as_str()));
     for name in opted_in {
         describe_opted_in(ours, ctx, name);
@@ -181,7 +187,7 @@ fn describe_opted_in(ours: &mut HeaderMap, ctx: &RequestContext, name: &str) {
 }
 
 /// All that the deciding rule shows of the context, as base64url JSON.
-fn claims(ctx: &RequestContext, filter: Option<&ClaimFilter>) -> HeaderValue {
+fn claims(ctx: &RequestContext, scope: &[String], filter: Option<&ClaimFilter>) -> HeaderValue {
     let keep = |name: &str| {
         let Some(filter) = filter else { return true };
         match name.split_once('.') {
@@ -190,17 +196,20 @@ fn claims(ctx: &RequestContext, filter: Option<&ClaimFilter>) -> HeaderValue {
             _ => false,
         }
     };
-    hygiene::encode_value(&URL_SAFE_NO_PAD.encode(shown(ctx, &ctx.scope, &keep)))
+    hygiene::encode_value(&URL_SAFE_NO_PAD.encode(shown(ctx, scope, &keep)))
 }
 
 /// What an onward call of the app will carry.
-fn held(head: &Head, snap: &Snapshot, ctx: &Arc<Verified<RequestContext>>) -> Option<Arc<Held>> {
+fn held(head: &Head, ctx: &Arc<Verified<RequestContext>>, path: &Path) -> Option<Arc<Held>> {
     let token = head.presented.token().ok().flatten()?;
     Some(Arc::new(Held {
         token: sensitive(token),
         txn: ctx.txn.as_str().into(),
         exp: ctx.exp.0,
-        may_pass_on: snap.identity().is_some_and(|me| me.id == ctx.rctx.to),
+        may_pass_on: path.custody.may_pass_on,
+        hops: path.hops.clone(),
+        scope: path.custody.scope.as_slice().into(),
+        signers: Arc::clone(&path.signers),
         context: Some(Arc::clone(ctx)),
     }))
 }

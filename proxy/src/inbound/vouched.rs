@@ -1,29 +1,32 @@
 //! Whether whoever vouched for the token of a long exchange still may.
 //!
 //! Invariant: as at its beginning, with the lists of today: the issuer, what it may say, its key,
-//! who may present the token and whom it was handed to. Only the end of the token is not looked at:
-//! an exchange may outlive it.
+//! who may present the token, and who signed that it was handed to them. Only ends are not looked
+//! at, of the token and of certificates: an exchange may outlive both.
 
-use countersign_ctxtoken::{KeyProblem, RequestContext, UnixTime, VerifyError, VerifyWith};
-use countersign_ctxtoken::{check_custody, check_presenter};
+use countersign_ctxtoken::{
+    KeyProblem, RequestContext, UnixTime, VerifyError, VerifyWith, check_presenter,
+};
 
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
-use crate::inbound::context::{Context, SKEW_S, custody_of};
+use crate::inbound::context::{Context, SKEW_S};
+use crate::inbound::custody::Path;
 use crate::registry::{Against, EndReason, Verdict};
 
 /// Whether the token of an exchange would be accepted again.
 ///
 /// # Errors
-/// `revoked/issuer_key` or `revoked/authority`.
+/// `revoked/issuer_key`, `revoked/authority`, or what revokes an earlier holder's certificate.
 pub(super) fn token(
     conn: &Connection,
     head: &Head,
     ctx: &Context,
     against: &Against<'_>,
 ) -> Result<(), Verdict> {
-    let Some(token) = ctx.verified() else { return Ok(()) };
-    check(conn, head, token, against).map_err(|error| EndReason::Revoked(lost(&error)).into())
+    let Context::Verified { token, path } = ctx else { return Ok(()) };
+    check(conn, head, token, against).map_err(|error| EndReason::Revoked(lost(&error)))?;
+    holders(path, against).map_err(|by| EndReason::Revoked(by).into())
 }
 
 fn check(
@@ -45,13 +48,22 @@ fn check(
         limits: &snap.token_limits,
     };
     let mut tokens = conn.worker().tokens.borrow_mut();
-    let (token, _) = tokens.verify(bytes.as_bytes(), snap.generation, &with)?;
-    check_presenter(&snap.presenters, snap.trust_domain(), peer.id(), head.path.path())?;
-    if snap.custody_required {
-        let me = conn.own_id.as_ref().ok_or(VerifyError::KeysUnavailable)?;
-        let _custody = check_custody(&token, &custody_of(peer, me, against.now))?;
+    tokens.verify(bytes.as_bytes(), snap.generation, &with)?;
+    check_presenter(&snap.presenters, snap.trust_domain(), peer.id(), head.path.path())
+}
+
+/// The path itself cannot change; what it rests on can: that custody is not demanded, or the
+/// certificates of earlier holders.
+fn holders(path: &Path, against: &Against<'_>) -> Result<(), &'static str> {
+    let Against { snap, trust_shrank, now } = *against;
+    if !snap.custody_required {
+        return Ok(());
     }
-    Ok(())
+    if !path.custody.proven {
+        return Err("custody");
+    }
+    let lost = path.signers.iter().find_map(|signer| signer.lost(snap, trust_shrank, now));
+    lost.map_or(Ok(()), Err)
 }
 
 /// What is no longer there: the issuer with its key, or somebody's right to it.

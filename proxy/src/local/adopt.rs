@@ -64,6 +64,9 @@ pub(super) fn adopt(
         txn: Arc::clone(&txn),
         exp: verified.exp.0,
         may_pass_on: true,
+        hops: None,
+        scope: scope.as_slice().into(),
+        signers: Arc::default(),
         context: Some(verified),
     };
     let handle = Handle::new(worker.random());

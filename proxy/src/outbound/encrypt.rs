@@ -167,6 +167,21 @@ pub async fn again(
     at(worker, destination, endpoint, way, journal).await
 }
 
+/// Takes a connection to the endpoint that has just answered, for the same request once more.
+///
+/// # Errors
+/// [`LeaseError`], already counted.
+pub async fn same(
+    worker: &Worker,
+    destination: &Destination,
+    (way, addr): (Way, SocketAddr),
+    journal: &mut Journal,
+) -> Result<Secured, LeaseError> {
+    let gone = || ConnectError::Closed { addr };
+    let endpoint = destination.endpoint(addr).ok_or_else(gone)?;
+    at(worker, destination, endpoint, way, journal).await
+}
+
 /// Whether the budget allows one more retry; counted either way.
 pub fn may_retry(worker: &Worker, why: &'static str) -> bool {
     let allowed = worker.retries.borrow_mut().retry();

@@ -13,10 +13,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::http::body::ProxyBody;
+use crate::http::certs::Thumbprint;
 use crate::journal::Journal;
 use crate::outbound::discover::{Destination, Endpoint};
 use crate::outbound::encrypt::{self, Secured, Way};
-use crate::outbound::hand_on::{self, Carries};
+use crate::outbound::hand_on::{self, Bring, Carries};
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::tls::peer::MeshPeer;
 use crate::upstream::breaker::Failure;
@@ -44,6 +45,8 @@ struct Tried {
     sent: Result<Answer, Box<SendFailed>>,
     kept: Option<Kept>,
     ends: Option<Rc<MeshEnds>>,
+    /// The certificates of earlier holders that went along.
+    brought: Vec<Thumbprint>,
 }
 
 /// What the tries of one request have in common.
@@ -71,30 +74,69 @@ impl Tries<'_> {
     ) -> Result<Answer, Refused> {
         let way = secured.way.clone().speaking(secured.alpn);
         let endpoint = secured.endpoint.clone();
-        let tried = self.attempt(secured, request).await?;
-        match tried.sent {
-            Ok(answer) => Ok(answer),
-            Err(failed) => {
-                let first = tried.ends.as_ref().map(|ends| ends.peer().id());
-                let failed = (*failed, tried.kept);
-                let (again, request) = self.again(failed, (way, &endpoint), first, journal).await?;
-                self.attempt(again, request).await?.sent.map_err(|failed| broken(&failed.error))
-            }
+        let mut tried = self.attempt(secured, request, Bring::Unshown).await?;
+        if let Err(failed) = tried.sent {
+            let first = tried.ends.as_ref().map(|ends| ends.peer().id());
+            let (way, failed) = (way.clone(), (*failed, tried.kept));
+            let (again, request) = self.again(failed, (way, &endpoint), first, journal).await?;
+            tried = self.attempt(again, request, Bring::Unshown).await?;
         }
+        let Tried { sent, kept, ends, brought } = tried;
+        let answer = sent.map_err(|failed| broken(&failed.error))?;
+        let (Carries::Held(_), Some(ends)) = (self.carries, ends) else { return Ok(answer) };
+        let Some(missing) = hand_on::asked(&answer.0) else {
+            if hand_on::has_looked(&answer.0) {
+                ends.note_shown(&brought);
+            }
+            return Ok(answer);
+        };
+        ends.note_missing(&missing);
+        drop(answer);
+        self.with_certificates(kept, (way, &missing), journal).await
+    }
+
+    /// Sends the request once more to the same callee, with the certificates it asked for.
+    async fn with_certificates(
+        &self,
+        kept: Option<Kept>,
+        (way, missing): (Way, &[Thumbprint]),
+        journal: &mut Journal,
+    ) -> Result<Answer, Refused> {
+        let Some(kept) = kept else {
+            return Err(hand_on::missed("the callee lacks certificates, and the body has gone"));
+        };
+        self.worker.metrics.retry("hops_cert_unknown");
+        if let Some(visit) = self.last.borrow_mut().visit.take() {
+            visit.succeeded();
+        }
+        let addr = self.last.borrow().addr;
+        let secured = encrypt::same(self.worker, self.destination, (way, addr), journal).await;
+        let secured = secured.map_err(|error| encrypt::of_error(&error))?;
+        let tried = self.attempt(secured, kept.request(), Bring::Asked(missing)).await?;
+        let answer = tried.sent.map_err(|failed| broken(&failed.error))?;
+        if hand_on::asked(&answer.0).is_some() {
+            return Err(hand_on::missed("the callee lacks certificates that were sent to it"));
+        }
+        if let Some(ends) = tried.ends.filter(|_| hand_on::has_looked(&answer.0)) {
+            ends.note_shown(&tried.brought);
+        }
+        Ok(answer)
     }
 
     async fn attempt(
         &self,
         secured: Secured,
         mut request: Request<ProxyBody>,
+        bring: Bring<'_>,
     ) -> Result<Tried, Refused> {
         let Secured { lease, ends, endpoint, visit, .. } = secured;
         let peer = ends.as_ref().map(|ends| ends.peer().clone());
         self.last.replace(Try { visit, addr: endpoint.addr, peer });
-        hand_on::attach(request.headers_mut(), self.carries, ends.as_deref())?;
+        let headers = request.headers_mut();
+        let brought = hand_on::attach(headers, self.carries, ends.as_deref(), bring)?;
         let kept = Kept::of(&request);
         let sent = lease.send(request).await;
-        Ok(Tried { sent, kept, ends })
+        Ok(Tried { sent, kept, ends, brought })
     }
 
     /// Another connection for a request that may be sent again, and the request.

@@ -6,7 +6,16 @@ fn held(token: &str) -> Option<Arc<Held>> {
 
 pub(super) fn held_until(token: &str, exp: u64) -> Held {
     let token = HeaderValue::from_str(token).unwrap();
-    Held { token, txn: "t".into(), exp, may_pass_on: true, context: None }
+    Held {
+        token,
+        txn: "t".into(),
+        exp,
+        may_pass_on: true,
+        hops: None,
+        scope: Arc::default(),
+        signers: Arc::default(),
+        context: None,
+    }
 }
 
 const ALL: Propagation = Propagation { handle: true, traceparent: true, token: true };

@@ -55,8 +55,8 @@ pub async fn serve(
     };
     let outcome = match asked {
         Ok(request) => {
-            let hops = head.presented.hops.one();
-            let granted = exchange(worker, snap, requester, &request, hops, journal.started).await;
+            let shown = (&head.presented.hops, &head.presented.certs);
+            let granted = exchange(worker, snap, requester, &request, shown, journal.started).await;
             granted.map(|granted| (granted, request))
         }
         Err(error) => Err(error),

@@ -25,9 +25,9 @@ pub use self::requesters::Rates;
 pub use self::rules::{Entry, TokenRules};
 
 use countersign_ctxtoken::{Constraint, MintError};
-use http::HeaderValue;
 
 use crate::clock::Now;
+use crate::http::hygiene::Field;
 use crate::issuer::{Issuer, Minted};
 use crate::live::Snapshot;
 use crate::tls::peer::MeshPeer;
@@ -49,7 +49,9 @@ pub struct Asked<'a> {
     /// Its entry.
     pub entry: &'a Entry,
     /// `Countersign-Hops` of the call: how a context token among the parameters got here.
-    pub hops: Option<&'a HeaderValue>,
+    pub hops: &'a Field,
+    /// `Countersign-Certs` of the call: certificates of its earlier holders.
+    pub certs: &'a Field,
     /// The time of the request.
     pub now: Now,
 }
@@ -81,7 +83,7 @@ pub async fn exchange(
     snap: &Snapshot,
     requester: &MeshPeer,
     request: &Request,
-    hops: Option<&HeaderValue>,
+    (hops, certs): (&Field, &Field),
     now: Now,
 ) -> Result<Granted, TokenError> {
     let rules = snap.tokens.as_deref().ok_or_else(|| Why::NoService.error("no `tokenService`"))?;
@@ -93,7 +95,7 @@ pub async fn exchange(
         return Err(Why::RateLimited.error(detail));
     }
     let issuer = snap.issuer.as_ref().map_err(|why| Why::NoIssuer.error(why.clone()))?;
-    let asked = Asked { worker, snap, rules, issuer, requester, entry, hops, now };
+    let asked = Asked { worker, snap, rules, issuer, requester, entry, hops, certs, now };
     request.is_for(snap.trust_domain())?;
     if !entry.takes(request.subject_kind) {
         let detail = format!("its entry lists no `{}`", request.subject_kind.name());

@@ -10,9 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_certs_client::svid;
 use countersign_ctxtoken::{
-    Custody, CustodyWith, HopList, NewContext, Origin, Rctx, RequestContext, StatementError,
-    Subject, Tctx, UnixTime, Verified, VerifyError, VerifyWith, VerifyingKey, check_custody,
-    check_statement,
+    Custody, NewContext, Origin, Rctx, RequestContext, StatementError, Subject, Tctx, UnixTime,
+    Verified, VerifyError, VerifyWith, VerifyingKey, check_statement,
 };
 use countersign_policy::doc::{BearerTokens, Demand, RctxKey};
 use http::HeaderValue;
@@ -22,7 +21,8 @@ use crate::gateway::identify::{EndUser, IdentifyError};
 use crate::gateway::proofs::ProvenUser;
 use crate::gateway::strict_json;
 use crate::inbound::again;
-use crate::inbound::context::{SKEW_S, custody_of};
+use crate::inbound::context::SKEW_S;
+use crate::inbound::custody::{self, Holder};
 
 /// A proven subject, and the context that a token for it starts from.
 pub(super) struct Proven {
@@ -182,14 +182,15 @@ pub(super) fn held(
             .map_err(|error| of_verify(&error))?;
         verified
     };
-    let hops = asked.hops.map(|field| HopList::parse(field.as_bytes(), &snap.token_limits));
-    let hops = hops.transpose().map_err(|error| of_verify(&error))?;
-    let with = CustodyWith {
-        hops: hops.as_ref(),
-        required: snap.custody_required,
-        ..custody_of(asked.requester, asked.issuer.id(), asked.now)
-    };
-    let custody = check_custody(&verified, &with).map_err(|error| of_verify(&error))?;
+    // An older generation than that of the handshake only has the certificate looked at again.
+    let from = Holder { peer: asked.requester, believed_at: 0 };
+    let path = custody::prove(
+        asked.worker,
+        (from, asked.issuer.id()),
+        (&verified, (asked.hops, asked.certs)),
+        (snap, asked.now),
+    );
+    let custody = path.map_err(|broken| of_verify(&broken.error))?.custody;
     let kid = || HeaderValue::from_str(token).ok().and_then(|value| again::key_name_of(&value));
     if let Some(by) = again::revoked(&verified, kid, &snap.revocations, asked.now) {
         return Err(Why::SubjectRevoked.error(format!("the token is revoked ({by})")));

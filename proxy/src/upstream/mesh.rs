@@ -4,23 +4,28 @@
 //! Invariant: both ends are those of the handshake; a record that is signed for this connection is
 //! signed with the key, and names the certificate, that its other end has seen.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use countersign_certs_client::Identity;
+use countersign_config::limits;
 
+use crate::http::certs::Thumbprint;
 use crate::tls::peer::MeshPeer;
 
 /// Both ends of a mutual TLS connection, for as long as it lasts.
 pub struct MeshEnds {
     peer: MeshPeer,
     own: Arc<Identity>,
+    shown: RefCell<HashSet<Thumbprint>>,
 }
 
 impl MeshEnds {
     /// Of a finished handshake.
     pub fn new(peer: MeshPeer, own: Arc<Identity>) -> MeshEnds {
-        MeshEnds { peer, own }
+        MeshEnds { peer, own, shown: RefCell::default() }
     }
 
     /// Who answers.
@@ -31,6 +36,29 @@ impl MeshEnds {
     /// As whom this end came.
     pub fn own(&self) -> &Arc<Identity> {
         &self.own
+    }
+
+    /// Whether the other end has seen this certificate of an earlier holder on this connection.
+    pub fn has_shown(&self, thumbprint: &Thumbprint) -> bool {
+        self.shown.borrow().contains(thumbprint)
+    }
+
+    /// It has: a request that brought them was answered by somebody who had looked at them.
+    pub fn note_shown(&self, thumbprints: &[Thumbprint]) {
+        let mut shown = self.shown.borrow_mut();
+        if shown.len() + thumbprints.len() > limits::HOP_CERTS_SHOWN_MAX {
+            // What is forgotten here is shown again, and known there.
+            shown.clear();
+        }
+        shown.extend(thumbprints);
+    }
+
+    /// It does not know them, or no longer.
+    pub fn note_missing(&self, thumbprints: &[Thumbprint]) {
+        let mut shown = self.shown.borrow_mut();
+        for thumbprint in thumbprints {
+            shown.remove(thumbprint);
+        }
     }
 }
 

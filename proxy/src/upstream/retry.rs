@@ -63,7 +63,8 @@ impl Kept {
         })
     }
 
-    fn request(self) -> Request<ProxyBody> {
+    /// The request, to be sent again.
+    pub fn request(self) -> Request<ProxyBody> {
         let mut request = Request::new(self.body.map_or(ProxyBody::Empty, ProxyBody::full));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;

@@ -22,7 +22,11 @@ fn what_does_not_fit_is_left_out_and_can_be_asked_for() {
     let field = write_chains(std::iter::repeat_n(big.as_slice(), 8));
     assert!(field.len() <= limits::HOP_CERTS_BYTES_MAX, "{}", field.len());
     assert_eq!(read_chains(field.as_bytes()).unwrap().len(), 3);
+    // One of more than three certificates cannot be sent at all.
+    let long = chain(&[b"a", b"b", b"c", b"d"]);
     let small = chain(&[b"a"]);
+    let field = write_chains([long.as_slice(), small.as_slice()]);
+    assert_eq!(read_chains(field.as_bytes()).unwrap(), std::slice::from_ref(&small));
     let field = write_chains(std::iter::repeat_n(small.as_slice(), 20));
     assert_eq!(read_chains(field.as_bytes()).unwrap().len(), limits::HOPS_MAX);
 }
@@ -80,12 +84,18 @@ fn only_one_spelling_is_read() {
 #[test]
 fn bounds_are_looked_at_before_anything_is_decoded() {
     let nine = ["(:YQ==:)"; 9].join(",");
-    assert_eq!(read_chains(nine.as_bytes()), Err(CertsError::TooLarge));
-    let long = format!("(:{}:)", "A".repeat(limits::HOP_CERTS_BYTES_MAX));
-    assert_eq!(read_chains(long.as_bytes()), Err(CertsError::TooLarge));
-    let commas = ",".repeat(limits::HOP_CERTS_BYTES_MAX);
-    assert_eq!(read_chains(commas.as_bytes()), Err(CertsError::TooLarge));
+    let too_many =
+        CertsError::Malformed("more chains in `Countersign-Certs` than a list has records");
+    assert_eq!(read_chains(nine.as_bytes()), Err(too_many));
+    let limit = limits::HOP_CERTS_BYTES_MAX;
+    let long = format!("(:{}:)", "A".repeat(limit));
+    assert_eq!(
+        read_chains(long.as_bytes()),
+        Err(CertsError::TooLarge { bytes: long.len(), limit })
+    );
+    let commas = ",".repeat(limit);
+    assert_eq!(read_chains(commas.as_bytes()), Err(too_many));
     let nine =
         std::iter::repeat_n(format!("\"{}\"", "A".repeat(43)), 9).collect::<Vec<_>>().join(", ");
-    assert_eq!(read_thumbprints(nine.as_bytes()), Err(CertsError::TooLarge));
+    assert_eq!(read_thumbprints(nine.as_bytes()), Err(too_many));
 }
