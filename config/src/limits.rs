@@ -261,6 +261,8 @@ bounds! {
     TOKEN_CACHE_ENTRIES_MAX: usize = 1_024;
     /// Size of all verified tokens remembered.
     TOKEN_CACHE_BYTES_MAX: usize = 4 * MIB;
+    /// Tokens remembered because a rule takes each only once (process).
+    ONCE_TOKENS_MAX: usize = 65_536;
     /// Bad tokens one peer may present within a second before it is refused unverified.
     TOKEN_FAILURES_PER_S_MAX: u32 = 20;
     /// Form body of a request to the token service.

@@ -235,6 +235,7 @@ impl Started {
             token_rates: Arc::default(),
             proofs: Arc::new(Proofs::new(&Random::new().bytes())),
             redeemed: Arc::default(),
+            once: Arc::default(),
             sources: Arc::new(Sources::new(config.limits.conns_per_source_max)),
             tag: tag(&self_id),
             conns_per_worker_max: conns_per_worker(&config),

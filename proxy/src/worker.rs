@@ -1,7 +1,7 @@
 //! One worker: a thread with its own runtime, listeners, pools, caches and counters.
 //!
-//! Invariant: workers share the snapshot, the context index, the audit queue and the counts of
-//! client addresses, and nothing else;
+//! Invariant: workers share the snapshot, the context index, the audit queue, the tokens that count
+//! once and the counts of client addresses, and nothing else;
 //! no request waits for another worker or for the control thread.
 
 mod accept;
@@ -29,6 +29,7 @@ use crate::gateway::provider_keys::KeysReader;
 use crate::gateway::sources::{Place, Sources};
 use crate::gateway::user_cache::UserCache;
 use crate::http::serve::Drain;
+use crate::inbound::once::Once;
 use crate::intercept::guard::OwnAddresses;
 use crate::intercept::peek::Undetected;
 use crate::intercept::probes::Probes;
@@ -79,6 +80,8 @@ pub struct Shared {
     pub proofs: Arc<Proofs>,
     /// How often each deferred grant was redeemed.
     pub redeemed: Arc<Redeemed>,
+    /// Tokens that may be used once, and were.
+    pub once: Arc<Once>,
     /// What each client address holds at the gateways.
     pub sources: Arc<Sources>,
     /// Tag of this process in decision ids.

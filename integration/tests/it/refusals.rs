@@ -19,6 +19,7 @@ const HOST: &str = "orders.shop";
 fn every_refusal_is_produced() {
     let here = concat!(
         include_str!("refusals.rs"),
+        include_str!("context/binding.rs"),
         include_str!("identity/callers/accounts.rs"),
         include_str!("interception/live.rs"),
         include_str!("interception/tcp.rs"),

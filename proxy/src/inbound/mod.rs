@@ -15,6 +15,7 @@ pub mod decide;
 pub mod enrich;
 pub mod forward;
 mod handshake;
+pub mod once;
 pub mod service;
 mod tcp;
 mod vouched;
@@ -51,6 +52,7 @@ async fn serve(
     let ctx = context::verify(conn, &head, snap, now, journal)?;
     again::check_revoked(conn, &head, &ctx, snap, now)?;
     let permit = decide::authorize(conn, &head, &parts, &ctx, snap, now, journal)?;
+    conn.worker().shared.once.take(&permit, &ctx, now)?;
     journal.before_forward().await?;
     if let Some(service) = conn.service() {
         let called = Called { parts: &parts, head: &head, body, permit };
