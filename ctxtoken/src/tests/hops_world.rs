@@ -2,6 +2,8 @@
 //! [`append`], and any record at all, properly signed or not.
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::{Value, json};
+
 use super::world::*;
 use crate::{verify::sha256, *};
 
@@ -86,6 +88,22 @@ pub(super) fn passed_on(
 
 pub(super) fn read(field: &str) -> HopList {
     HopList::parse(field.as_bytes(), &Limits::default()).unwrap()
+}
+
+/// The header of a record of `workload`.
+pub(super) fn hop_header(workload: &str) -> Value {
+    json!({"alg": "Ed25519", "typ": "csign-hop+jwt", "kid": jws::encode(&leaf_of(workload))})
+}
+
+/// The payload of a first record.
+pub(super) fn hop_payload(sub: &str, aud: &str, token: &str) -> Value {
+    let tth = jws::encode(&sha256(token.as_bytes()));
+    json!({"sub": sub, "aud": aud, "iat": NOW.0, "n": 0, "tth": tth})
+}
+
+/// Any record, signed with the key of `key_of`.
+pub(super) fn record(header: &Value, payload: &Value, key_of: &str) -> String {
+    signed(&header.to_string(), &payload.to_string(), &signer_of(key_of))
 }
 
 /// Custody where no certificate of others is known.
