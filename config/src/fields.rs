@@ -103,5 +103,9 @@ fields! {
     "grants.maxRedemptions", "1 to 100", "`5`", "How often one deferred grant may be redeemed at this process, because queues deliver again.";
     "context.propagation", "list of `handle`, `traceparent`, `token`; or `none`", "`[handle, traceparent]`", "How onward calls of the app find their context. See [context/propagation.md](context/propagation.md).";
     "context.callerCertificate", "list of `x-forwarded-client-cert`, `client-cert`, `client-cert-chain`", "none", "Headers that tell the app the certificate of the workload that calls. See [context/reading-headers.md](context/reading-headers.md).";
+    "issuer.keys", "`x5c`, `generated`, `{file: PATH}`", "`x5c`", "What an issuer signs context tokens with. `x5c`: the key of its certificate, named by the certificate. `generated`: keys made in this process, named in the published key set. `{file: PATH}`: a PKCS#8 key, PEM, the same in every replica. See [context/issuer-keys.md](context/issuer-keys.md).";
+    "issuer.rotateAfter", "`1s` to `30d`", "`24h`", "With `keys: generated`: how long one key signs.";
+    "issuer.algorithm", "`ES256`, `Ed25519`", "`ES256`", "With `keys: generated`: what kind of key.";
+    "issuer.state", "file", "none", "Where public halves are noted, so that keys of before a restart stay published. Holds no secret.";
     "tls.groups", "list of `X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`", "`[X25519MLKEM768, X25519, secp256r1]`", "TLS key exchange groups, in order of preference; nothing else is negotiated.";
 }

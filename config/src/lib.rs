@@ -13,6 +13,7 @@ pub mod env;
 mod fields;
 mod grants;
 pub mod identity;
+mod issuer;
 pub mod limits;
 mod load;
 pub mod pkcs11;
@@ -27,6 +28,7 @@ pub use grants::Grants;
 pub use identity::{
     FilesKey, IdentitySource, KeyPlace, KubernetesApi, KubernetesCsr, KubernetesTrust,
 };
+pub use issuer::{IssuerSettings, TokenKeyKind, TokenKeys};
 pub use limits::Limits;
 pub use load::{check_files, document_files, load_documents};
 pub use proxy::{

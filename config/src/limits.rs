@@ -75,6 +75,14 @@ bounds! {
     DETECT_BYTES_MIN: usize = 4 * KIB;
     /// Bytes read at most to tell the protocol.
     DETECT_BYTES_MAX: usize = 16 * KIB;
+    /// Shortest life of a generated key that signs context tokens.
+    ISSUER_KEY_ROTATE_S_MIN: u64 = 1;
+    /// Longest life of a generated key that signs context tokens.
+    ISSUER_KEY_ROTATE_S_MAX: u64 = 30 * 86_400;
+    /// Least time between two fetches of an issuer's keys because tokens name a key that is not among them.
+    ISSUER_KEYS_COOLDOWN_S: u64 = 30;
+    /// Places one issuer's keys are fetched from.
+    ISSUER_KEY_PLACES_MAX: usize = 32;
     /// One call to an authority or API server, from name resolution to the last byte.
     CONTROL_CALL_MS_MAX: u64 = 10_000;
     /// Bytes of one answer of an authority or API server, and of a file with authorities.

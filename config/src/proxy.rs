@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::grants::Grants;
 use crate::identity::{IdentitySource, KeyPlace};
+use crate::issuer::IssuerSettings;
 use crate::limits::Limits;
 
 /// Ports that are not HTTP unless somebody declares it: FTP, SSH, SMTP, POP3, IMAP, submission,
@@ -67,6 +68,8 @@ pub struct ProxyConfig {
     pub caller_certificate: Vec<CallerCertificate>,
     /// The TLS key exchange groups offered and accepted; empty: the default set.
     pub tls_groups: Vec<TlsGroup>,
+    /// What context tokens are signed with, where this process issues them.
+    pub issuer: IssuerSettings,
     /// Data-path threads; `None`: follow the CPU limit.
     pub workers: Option<usize>,
     /// Where audit records go, and how personal values leave the process.

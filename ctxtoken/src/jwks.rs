@@ -172,7 +172,7 @@ impl KeySet {
     }
 
     /// Whether the set may still be used.
-    pub(crate) fn is_usable(&self, now: UnixTime) -> bool {
+    pub fn is_usable(&self, now: UnixTime) -> bool {
         let confirmed = self.upkeeps.is_empty() || self.upkeeps.iter().any(|u| u.is_usable(now));
         confirmed && self.usable_until.is_none_or(|end| now < end)
     }

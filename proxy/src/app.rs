@@ -43,6 +43,7 @@ use crate::identity;
 use crate::inbound;
 use crate::intercept;
 use crate::intercept::{listen, ready, self_test};
+use crate::issuers::{self, follow::Follower};
 use crate::lifecycle;
 use crate::live::{Builder, Live, Snapshot};
 use crate::machine;
@@ -180,6 +181,7 @@ struct Running {
     certs: CertsHandle,
     reload: Reload,
     federation: Federation,
+    issuer_keys: Follower,
     provider_keys: ProviderKeys,
     edges: Edges,
     workers: Vec<JoinHandle<()>>,
@@ -216,11 +218,7 @@ impl Started {
         let provider_keys = first_keys(&snapshot).await;
         let shared = Shared {
             live: Arc::new(Live::new(snapshot)),
-            propagation: Propagation {
-                handle: config.propagation.contains(&Configured::Handle),
-                traceparent: config.propagation.contains(&Configured::Traceparent),
-                token: config.propagation.contains(&Configured::Token),
-            },
+            propagation: propagation(&config),
             contexts: Arc::new(ContextIndex::new(
                 config.limits.context_index_entries_max,
                 config.limits.context_grace_ms_max,
@@ -230,6 +228,7 @@ impl Started {
             probes: Arc::default(),
             why,
             provider_keys: provider_keys.reader(),
+            published: builder.issuer_keys.own().published(),
             reviews: Reviews::start(),
             attributes: Attributes::start(),
             token_rates: Arc::default(),
@@ -245,14 +244,13 @@ impl Started {
             failed: Arc::default(),
             config,
         };
+        let issuer_keys = Follower::start(&shared.live, issuers::followed(&documents));
         let edges = edge_listeners(&shared.config)?;
         let workers = start_workers(&shared, &metrics, &edges)?;
         readiness.met(Condition::Listeners);
         announce(&shared.config, &self_id, &documents, workers.len());
         let live = Arc::clone(&shared.live);
-        let pace = federation::pace(&shared.config.limits);
-        let mut federation = Federation::new(Arc::new(|| Now::read().millis()), pace);
-        federation.follow(federation::endpoints(&documents));
+        let federation = federation::start(&shared.config.limits, &documents);
         let state = (documents, first);
         let reload = Reload::new(live, builder, state, readiness.clone(), metrics.clone(), audit);
         Ok(Running {
@@ -262,6 +260,7 @@ impl Started {
             certs,
             reload,
             federation,
+            issuer_keys,
             provider_keys,
             edges,
             workers,
@@ -281,6 +280,14 @@ async fn first_keys(snapshot: &Snapshot) -> ProviderKeys {
         provider_keys.first_attempts(FIRST_KEYS_WAIT).await;
     }
     provider_keys
+}
+
+fn propagation(config: &ProxyConfig) -> Propagation {
+    Propagation {
+        handle: config.propagation.contains(&Configured::Handle),
+        traceparent: config.propagation.contains(&Configured::Traceparent),
+        token: config.propagation.contains(&Configured::Token),
+    }
 }
 
 impl Running {
@@ -320,6 +327,7 @@ impl Running {
         let mut updates = self.certs.certs();
         self.reload.identity_status(&status.borrow_and_update());
         let mut fetched = self.federation.fetched();
+        let mut issuer_keys = self.issuer_keys.fetched();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut renewing = true;
         loop {
@@ -340,10 +348,15 @@ impl Running {
                     let fetched = Arc::clone(&fetched.borrow_and_update());
                     self.reload.federated(&fetched);
                 }
+                Ok(()) = issuer_keys.changed() => {
+                    let fetched = Arc::clone(&issuer_keys.borrow_and_update());
+                    self.reload.issuer_keys(&fetched);
+                }
                 _ = tick.tick() => self.look_around(renewing),
             }
             if let Some(documents) = self.reload.take_federation_change() {
                 self.federation.follow(federation::endpoints(&documents));
+                self.issuer_keys.follow(issuers::followed(&documents));
             }
             if let Some(snapshot) = self.reload.take_provider_change() {
                 self.provider_keys.set_providers(snapshot.providers());
@@ -354,6 +367,7 @@ impl Running {
     /// Once a second: files, key ages, contexts whose grace is over.
     fn look_around(&mut self, renewing: bool) {
         self.reload.documents(&self.shared.config, false);
+        self.reload.own_keys();
         self.reload.provider_status(&self.shared.provider_keys.status());
         refresh_edges(&self.edges);
         self.shared.contexts.sweep(Now::read());

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use countersign_certs_client::federation::{Endpoint, Fetched, Pace, Profile};
+use countersign_certs_client::federation::{Endpoint, Federation, Fetched, Pace, Profile};
 use countersign_certs_client::{
     Bundle, BundleDoc, Certs, Failure, JwtBundle, JwtBundles, TrustBundles,
 };
@@ -20,6 +20,8 @@ use countersign_policy::doc::{
     EndpointProfile, FederatedBundle, FederatedDomain, FileRef, MeshConfig, TlsRoots,
 };
 use countersign_workload_id::TrustDomain;
+
+use crate::clock::Now;
 
 /// The bundles of other trust domains, wherever they come from.
 #[derive(Debug, Default)]
@@ -150,6 +152,13 @@ pub fn endpoints(documents: &Documents) -> Vec<Endpoint> {
         })
     };
     documents.mesh.federation.iter().filter_map(endpoint).collect()
+}
+
+/// Begins to ask the endpoints that the documents name.
+pub fn start(limits: &Limits, documents: &Documents) -> Federation {
+    let mut federation = Federation::new(Arc::new(|| Now::read().millis()), pace(limits));
+    federation.follow(endpoints(documents));
+    federation
 }
 
 /// How often endpoints are asked.

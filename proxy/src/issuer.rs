@@ -8,11 +8,11 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use countersign_certs_client::{Certs, Identity, svid};
+use countersign_certs_client::{Certs, Identity};
 use countersign_config::{AppService, ProxyConfig};
 use countersign_ctxtoken::{
     Algorithm, ContextToken, KeyRef, MintError, Minter, NewContext, SignError, TokenIds,
-    TokenSigner, UnixTime, VerifyingKey, txn_id,
+    TokenSigner, UnixTime, txn_id,
 };
 use countersign_policy::Documents;
 use countersign_policy::doc::{IssuerKeys, TrustedIssuer};
@@ -20,6 +20,7 @@ use countersign_workload_id::WorkloadId;
 use http::HeaderValue;
 
 use crate::clock::Now;
+use crate::issuers::own::OwnKeys;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::worker::Worker;
 
@@ -67,12 +68,17 @@ impl Issuer {
         documents: &Documents,
         config: &ProxyConfig,
         certs: &Certs,
+        own: &OwnKeys,
+        now: Now,
     ) -> Result<Issuer, String> {
         let serves = config.app.iter().any(|app| app.service == Some(AppService::Issuer));
         if config.gateway.is_empty() && !serves {
             return Err("this process is neither a gateway nor a token service".to_owned());
         }
-        Ok(Issuer { minter: minter(documents, certs)?, ttl_s: documents.mesh.context_ttl_s })
+        Ok(Issuer {
+            minter: minter(documents, certs, own, now)?,
+            ttl_s: documents.mesh.context_ttl_s,
+        })
     }
 
     /// Who signs.
@@ -106,7 +112,7 @@ impl Issuer {
     }
 }
 
-fn minter(documents: &Documents, certs: &Certs) -> Result<Minter, String> {
+fn minter(documents: &Documents, certs: &Certs, own: &OwnKeys, now: Now) -> Result<Minter, String> {
     let identity = certs.token_signer().ok_or("this issuer has no identity yet")?;
     let issuer =
         documents.mesh.issuers.iter().find(|issuer| issuer.id == identity.id).ok_or_else(|| {
@@ -116,39 +122,47 @@ fn minter(documents: &Documents, certs: &Certs) -> Result<Minter, String> {
             )
         })?;
     let constraints = crate::trust::constraints(issuer)?;
-    let key = match issuer.keys {
-        IssuerKeys::X5c | IssuerKeys::Either => {
-            KeyRef::X5c(identity.chain_der.iter().map(|certificate| certificate.to_vec()).collect())
-        }
-        IssuerKeys::Jwks => KeyRef::Kid(published_kid(issuer, identity)?),
-    };
-    let signer: Arc<dyn TokenSigner> = Arc::new(IdentityKey(Arc::clone(identity)));
+    let (key, signer, ends) = signing_key(issuer, identity, own, now)?;
     Minter::new(
         identity.id.clone(),
         documents.mesh.trust_domain.clone(),
         constraints,
         key,
         signer,
-        Some(UnixTime(identity.not_after)),
+        ends.map(UnixTime),
         &crate::live::token_limits(),
     )
     .map_err(|error| error.to_string())
 }
 
-/// The name of our key in the issuer's key set; verifiers know no other keys of ours.
-fn published_kid(issuer: &TrustedIssuer, identity: &Identity) -> Result<String, String> {
-    let leaf = identity.chain_der.first().ok_or("the identity has no certificate")?;
-    let spki = svid::spki(leaf).map_err(|error| error.to_string())?;
-    let kid = VerifyingKey::from_spki_der(&spki).map_err(|error| error.to_string())?.kid();
-    let published = crate::trust::key_set(issuer)?;
-    if published.is_some_and(|keys| keys.has(&kid)) {
-        return Ok(kid);
+/// A key, what names it in tokens, and when its certificate ends.
+type Signing = (KeyRef, Arc<dyn TokenSigner>, Option<u64>);
+
+/// By name once the name is published for long enough; until then by certificate, where the mesh
+/// accepts both.
+fn signing_key(
+    issuer: &TrustedIssuer,
+    identity: &Arc<Identity>,
+    own: &OwnKeys,
+    now: Now,
+) -> Result<Signing, String> {
+    let by_name = match issuer.keys {
+        IssuerKeys::X5c => None,
+        IssuerKeys::Either => own.in_use(now).filter(|_| own.prefers_kid()),
+        IssuerKeys::Jwks => Some(own.in_use(now).ok_or_else(|| {
+            format!(
+                "`keys: jwks` of {}: {}; with `keys: either` it signs by its certificate meanwhile",
+                issuer.id,
+                own.waits_for()
+            )
+        })?),
+    };
+    if let Some(key) = by_name {
+        return Ok((KeyRef::Kid(key.kid.to_string()), Arc::clone(&key.signer), key.ends));
     }
-    Err(format!(
-        "`keys: jwks` of {}, but its key set does not hold the key of our certificate ({kid}); \
-         publish it there, or write `keys: either`",
-        issuer.id
-    ))
+    let chain = identity.chain_der.iter().map(|certificate| certificate.to_vec()).collect();
+    let signer: Arc<dyn TokenSigner> = Arc::new(IdentityKey(Arc::clone(identity)));
+    Ok((KeyRef::X5c(chain), signer, Some(identity.not_after)))
 }
 
 /// Signs tokens with the key of an identity.

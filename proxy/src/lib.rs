@@ -20,6 +20,7 @@ mod identity;
 pub mod inbound;
 pub mod intercept;
 pub mod issuer;
+pub mod issuers;
 pub mod journal;
 pub mod judged;
 pub mod lifecycle;

@@ -20,6 +20,7 @@ use crate::federation::Bundles;
 use crate::gateway::provider_keys::Provider;
 use crate::gateway::rules::GatewayRules;
 use crate::issuer::Issuer;
+use crate::issuers::Keys;
 use crate::outbound::discover::Destinations;
 use crate::tls::outside::OutsideRoots;
 use crate::tls::verify::Trust;
@@ -159,6 +160,8 @@ pub struct Builder {
     roots: OutsideRoots,
     /// The bundles of other trust domains.
     pub federation: Bundles,
+    /// The keys of issuers: what others publish, and our own.
+    pub issuer_keys: Keys,
     /// The issuer list built last, and the documents it was built from.
     issuers: Option<(String, Arc<IssuerSet>)>,
     /// Whom the last snapshot believed, and its `trust_shrank_at`.
@@ -185,9 +188,11 @@ impl Builder {
         let provider = crate::tls::provider(&config.tls_groups);
         let roots = OutsideRoots::new(Arc::clone(&provider));
         let federation = Bundles::default();
+        let issuer_keys = Keys::new(&config);
         Builder {
             config,
             workload,
+            issuer_keys,
             provider,
             generation: 0,
             roots,
@@ -201,7 +206,8 @@ impl Builder {
     /// The issuer list. A key set's file that cannot be read right now must not hold up new
     /// certificates: the list built last stays, as long as the documents are the same.
     fn issuers(&mut self, documents: &Documents, hash: &str) -> Result<Arc<IssuerSet>, BuildError> {
-        match (crate::trust::issuers(documents), &self.issuers) {
+        let fetched = self.issuer_keys.fetched();
+        match (crate::trust::issuers(documents, fetched), &self.issuers) {
             (Ok(issuers), _) => {
                 let issuers = Arc::new(issuers);
                 self.issuers = Some((hash.to_owned(), Arc::clone(&issuers)));
@@ -213,6 +219,12 @@ impl Builder {
             }
             (Err(why), _) => Err(BuildError::Documents(why)),
         }
+    }
+
+    /// Goes on with the keys of our own tokens; whether another one signs now.
+    pub fn own_keys_moved(&mut self, documents: &Documents, certs: &Certs) -> bool {
+        let Some((_, issuers)) = &self.issuers else { return false };
+        self.issuer_keys.follow_own(documents, certs, issuers, Now::read())
     }
 
     /// Builds the next snapshot.
@@ -255,6 +267,9 @@ impl Builder {
             .map_err(BuildError::Documents)?;
         let hash = documents.sha256_hex();
         let issuers = self.issuers(documents, &hash)?;
+        let now = Now::read();
+        self.issuer_keys.follow_own(documents, certs, &issuers, now);
+        let issuer = Issuer::build(documents, &self.config, certs, self.issuer_keys.own(), now);
         self.generation = next;
         self.believes(&trust);
         Ok(Snapshot {
@@ -271,7 +286,7 @@ impl Builder {
             token_limits: token_limits(),
             destinations: Arc::new(destinations),
             gateway: gateway.map(Arc::new),
-            issuer: Issuer::build(documents, &self.config, certs).map(Arc::new),
+            issuer: issuer.map(Arc::new),
             grants: GrantKeys::build(tokens.as_ref(), &self.config, certs).map(Arc::new),
             tokens: tokens.map(Arc::new),
             generation: self.generation,

@@ -10,14 +10,18 @@ use std::time::SystemTime;
 use countersign_certs_client::federation::Fetched;
 use countersign_certs_client::{Certs, State, Status, TrustBundles, svid};
 use countersign_config::{ProxyConfig, document_files};
+use countersign_ctxtoken::{Issuer, UnixTime};
 use countersign_policy::Documents;
-use countersign_policy::doc::{DestinationPeer, FederatedBundle, FileRef, SvidBundle, TlsRoots};
+use countersign_policy::doc::{
+    DestinationPeer, FederatedBundle, FileRef, IssuerJwks, SvidBundle, TlsRoots,
+};
 use countersign_workload_id::TrustDomain;
 
 use crate::admin::{Condition, Readiness};
 use crate::audit::{AuditSink, Record, Text};
 use crate::clock::Now;
 use crate::gateway::provider_keys::ProviderStatus;
+use crate::issuers::follow::Fetched as FetchedKeys;
 use crate::live::{Builder, Live, Snapshot};
 use crate::telemetry::Metrics;
 
@@ -103,6 +107,37 @@ impl Reload {
         }
     }
 
+    /// Takes over the key sets that issuers publish.
+    pub fn issuer_keys(&mut self, fetched: &Arc<FetchedKeys>) {
+        if self.builder.issuer_keys.take(Arc::clone(fetched)) {
+            let (documents, certs) = (Arc::clone(&self.documents), Arc::clone(&self.certs));
+            self.publish(&documents, &certs);
+        }
+        for issuer in &self.documents.mesh.issuers {
+            let (mut ok, mut failed) = (0_u64, 0_u64);
+            for (_, known) in fetched.of(&issuer.id) {
+                ok = ok.saturating_add(known.fetched);
+                failed = failed.saturating_add(known.failed);
+                if let Some(at) = known.confirmed_at {
+                    self.metrics.process().issuer_keys_loaded(issuer.id.as_str(), at);
+                }
+            }
+            if ok + failed > 0 {
+                self.metrics
+                    .process()
+                    .key_fetches(issuer.id.as_str(), [("failed", failed), ("ok", ok)]);
+            }
+        }
+    }
+
+    /// Once a second: the keys of our own tokens, where we issue any.
+    pub fn own_keys(&mut self) {
+        if self.builder.own_keys_moved(&self.documents, &self.certs) {
+            let (documents, certs) = (Arc::clone(&self.documents), Arc::clone(&self.certs));
+            self.publish(&documents, &certs);
+        }
+    }
+
     /// Says which trust domains are named and trusted in vain. Their workloads are refused; nobody
     /// else is affected, so it never makes the proxy unready.
     fn federation_status(&self, bundles: &TrustBundles) {
@@ -152,7 +187,10 @@ impl Reload {
     /// Key sets, bundles and roots that documents refer to; their change counts like a document's.
     fn key_files(&self) -> Vec<PathBuf> {
         let issuers = self.documents.mesh.issuers.iter();
-        let keys = issuers.filter_map(|issuer| issuer.jwks.as_ref());
+        let keys = issuers.filter_map(|issuer| match &issuer.jwks {
+            Some(IssuerJwks::File(file)) => Some(file),
+            Some(IssuerJwks::Destination { .. }) | None => None,
+        });
         let roots = self.documents.destinations.iter().filter_map(|named| match &named.spec.peer {
             DestinationPeer::Tls { roots: TlsRoots::File(file), .. } => Some(file),
             DestinationPeer::Tls { roots: TlsRoots::System, .. } | DestinationPeer::Mesh { .. } => {
@@ -249,6 +287,7 @@ impl Reload {
                 format!("no keys of identity provider {}: {why}", provider.name)
             })
             .collect();
+        let missing: Vec<String> = missing.into_iter().chain(self.missing_issuers()).collect();
         for provider in providers {
             if let Some(fetched) = provider.fetched_at {
                 self.metrics.process().issuer_keys_loaded(&provider.name, fetched);
@@ -259,6 +298,21 @@ impl Reload {
         } else {
             self.readiness.degraded(Condition::IssuerKeys, missing.join("; "));
         }
+    }
+
+    /// Issuers of context tokens whose key set does not count: nobody reached them for too long.
+    fn missing_issuers(&self) -> Vec<String> {
+        let (snap, now) = (self.live.load(), UnixTime(Now::read().secs()));
+        let fetched = self.builder.issuer_keys.fetched();
+        let unusable = snap
+            .issuers
+            .iter()
+            .filter(|issuer| issuer.jwks.as_ref().is_some_and(|keys| !keys.is_usable(now)));
+        let line = |issuer: &Issuer| {
+            let why = fetched.of(&issuer.id).find_map(|(_, known)| known.failure.as_deref());
+            format!("no keys of the issuer {}: {}", issuer.id, why.unwrap_or("not fetched yet"))
+        };
+        unusable.map(line).collect()
     }
 
     fn report(&self) {

@@ -8,15 +8,17 @@ use countersign_ctxtoken::{
     Presenter, Presenters, ScopePattern, SubPattern,
 };
 use countersign_policy::Documents;
-use countersign_policy::doc::{IssuerKeys, TrustedIssuer};
+use countersign_policy::doc::{IssuerJwks, IssuerKeys, TrustedIssuer};
+
+use crate::issuers::follow::Fetched;
 
 /// The issuer allow-list of the documents.
 ///
 /// # Errors
 /// A sentence naming the entry that cannot be used.
-pub fn issuers(documents: &Documents) -> Result<IssuerSet, String> {
+pub fn issuers(documents: &Documents, fetched: &Fetched) -> Result<IssuerSet, String> {
     let convert = |issuer: &TrustedIssuer| {
-        let jwks = key_set(issuer)?;
+        let jwks = key_set(issuer, fetched)?;
         let keys = match issuer.keys {
             IssuerKeys::X5c => KeyForms::X5c,
             IssuerKeys::Jwks => KeyForms::Jwks,
@@ -28,13 +30,16 @@ pub fn issuers(documents: &Documents) -> Result<IssuerSet, String> {
     IssuerSet::new(issuers).map_err(|error| error.to_string())
 }
 
-/// The issuer's key set, read from its file.
+/// The issuer's key set, read from its file or as it was fetched last.
 ///
 /// # Errors
 /// A sentence naming the file that cannot be used.
-pub fn key_set(issuer: &TrustedIssuer) -> Result<Option<KeySet>, String> {
-    let Some(file) = &issuer.jwks else { return Ok(None) };
-    let path = file.resolve();
+pub fn key_set(issuer: &TrustedIssuer, fetched: &Fetched) -> Result<Option<KeySet>, String> {
+    let path = match &issuer.jwks {
+        None => return Ok(None),
+        Some(IssuerJwks::Destination { .. }) => return Ok(Some(fetched.key_set(&issuer.id))),
+        Some(IssuerJwks::File(file)) => file.resolve(),
+    };
     let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let bytes = std::fs::read(&path).map_err(|error| unusable(&error))?;
     KeySet::from_jwks_json(&bytes).map(Some).map_err(|error| unusable(&error))

@@ -34,6 +34,7 @@ use crate::intercept::guard::OwnAddresses;
 use crate::intercept::peek::Undetected;
 use crate::intercept::probes::Probes;
 use crate::intercept::ready;
+use crate::issuers::publish::Published;
 use crate::live::{Live, Snapshot};
 use crate::random::Random;
 use crate::refusal::{Refusal, Refused, Stage};
@@ -70,6 +71,8 @@ pub struct Shared {
     pub why: WhyRing,
     /// Keys of identity providers.
     pub provider_keys: KeysReader,
+    /// The public keys of our own tokens, for those who ask.
+    pub published: Published,
     /// Asks the API server about callers' tokens.
     pub reviews: Reviews,
     /// What attribute providers say.

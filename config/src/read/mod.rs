@@ -5,6 +5,7 @@
 //! a problem, so that one run reports all of them. Nothing here opens a file.
 
 mod identity;
+mod issuer;
 mod listeners;
 mod local;
 mod pod;

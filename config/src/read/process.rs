@@ -50,6 +50,7 @@ impl Reader<'_, '_> {
             let count = read::integer(node, 1, WORKERS_MAX, self.findings)?;
             usize::try_from(count).ok()
         });
+        let issuer = self.issuer(fields.optional("issuer"));
         let audit = self.audit(fields.optional("audit"));
         let limits = self.limits(fields.optional("limits"));
         let captured = inbound.iter().any(|l| l.mode.is_captured());
@@ -82,6 +83,7 @@ impl Reader<'_, '_> {
             propagation,
             caller_certificate,
             tls_groups,
+            issuer,
             workers,
             audit,
             limits,

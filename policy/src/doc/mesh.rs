@@ -89,8 +89,8 @@ pub struct TrustedIssuer {
     pub id: WorkloadId,
     /// Which key forms are accepted.
     pub keys: IssuerKeys,
-    /// JWK set file of the `jwks` and `either` forms.
-    pub jwks: Option<FileRef>,
+    /// Where the key set of the `jwks` and `either` forms comes from.
+    pub jwks: Option<IssuerJwks>,
     /// `allow.origin`: `user`, `service`, `batch`, `async`, `foreign`.
     pub origins: Vec<String>,
     /// `allow.sub` patterns; a final `*` matches any rest.
@@ -102,6 +102,22 @@ pub struct TrustedIssuer {
     pub impersonate: Vec<String>,
     /// `allow.maxTtl`, seconds.
     pub max_ttl_s: Option<u64>,
+}
+
+/// Where an issuer's key set comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IssuerJwks {
+    /// A file, read again when it changes.
+    File(FileRef),
+    /// The issuer itself: every endpoint of a Destination publishes its own keys.
+    Destination {
+        /// Which Destination.
+        name: DestinationName,
+        /// Seconds between two fetches.
+        refresh_s: u64,
+        /// Keys that were not confirmed for so long do not count, seconds.
+        max_stale_s: u64,
+    },
 }
 
 /// How an issuer's key is found.

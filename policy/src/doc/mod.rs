@@ -60,7 +60,8 @@ pub use gateway::{
     RctxKey, TctxKey, WhenMissing,
 };
 pub use mesh::{
-    Custody, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer, Unknown,
+    Custody, IssuerJwks, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer,
+    Unknown,
 };
 pub use provider::{
     BearerTokens, ClaimDeclaration, ClaimRole, ClaimType, CredentialSource, Demand,

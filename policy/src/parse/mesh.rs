@@ -223,7 +223,7 @@ fn ttl(node: &Node, findings: &mut Findings<'_>) -> Option<u64> {
     Some(seconds)
 }
 
-fn issuer(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<TrustedIssuer> {
+fn issuer(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Option<TrustedIssuer> {
     let mut fields = Fields::of(node, "an issuer", findings)?;
     let id = fields.required("id", findings).and_then(|node| {
         let id = scalars::workload_id(node, findings)?;
@@ -233,20 +233,19 @@ fn issuer(node: &Node, known: &Known, findings: &mut Findings<'_>) -> Option<Tru
     let forms =
         [("x5c", IssuerKeys::X5c), ("jwks", IssuerKeys::Jwks), ("either", IssuerKeys::Either)];
     let form = keys.and_then(|node| read::one_of(node, &forms, findings));
-    let jwks = fields.optional("jwks").and_then(|node| {
-        let mut fields = Fields::of(node, "jwks", findings)?;
-        let file = fields.required("file", findings);
-        fields.finish(findings);
-        scalars::file(file?, findings)
-    });
+    let key_set = fields.optional("jwks");
+    let jwks = key_set.and_then(|node| super::jwks::read(node, known, findings));
     fields.not_yet("receipts", findings);
     let span = fields.span();
     let allow = fields.required("allow", findings);
     fields.finish(findings);
-    if let (Some(IssuerKeys::Jwks | IssuerKeys::Either), None) = (form, &jwks) {
+    if let (Some(IssuerKeys::Jwks | IssuerKeys::Either), None) = (form, key_set) {
         findings
             .error("E013", keys.map_or(span, |node| node.span), "this form of key needs a key set")
-            .hint("add `jwks: {file: issuer.json}`, or write `keys: x5c`");
+            .hint(
+                "add `jwks: {file: issuer.json}` or `jwks: {destination: edge/gateway}`, or write \
+                 `keys: x5c`",
+            );
     }
     let allow = allow.and_then(|node| constraints(node, findings));
     let Constraints { origins, subjects, scopes, impersonate, max_ttl_s } = allow?;

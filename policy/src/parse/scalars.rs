@@ -227,7 +227,15 @@ pub(crate) fn destination(
     let mut fields = Fields::of(node, what, findings)?;
     let node = fields.required("destination", findings);
     fields.finish(findings);
-    let node = node?;
+    destination_name(node?, known, findings)
+}
+
+/// `namespace/name` of a Destination, which may be read later.
+pub(crate) fn destination_name(
+    node: &Node,
+    known: &mut super::known::Known,
+    findings: &mut Findings<'_>,
+) -> Option<DestinationName> {
     let text = read::short_string(node, 130, findings)?;
     let label = |part: &str| {
         let text = part.to_owned();

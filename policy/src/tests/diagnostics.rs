@@ -727,7 +727,7 @@ spec:
             error[E013]: this form of key needs a key set
               --> mesh.yaml:9:184
             9 | d: "spiffe://other/ns/edge/sa/g", keys: jwks, allow: {origin: [], sub: ["user:*"]}}]}
-              |                                         ^^^^ add `jwks: {file: issuer.json}`, or write `keys: x5c`
+              |                                         ^^^^ add `jwks: {file: issuer.json}` or `jwks: {destination: edge/gateway}`, or write `keys: x5c`
             error[E001]: an empty list matches nothing
               --> mesh.yaml:9:206
             9 | edge/sa/g", keys: jwks, allow: {origin: [], sub: ["user:*"]}}]}

@@ -11,7 +11,7 @@ const RETRY_MS_MAX: u64 = 60_000;
 
 /// The times one provider's keys are fetched at.
 #[derive(Debug)]
-pub(super) struct KeySchedule {
+pub(crate) struct KeySchedule {
     refresh_ms: u64,
     cooldown_ms: u64,
     last_ms: Option<u64>,
@@ -21,7 +21,7 @@ pub(super) struct KeySchedule {
 
 impl KeySchedule {
     /// A schedule whose first fetch is due at once.
-    pub(super) fn new(refresh: Duration, cooldown: Duration) -> KeySchedule {
+    pub(crate) fn new(refresh: Duration, cooldown: Duration) -> KeySchedule {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
         KeySchedule {
             refresh_ms: ms(refresh).max(RETRY_MS_MIN),
@@ -33,7 +33,7 @@ impl KeySchedule {
     }
 
     /// How long to wait; zero: fetch now. `wanted`: somebody asked for a key we do not have.
-    pub(super) fn wait_ms(&self, now: Now, wanted: bool) -> u64 {
+    pub(crate) fn wait_ms(&self, now: Now, wanted: bool) -> u64 {
         let now = now.millis();
         let Some(last) = self.last_ms else { return 0 };
         if now < last {
@@ -44,20 +44,20 @@ impl KeySchedule {
     }
 
     /// A fetch succeeded. `spread`: -100..=100, in thousandths of the interval.
-    pub(super) fn succeeded(&mut self, now: Now, spread: i64) {
+    pub(crate) fn succeeded(&mut self, now: Now, spread: i64) {
         self.failures = 0;
         self.plan(now, self.refresh_ms, spread);
     }
 
     /// A fetch failed: wait 1 s, 2 s, 4 s, at most a minute and never longer than the interval.
-    pub(super) fn failed(&mut self, now: Now, spread: i64) {
+    pub(crate) fn failed(&mut self, now: Now, spread: i64) {
         let wait = RETRY_MS_MIN.checked_shl(self.failures).unwrap_or(RETRY_MS_MAX);
         self.failures = self.failures.saturating_add(1).min(16);
         self.plan(now, wait.min(RETRY_MS_MAX).min(self.refresh_ms), spread);
     }
 
     /// When the next fetch is planned.
-    pub(super) fn next(&self) -> Now {
+    pub(crate) fn next(&self) -> Now {
         Now::from_micros(self.next_ms.saturating_mul(1_000))
     }
 

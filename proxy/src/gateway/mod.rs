@@ -13,7 +13,7 @@ pub mod device;
 pub mod facts;
 pub mod identify;
 mod identify_error;
-mod key_schedule;
+pub(crate) mod key_schedule;
 pub mod mint;
 pub mod proofs;
 pub mod provider_fetch;

@@ -3,8 +3,10 @@
 //! Invariant: takes a [`Permit`] by value, as `forward` does: mutual TLS, token checks, policy and
 //! audit came first. What is served here is on no public listener.
 
+use bytes::Bytes;
 use countersign_config::AppService;
-use http::{Response, request};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Method, Response, request};
 use hyper::body::Incoming;
 
 use crate::http::body::ProxyBody;
@@ -44,9 +46,27 @@ pub async fn answer(
         (AppService::Issuer, tokens::endpoint::PATH) if snap.tokens.is_some() => {
             tokens::endpoint::serve(conn, parts, body, head, snap, journal).await
         }
-        (AppService::Issuer, _) => {
-            let detail = "nothing is served at this path";
-            Err(Refused::new(Refusal::RouteUnknown, Stage::Forward, detail))
+        (AppService::Issuer, path)
+            if parts.method == Method::GET || parts.method == Method::HEAD =>
+        {
+            let keys = conn.worker().shared.published.at(path);
+            keys.map(key_set).ok_or_else(nothing_there)
         }
+        (AppService::Issuer, _) => Err(nothing_there()),
     }
+}
+
+fn nothing_there() -> Refused {
+    Refused::new(Refusal::RouteUnknown, Stage::Forward, "nothing is served at this path")
+}
+
+/// The public keys of this issuer, which verifiers fetch again and again.
+fn key_set(text: Bytes) -> Response<ProxyBody> {
+    let length = HeaderValue::from(text.len());
+    let mut response = Response::new(ProxyBody::full(text));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    headers.insert(CONTENT_LENGTH, length);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
 }

@@ -144,6 +144,8 @@ metrics! {
         "Document sets that were not taken over, by the code of the first error.";
     ISSUER_KEYS_AGE = Gauge "countersign_issuer_keys_age_seconds" "seconds" ["issuer"]
         "Time since the verification keys of an issuer were last loaded.";
+    ISSUER_KEY_FETCHES = Counter "countersign_issuer_key_fetches_total" "" ["issuer", "result"]
+        "Fetches of the key set that an issuer of context tokens publishes: `ok`, `failed`.";
     LIFECYCLE_STATE = Gauge "countersign_lifecycle_state" "" ["state"]
         "1 for the state the process is in, 0 for the others.";
     LOG_DROPPED = Counter "countersign_log_dropped_total" "" []

@@ -21,6 +21,7 @@ struct State {
     trust_confirmed: BTreeMap<String, Now>,
     bundle_fetches: BTreeMap<String, [(&'static str, u64); 4]>,
     issuer_keys_loaded: BTreeMap<String, Now>,
+    key_fetches: BTreeMap<String, [(&'static str, u64); 2]>,
     snapshots: BTreeMap<&'static str, String>,
     rejected: BTreeMap<(String, &'static str), u64>,
     redirect: BTreeMap<&'static str, bool>,
@@ -41,6 +42,7 @@ impl ProcessMetrics {
             trust_confirmed: BTreeMap::new(),
             bundle_fetches: BTreeMap::new(),
             issuer_keys_loaded: BTreeMap::new(),
+            key_fetches: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             rejected: BTreeMap::new(),
             redirect: BTreeMap::new(),
@@ -92,6 +94,15 @@ impl ProcessMetrics {
     /// The keys of an issuer or identity provider were loaded.
     pub fn issuer_keys_loaded(&self, issuer: &str, now: Now) {
         set_capped(&mut self.lock().issuer_keys_loaded, issuer, now);
+    }
+
+    /// Fetches of an issuer's key set so far, by result.
+    pub fn key_fetches(&self, issuer: &str, by_result: [(&'static str, u64); 2]) {
+        let mut state = self.lock();
+        let known = state.key_fetches.contains_key(issuer);
+        if known || state.key_fetches.len() < limits::SERIES_PER_METRIC_MAX {
+            state.key_fetches.insert(issuer.to_owned(), by_result);
+        }
     }
 
     /// The hash of what is in force, e.g. for `documents`; shown by its first 8 digits.
@@ -159,6 +170,12 @@ impl ProcessMetrics {
         page.begin(&names::ISSUER_KEYS_AGE);
         for (issuer, at) in &state.issuer_keys_loaded {
             page.sample(&names::ISSUER_KEYS_AGE, &[issuer], age_s(*at, now));
+        }
+        page.begin(&names::ISSUER_KEY_FETCHES);
+        for (issuer, by_result) in &state.key_fetches {
+            for (result, count) in by_result {
+                page.sample(&names::ISSUER_KEY_FETCHES, &[issuer, result], count);
+            }
         }
         page.begin(&names::SNAPSHOT_INFO);
         for (group, sha) in &state.snapshots {

@@ -208,6 +208,19 @@ pub async fn to_mesh_tcp(
     mesh_stream(addr, expected, tls, Alpn::Tcp).await
 }
 
+/// Opens a mutual TLS connection for HTTP/1.1 of this process itself to another sidecar, which must be
+/// one of `expected`.
+///
+/// # Errors
+/// [`ConnectError`]; `UnexpectedIdentity` when somebody else answered.
+pub async fn to_mesh_http1(
+    addr: SocketAddr,
+    expected: &Arc<ExpectedIds>,
+    tls: &MeshTls,
+) -> Result<(TlsStream<TcpStream>, MeshPeer), ConnectError> {
+    mesh_stream(addr, expected, tls, Alpn::Http1).await
+}
+
 async fn mesh_stream(
     addr: SocketAddr,
     expected: &Arc<ExpectedIds>,
