@@ -22,3 +22,4 @@ mod shown;
 mod vectors;
 mod verify;
 mod world;
+mod wycheproof;

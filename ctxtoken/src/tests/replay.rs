@@ -39,6 +39,31 @@ fn header_corpus_replays() {
 }
 
 #[test]
+fn hops_corpus_replays() {
+    let mut read = 0;
+    for input in corpus("hops") {
+        if let Ok(list) = HopList::parse(&input, &Limits::default()) {
+            let again = HopList::parse(list.text().as_bytes(), &Limits::default());
+            assert_eq!(again.as_ref(), Ok(&list));
+            read += 1;
+        }
+    }
+    assert!(read >= 5, "the corpus has lists that are read");
+}
+
+#[test]
+fn hop_record_corpus_replays() {
+    let mut read = 0;
+    for input in corpus("hop_record") {
+        let mut parts = input.splitn(2, |byte| *byte == 0);
+        let (header, payload) = (parts.next().unwrap(), parts.next().unwrap());
+        let field = signed_bytes(header, payload, &ed25519());
+        read += usize::from(HopList::parse(field.as_bytes(), &Limits::default()).is_ok());
+    }
+    assert!(read >= 2, "the corpus has records that are read");
+}
+
+#[test]
 fn jwks_corpus_replays() {
     for input in corpus("jwks") {
         let _ = KeySet::from_jwks_json(&input);
