@@ -77,6 +77,7 @@ fields! {
     "app[].address", "IP and port", "under a redirect: as dialled", "Where the app listens. An explicit listener needs it.";
     "app[].protocol", "`http`, `grpc`, `tcp`", "told from the first bytes; `tcp` for well-known ports", "What is spoken. `tcp` is never looked into.";
     "app[].tls", "`mesh`, `terminate`, `pass`", "`mesh`", "TLS of clients that are no sidecars. `terminate`: it ends here, with a mesh certificate of the client; else its bytes are carried as they are.";
+    "app[].service", "`issuer`", "an app answers", "This process answers here itself, over HTTP: the token service. See [context/token-service.md](context/token-service.md).";
     "app[].upgrades", "list of `Upgrade` tokens", "none", "Protocols beside `websocket` that requests may upgrade to.";
     "app[].connect", "`true`, `false`", "`false`", "Whether CONNECT requests reach the app.";
     "app[].detectTimeout", "`1ms` to `1s`", "`1s`", "How long to wait for the first bytes of an undeclared port.";

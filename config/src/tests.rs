@@ -414,13 +414,13 @@ fn a_gateway_leads_to_requests_in_the_mesh() {
     };
     let tcp = refused("{port: 8080, protocol: http}", "{port: 8080, protocol: tcp}");
     expect![[r#"
-        gateway.yaml:17:9 E004: `shop/orders` speaks no HTTP, and a gateway routes requests (declare its port `http` or `grpc`)
+        gateway.yaml:18:9 E004: `shop/orders` speaks no HTTP, and a gateway routes requests (declare its port `http` or `grpc`)
     "#]].assert_eq(&tcp);
     let ids = "mesh: {identities: [\"spiffe://prod.example.com/ns/shop/sa/orders\"]}";
     assert!(MESH.contains(ids), "{MESH}");
     let outside = refused(ids, "tls: {serverNames: [a.example.net], roots: system}");
     expect![[r#"
-        gateway.yaml:17:9 E004: `shop/orders` is outside the mesh, and a gateway leads into it (let a workload of the mesh call it, with a policy of its own)
+        gateway.yaml:18:9 E004: `shop/orders` is outside the mesh, and a gateway leads into it (let a workload of the mesh call it, with a policy of its own)
     "#]].assert_eq(&outside);
 }
 

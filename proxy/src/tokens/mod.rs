@@ -17,6 +17,9 @@ mod requesters;
 mod rules;
 mod subject;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::deferred::{GrantKeys, MadeGrant};
 pub use self::error::{TokenError, Why};
 pub use self::redeemed::Redeemed;

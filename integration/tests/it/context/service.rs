@@ -288,7 +288,7 @@ async fn a_revoked_user_gets_no_token() {
         async |kind: &str, subject: &str| service.ask(&lab, &leaf, &Form::new(kind, subject)).await;
     granted(&ask("access_token", &subject).await);
     granted(&ask("txn_token", &old).await);
-    lab.revoke(json!({"users": [{"provider": "corp", "id": "alice"}]}));
+    lab.revoke(json!({"users": [{"provider": "corp", "id": "alice", "issuedBefore": "2125-01-01T00:00:00Z"}]}));
     service.proxy.reload();
     let reply = wait::until("the revocation", || async {
         let reply = ask("access_token", &subject).await;
