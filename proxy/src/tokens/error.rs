@@ -59,6 +59,7 @@ reasons! {
     GrantOfAnother => "grant_of_another", "invalid_request", TokenRequestRefused, "the deferred grant is for another workload";
     GrantSpent => "grant_spent", "invalid_request", TokenRequestRefused, "the deferred grant was redeemed too often";
     IssuerForbids => "issuer_forbids", "invalid_request", TokenRequestRefused, "the issuer may not make such a token";
+    JustificationRefused => "justification_refused", "invalid_request", TokenRequestRefused, "the justification does not hold";
     JustificationUnchecked => "justification_unchecked", "invalid_request", TokenRequestRefused, "acting for somebody needs a justification that was checked";
     KeysMissing => "keys_missing", "temporarily_unavailable", UserKeysUnavailable, "keys that verify the subject token are not loaded";
     MessageDiffers => "message_differs", "invalid_request", TokenRequestRefused, "the deferred grant is for another message";

@@ -7,12 +7,13 @@
 use std::net::IpAddr;
 
 use countersign_ctxtoken::{Justification, NewContext, Origin, Rctx, Subject, Tctx, UnixTime};
-use countersign_policy::doc::AssertKey;
+use countersign_policy::doc::{AssertKey, OnUnavailable};
 use serde_json::Value;
 
 use super::subject::Proven;
 use super::{Asked, Request, TokenError, Why};
 use crate::clock::Now;
+use crate::gateway::attributes::{Answer, Answered, Question, Unavailable};
 
 /// Adds what the request states, and lets a job act for somebody where it may.
 ///
@@ -24,12 +25,15 @@ pub(super) async fn add(
     subject: &mut Proven,
 ) -> Result<(), TokenError> {
     let context = &mut subject.context;
+    let whom = request.act_for.as_deref().map(named).transpose()?;
     for key in &asked.entry.assert {
         let of = if is_of_call(*key) { &request.details } else { &request.context };
         let Some(value) = of.get(key.as_str()) else { continue };
         if *key == AssertKey::Just {
-            let just = justification(asked, value).await?;
-            context.rctx.just.get_or_insert(just);
+            if context.rctx.just.is_none() {
+                let user = whom.as_ref().unwrap_or(&context.sub);
+                context.rctx.just = Some(justification(asked, value, user).await?);
+            }
             continue;
         }
         let sound = if is_of_call(*key) {
@@ -42,10 +46,14 @@ pub(super) async fn add(
             return Err(Why::ContextInvalid.error(detail));
         }
     }
-    match &request.act_for {
+    match whom {
         Some(whom) => act_for(asked, whom, context),
         None => Ok(()),
     }
+}
+
+fn named(whom: &str) -> Result<Subject, TokenError> {
+    Subject::parse(whom).ok_or_else(|| Why::FormMalformed.error("`csign_as` is no subject"))
 }
 
 /// Whether a key is one of `request_details`.
@@ -101,8 +109,13 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(text).collect()
 }
 
-/// The stated justification, of a configured kind. Checked only where a validator said so.
-async fn justification(asked: Asked<'_>, value: &Value) -> Result<Justification, TokenError> {
+/// The stated justification, of a configured kind. Checked only where its validator said so, about
+/// this user.
+async fn justification(
+    asked: Asked<'_>,
+    value: &Value,
+    user: &Subject,
+) -> Result<Justification, TokenError> {
     let invalid = |detail: &str| Why::ContextInvalid.error(detail);
     let field = |name: &str| value.get(name).and_then(Value::as_str);
     let (Some(kind), Some(reference)) = (field("kind"), field("ref")) else {
@@ -113,20 +126,60 @@ async fn justification(asked: Asked<'_>, value: &Value) -> Result<Justification,
     if !known.pattern.matches(reference) {
         return Err(invalid("the reference does not fit its kind"));
     }
-    Ok(Justification {
+    let mut found = Justification {
         kind: kind.to_owned(),
         reference: reference.to_owned(),
         by: None,
         checked: false,
         at: Some(UnixTime(asked.now.secs())),
         facts: None,
-    })
+    };
+    let Some(validator) = &known.validate else { return Ok(found) };
+    found.by = Some(validator.clone());
+    let question = Question {
+        user: user.user().map(|user| user.id().to_owned()),
+        justification: Some(reference.to_owned()),
+        ..Question::default()
+    };
+    let Some(answered) = ask(asked, validator, &question).await? else { return Ok(found) };
+    match answered.answer {
+        Answer::Yes(facts) => {
+            found.checked = true;
+            found.at = Some(UnixTime(answered.at));
+            found.facts = (!facts.is_empty()).then_some(facts);
+            Ok(found)
+        }
+        Answer::No(_) => {
+            let detail = format!("`{validator}` says no to this justification");
+            Err(Why::JustificationRefused.error(detail))
+        }
+        Answer::Groups(_) => {
+            Err(Why::ValidatorUnavailable.error(format!("`{validator}` is a directory")))
+        }
+    }
+}
+
+/// What a validator says; `None` where there is no answer and the document can do without.
+async fn ask(
+    asked: Asked<'_>,
+    name: &str,
+    question: &Question,
+) -> Result<Option<Answered>, TokenError> {
+    let unavailable = |why: &str| Why::ValidatorUnavailable.error(format!("`{name}`: {why}"));
+    let Some(provider) = asked.rules.attributes.get(name) else {
+        return Err(unavailable("it is not among the documents"));
+    };
+    match asked.worker.shared.attributes.ask(provider, question, asked.now).await {
+        Ok(answered) => Ok(Some(answered)),
+        Err(Unavailable(why)) => match provider.spec.on_unavailable {
+            OnUnavailable::Unknown => Ok(None),
+            OnUnavailable::Refuse | OnUnavailable::UseStale(_) => Err(unavailable(&why)),
+        },
+    }
 }
 
 /// A job acts for somebody: listed, with a justification that was checked, and always visible.
-fn act_for(asked: Asked<'_>, whom: &str, context: &mut NewContext) -> Result<(), TokenError> {
-    let subject =
-        Subject::parse(whom).ok_or_else(|| Why::FormMalformed.error("`csign_as` is no subject"))?;
+fn act_for(asked: Asked<'_>, subject: Subject, context: &mut NewContext) -> Result<(), TokenError> {
     if !asked.entry.may_act_for(&subject) {
         return Err(Why::AsNotPermitted.error("`impersonate` of its entry does not list this one"));
     }

@@ -9,6 +9,7 @@ use countersign_policy::{Documents, Workload};
 use countersign_workload_id::{IdPattern, WorkloadId};
 
 use super::SubjectKind;
+use crate::gateway::facts::{self, Providers};
 use crate::gateway::identify::UserVerifier;
 use crate::gateway::provider_keys::Provider;
 
@@ -20,6 +21,8 @@ pub struct TokenRules {
     pub providers: Vec<Arc<Provider>>,
     /// Verifies tokens of those that the service names.
     pub users: UserVerifier,
+    /// Who is asked about justifications.
+    pub attributes: Providers,
     /// How often the token of one transaction may be replaced.
     pub replacements: usize,
     entries: Vec<Entry>,
@@ -83,6 +86,7 @@ impl TokenRules {
             policy: Arc::new(named.spec.clone()),
             users: UserVerifier::new(providers.iter().filter(listed).cloned()),
             providers,
+            attributes: facts::providers(documents),
             replacements: service.replacements,
             entries,
         }))

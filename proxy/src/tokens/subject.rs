@@ -13,7 +13,7 @@ use countersign_ctxtoken::{
     Custody, NewContext, Origin, Rctx, RequestContext, StatementError, Subject, Tctx, UnixTime,
     Verified, VerifyError, VerifyWith, VerifyingKey, check_statement,
 };
-use countersign_policy::doc::{BearerTokens, Demand, RctxKey};
+use countersign_policy::doc::RctxKey;
 use http::HeaderValue;
 
 use super::{Asked, Request, SubjectKind, TokenError, Why, deferred};
@@ -77,7 +77,6 @@ fn user(asked: Asked<'_>, kind: SubjectKind, token: &str) -> Result<Proven, Toke
     let user = ProvenUser::without_proof(Arc::new(user))
         .map_err(|error| Why::SubjectInvalid.error(error.to_string()))?;
     let user = user.user();
-    check_unbound(&user)?;
     if user.is_revoked(&asked.snap.revocations, asked.now) {
         return Err(Why::SubjectRevoked.error("a Revocation names this user"));
     }
@@ -91,21 +90,6 @@ fn user(asked: Asked<'_>, kind: SubjectKind, token: &str) -> Result<Proven, Toke
         emit(&mut context.rctx, *key, user);
     }
     Ok(Proven { context, txn: None, grants })
-}
-
-/// A token that is bound to its sender counts only with a proof, which only the gateway sees; and
-/// where a provider's tokens must be bound, one that is not counts nowhere.
-fn check_unbound(user: &EndUser) -> Result<(), TokenError> {
-    if user.binding().is_bound() {
-        return Err(Why::SubjectInvalid.error("the token is bound to its sender"));
-    }
-    let rules = user.sender_rules();
-    let demanded = [rules.dpop, rules.mtls].contains(&Demand::Required);
-    if demanded || rules.bearer == BearerTokens::Refused {
-        let detail = format!("tokens of {} count only with a proof", user.provider());
-        return Err(Why::SubjectInvalid.error(detail));
-    }
-    Ok(())
 }
 
 fn emit(rctx: &mut Rctx, key: RctxKey, user: &EndUser) {

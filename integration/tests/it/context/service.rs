@@ -3,6 +3,7 @@
 mod attacks;
 mod clients;
 mod forms;
+mod paths;
 
 use countersign_integration::client::{self, Call};
 use countersign_integration::lab::user_claims;
