@@ -1,6 +1,6 @@
 //! What an app, another pod or a web page tries with the interfaces inside a pod (T22): the admin
-//! pages, metrics and the control socket. An API for apps comes later; what is said here of `Host`, of methods and of
-//! what an answer may hold is what it will have to keep to.
+//! pages, metrics and the control socket. The local API for apps is in `context/async_work`; what is said here of `Host`, of methods and of
+//! what an answer may hold, it keeps to.
 
 use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
