@@ -69,7 +69,7 @@ impl Bundles {
         let is_named = |(_, domain): &(PathBuf, TrustDomain)| mesh.is_federated_with(domain);
         // Whom nobody names any more begins anew, if ever.
         self.files.retain(|key, _| is_named(key));
-        for FederatedDomain { trust_domain, bundle } in &mesh.federation {
+        for FederatedDomain { trust_domain, bundle, context: _ } in &mesh.federation {
             let (authorities, tokens) = match bundle {
                 FederatedBundle::Source => (
                     certs.bundles.get(trust_domain).cloned(),

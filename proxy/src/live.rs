@@ -19,6 +19,7 @@ use crate::clock::Now;
 use crate::federation::Bundles;
 use crate::gateway::provider_keys::Provider;
 use crate::gateway::rules::GatewayRules;
+use crate::inbound::crossing::Crossings;
 use crate::issuer::Issuer;
 use crate::issuers::Keys;
 use crate::outbound::discover::Destinations;
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub policy: Arc<Compiled>,
     /// Who may make context tokens.
     pub issuers: Arc<IssuerSet>,
+    /// Whose foreign context is taken and minted anew.
+    pub crossings: Arc<Crossings>,
     /// Which peers may present tokens where, on top of custody.
     pub presenters: Presenters,
     /// Whether a token counts only from a workload it was handed to.
@@ -281,6 +284,7 @@ impl Builder {
             revocations,
             policy: Arc::new(countersign_policy::compile(documents, &self.workload)),
             issuers,
+            crossings: Arc::new(Crossings::build(documents).map_err(BuildError::Documents)?),
             presenters: crate::trust::presenters(documents).map_err(BuildError::Documents)?,
             custody_required: documents.mesh.custody == Custody::Required,
             token_limits: token_limits(),

@@ -186,7 +186,9 @@ impl Reload {
 
     /// Key sets, bundles and roots that documents refer to; their change counts like a document's.
     fn key_files(&self) -> Vec<PathBuf> {
-        let issuers = self.documents.mesh.issuers.iter();
+        let mesh = &self.documents.mesh;
+        let foreign = mesh.federation.iter().flat_map(|entry| &entry.context.issuers);
+        let issuers = mesh.issuers.iter().chain(foreign);
         let keys = issuers.filter_map(|issuer| match &issuer.jwks {
             Some(IssuerJwks::File(file)) => Some(file),
             Some(IssuerJwks::Destination { .. }) | None => None,

@@ -17,6 +17,14 @@ use crate::issuers::follow::Fetched;
 /// # Errors
 /// A sentence naming the entry that cannot be used.
 pub fn issuers(documents: &Documents, fetched: &Fetched) -> Result<IssuerSet, String> {
+    issuer_set(&documents.mesh.issuers, fetched)
+}
+
+/// A list of issuers, ours or those of another trust domain.
+///
+/// # Errors
+/// A sentence naming the entry that cannot be used.
+pub fn issuer_set(listed: &[TrustedIssuer], fetched: &Fetched) -> Result<IssuerSet, String> {
     let convert = |issuer: &TrustedIssuer| {
         let jwks = key_set(issuer, fetched)?;
         let keys = match issuer.keys {
@@ -26,7 +34,7 @@ pub fn issuers(documents: &Documents, fetched: &Fetched) -> Result<IssuerSet, St
         };
         Ok(Issuer { id: issuer.id.clone(), keys, allow: constraints(issuer)?, jwks })
     };
-    let issuers = documents.mesh.issuers.iter().map(convert).collect::<Result<Vec<_>, String>>()?;
+    let issuers = listed.iter().map(convert).collect::<Result<Vec<_>, String>>()?;
     IssuerSet::new(issuers).map_err(|error| error.to_string())
 }
 

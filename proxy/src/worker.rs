@@ -201,6 +201,8 @@ pub struct Worker {
     pub signers: RefCell<Signers>,
     /// Hop records this worker has verified.
     pub verified_hops: VerifiedHops,
+    /// Tokens of other trust domains this worker has verified.
+    pub foreign_tokens: RefCell<TokenCache>,
     /// Tokens this worker has verified.
     pub tokens: RefCell<TokenCache>,
     /// The pod's addresses, as far as this worker has met them.
@@ -263,6 +265,7 @@ impl Worker {
             signers: RefCell::default(),
             verified_hops: VerifiedHops::new(limits::HOPS_VERIFIED_MAX),
             tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
+            foreign_tokens: RefCell::new(TokenCache::new(&crate::live::token_limits())),
             own_addresses: OwnAddresses::default(),
             retries: RefCell::default(),
             undetected: Undetected::default(),

@@ -1,8 +1,10 @@
 //! `MeshConfig.federation`: the other trust domains, and where the bundle of each comes from.
 
+use std::collections::BTreeMap;
+
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
-use super::{FileRef, TlsRoots};
+use super::{FileRef, TlsRoots, TrustedIssuer};
 
 /// One entry of `federation`: a trust domain of somebody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +13,19 @@ pub struct FederatedDomain {
     pub trust_domain: TrustDomain,
     /// Where its authorities come from.
     pub bundle: FederatedBundle,
+    /// What of request context crosses; by default nothing does.
+    pub context: ForeignContext,
+}
+
+/// `context` of a federated trust domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForeignContext {
+    /// Whose tokens of that domain are taken and minted anew; empty: nobody's.
+    pub issuers: Vec<TrustedIssuer>,
+    /// What each scope name of theirs becomes here; others become nothing.
+    pub scopes: BTreeMap<String, Vec<String>>,
+    /// Whether our context is handed to workloads of that domain.
+    pub hand_over: bool,
 }
 
 /// `bundle`: exactly one of three.

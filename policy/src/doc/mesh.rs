@@ -47,6 +47,12 @@ impl MeshConfig {
         self.federation.iter().any(|entry| entry.trust_domain == *domain)
     }
 
+    /// Whether our context is handed to workloads of another trust domain.
+    pub fn hands_over_to(&self, domain: &TrustDomain) -> bool {
+        let mut federation = self.federation.iter();
+        federation.any(|entry| entry.trust_domain == *domain && entry.context.hand_over)
+    }
+
     /// What a workload of this namespace may do with a destination that no document knows.
     pub fn outbound_unknown(&self, namespace: &str) -> Unknown {
         let own = self.outbound.namespaces.get(namespace);
@@ -83,7 +89,7 @@ pub enum Custody {
 }
 
 /// One entry of `context.issuers`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedIssuer {
     /// Who signs.
     pub id: WorkloadId,

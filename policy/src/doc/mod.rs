@@ -54,7 +54,9 @@ pub use destination::{
     TlsRoots,
 };
 pub use device::{CertificateName, DeviceRules, DeviceSource, HeaderGroups, VouchingProxy};
-pub use federation::{BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain};
+pub use federation::{
+    BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain, ForeignContext,
+};
 pub use gateway::{
     ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, JustificationKind, MintRule,
     RctxKey, TctxKey, WhenMissing,

@@ -1,10 +1,17 @@
 //! Reads `MeshConfig.federation`. Nothing is inferred: domain, URL, profile and the endpoint's
 //! identity are all written, and exactly one way to the bundle is.
 
-use super::{destination::tls_roots, known::Known, scalars};
+use std::collections::BTreeMap;
+
+use countersign_workload_id::TrustDomain;
+
+use super::{destination::tls_roots, known::Known, mesh, scalars};
 use crate::{
-    doc::{BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain, FileRef, TlsRoots},
-    yaml::{Fields, Findings, Node, read},
+    doc::{
+        BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain, FileRef, ForeignContext,
+        TlsRoots,
+    },
+    yaml::{Fields, Findings, Node, Value, read},
 };
 
 /// Federated domains of one mesh; each has its own bundle and its own fetches.
@@ -32,7 +39,7 @@ fn entry(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Option<
     let mut fields = Fields::of(node, "a federated trust domain", findings)?;
     let named = fields.required("trustDomain", findings);
     let bundle = fields.required("bundle", findings);
-    fields.not_yet("mapsTo", findings);
+    let context = fields.optional("context");
     fields.finish(findings);
     let named = named?;
     let trust_domain = scalars::trust_domain(named, findings)?;
@@ -51,12 +58,74 @@ fn entry(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Option<
             .hint(format!("the first one is at {}:{}", place.file, place.line));
     }
     let bundle = self::bundle(bundle?, &trust_domain, findings)?;
-    Some(FederatedDomain { trust_domain, bundle })
+    let context = context.map(|node| self::context(node, &trust_domain, known, findings));
+    Some(FederatedDomain { trust_domain, bundle, context: context.unwrap_or_default() })
+}
+
+/// What of request context crosses to and from this domain.
+fn context(
+    node: &Node,
+    domain: &TrustDomain,
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> ForeignContext {
+    let mut out = ForeignContext::default();
+    let Some(mut fields) = Fields::of(node, "`context`", findings) else { return out };
+    let issuers = fields.optional("issuers");
+    let maps = fields.optional("mapsTo");
+    let hand_over = fields.optional("handOver");
+    fields.finish(findings);
+    for node in read::filled_list(issuers, findings) {
+        out.issuers.extend(mesh::issuer_of(node, Some(domain), known, findings));
+    }
+    if let Some(node) = maps {
+        out.scopes = scopes(node, findings);
+    }
+    out.hand_over = hand_over.and_then(|node| read::boolean(node, findings)).unwrap_or(false);
+    match (issuers, maps) {
+        (Some(node), None) => {
+            let message =
+                "nothing says what their scopes mean here, so no token of theirs would do";
+            findings
+                .error("E013", node.span, message)
+                .hint("add `mapsTo: {their.scope: [our.scope]}`");
+        }
+        (None, Some(node)) => {
+            let message = "nobody's tokens are taken, so there is nothing to map";
+            findings
+                .error("E013", node.span, message)
+                .hint("add `issuers: [{id: …, keys: x5c, allow: …}]`");
+        }
+        _ => {}
+    }
+    out
+}
+
+/// `mapsTo`: names of theirs, each with names of ours.
+fn scopes(node: &Node, findings: &mut Findings<'_>) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    let Value::Map(entries) = &node.value else {
+        findings.error(
+            "E013",
+            node.span,
+            "`mapsTo` must be a mapping of scopes to lists of scopes",
+        );
+        return all;
+    };
+    for (key, value) in entries {
+        let ours = read::strings(Some(value), scalars::TEXT_BYTES_MAX, findings);
+        if key.text.contains('*') || ours.iter().any(|name| name.contains('*') || name.is_empty()) {
+            let message = "scopes are mapped one by one, by whole names";
+            findings.error("E013", value.span, message);
+        }
+        all.insert(key.text.clone(), ours);
+    }
+    all
 }
 
 fn bundle(
     node: &Node,
-    domain: &countersign_workload_id::TrustDomain,
+    domain: &TrustDomain,
     findings: &mut Findings<'_>,
 ) -> Option<FederatedBundle> {
     let mut fields = Fields::of(node, "bundle", findings)?;
@@ -87,7 +156,7 @@ fn bundle(
 
 fn endpoint(
     node: &Node,
-    domain: &countersign_workload_id::TrustDomain,
+    domain: &TrustDomain,
     findings: &mut Findings<'_>,
 ) -> Option<BundleEndpoint> {
     let mut fields = Fields::of(node, "endpoint", findings)?;
@@ -138,7 +207,7 @@ fn spiffe(
     at: &Node,
     endpoint_id: Option<&Node>,
     initial: Option<&Node>,
-    domain: &countersign_workload_id::TrustDomain,
+    domain: &TrustDomain,
     findings: &mut Findings<'_>,
 ) -> Option<EndpointProfile> {
     for (name, node, example) in [

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use countersign_workload_id::TrustDomain;
 use ipnet::IpNet;
 use jiff::civil::Date;
 
 use super::{federation, known::Known, scalars};
 use crate::{
     doc::{
-        Custody, DestinationName, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter,
-        TrustedIssuer, Unknown,
+        Custody, DestinationName, IssuerJwks, IssuerKeys, MeshConfig, OnAuditFull, Outbound,
+        Presenter, TrustedIssuer, Unknown,
     },
     path::{CanonicalOptions, Normalization, PathParams},
     yaml::{Fields, Findings, Node, Value, read},
@@ -187,7 +188,7 @@ fn context(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Conte
         }
     }
     for node in read::list(fields.optional("issuers"), findings) {
-        if let Some(issuer) = issuer(node, known, findings) {
+        if let Some(issuer) = issuer_of(node, None, known, findings) {
             if out.issuers.iter().any(|own| own.id == issuer.id) {
                 findings.error(
                     "E019",
@@ -223,11 +224,27 @@ fn ttl(node: &Node, findings: &mut Findings<'_>) -> Option<u64> {
     Some(seconds)
 }
 
-fn issuer(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Option<TrustedIssuer> {
+/// An issuer of our own trust domain, or of another one.
+pub(super) fn issuer_of(
+    node: &Node,
+    foreign: Option<&TrustDomain>,
+    known: &mut Known,
+    findings: &mut Findings<'_>,
+) -> Option<TrustedIssuer> {
     let mut fields = Fields::of(node, "an issuer", findings)?;
     let id = fields.required("id", findings).and_then(|node| {
         let id = scalars::workload_id(node, findings)?;
-        own_domain(node, id.trust_domain().as_str(), known, findings).then_some(id)
+        let domain = id.trust_domain();
+        let fits = match foreign {
+            None => own_domain(node, domain.as_str(), known, findings),
+            Some(named) if named == domain => true,
+            Some(named) => {
+                let message = format!("`{id}` is not of the trust domain `{named}`");
+                findings.error("E005", node.span, message);
+                false
+            }
+        };
+        fits.then_some(id)
     });
     let keys = fields.required("keys", findings);
     let forms =
@@ -235,6 +252,11 @@ fn issuer(node: &Node, known: &mut Known, findings: &mut Findings<'_>) -> Option
     let form = keys.and_then(|node| read::one_of(node, &forms, findings));
     let key_set = fields.optional("jwks");
     let jwks = key_set.and_then(|node| super::jwks::read(node, known, findings));
+    if let (Some(_), Some(IssuerJwks::Destination { .. }), Some(node)) = (foreign, &jwks, key_set) {
+        findings
+            .error("E013", node.span, "keys of another trust domain are not fetched")
+            .hint("write `keys: x5c`, or `jwks: {file: partner-issuer.json}`");
+    }
     fields.not_yet("receipts", findings);
     let span = fields.span();
     let allow = fields.required("allow", findings);

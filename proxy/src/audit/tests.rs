@@ -186,6 +186,24 @@ async fn a_synced_record_is_in_the_file_when_the_wait_ends() {
     assert!(sink.record_synced(decision(99)).is_err());
 }
 
+/// Two holders, the gateway first.
+fn full_path() -> custody::Path {
+    custody::Path {
+        custody: Custody {
+            proven: true,
+            holders: vec![
+                "spiffe://prod.acme/ns/edge/sa/gateway".parse().unwrap(),
+                "spiffe://prod.acme/ns/shop/sa/cart".parse().unwrap(),
+            ],
+            scope: vec!["orders:read".to_owned()],
+            may_pass_on: true,
+        },
+        hops: None,
+        minted: None,
+        signers: Arc::default(),
+    }
+}
+
 fn full_record() -> Record {
     let cart = "spiffe://prod.example.com/ns/shop/sa/cart".parse().unwrap();
     let context = ContextFields {
@@ -219,19 +237,6 @@ fn full_record() -> Record {
             checked: true,
         }),
     };
-    let path = custody::Path {
-        custody: Custody {
-            proven: true,
-            holders: vec![
-                "spiffe://prod.acme/ns/edge/sa/gateway".parse().unwrap(),
-                "spiffe://prod.acme/ns/shop/sa/cart".parse().unwrap(),
-            ],
-            scope: vec!["orders:read".to_owned()],
-            may_pass_on: true,
-        },
-        hops: None,
-        signers: Arc::default(),
-    };
     Record {
         direction: Some(Direction::Inbound),
         verdict: Some(Verdict::Deny),
@@ -246,7 +251,7 @@ fn full_record() -> Record {
             port: 8443,
         })),
         context: Some(context.into()),
-        path: Some(Arc::new(path)),
+        path: Some(Arc::new(full_path())),
         request: Some(RequestFacts {
             protocol: "http2",
             method: Some(http::Method::GET),

@@ -15,6 +15,7 @@ use crate::http::certs;
 use crate::http::hygiene::CERTS;
 use crate::http::request::{Head, of_hygiene};
 use crate::inbound::accept::Connection;
+use crate::inbound::crossing;
 use crate::inbound::custody::{self, Broken, Holder, Path};
 use crate::journal::Journal;
 use crate::live::Snapshot;
@@ -80,7 +81,12 @@ pub fn verify(
         let detail = "too many bad tokens from this peer within a second";
         return Err(Refused::new(Refusal::RateLimited, Stage::Context, detail));
     }
-    match check(conn, peer, token.as_bytes(), head, (snap, now)) {
+    let checked = if snap.crossings.takes(peer) {
+        crossing::take(conn, peer, (token.as_bytes(), head), (snap, now))
+    } else {
+        check(conn, peer, token.as_bytes(), head, (snap, now))
+    };
+    match checked {
         Ok((token, path)) => {
             conn.worker().metrics.context_verified("ok");
             let path = Arc::new(path);

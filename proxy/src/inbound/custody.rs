@@ -15,6 +15,7 @@ use countersign_ctxtoken::{
     Verified, VerifyError, check_custody,
 };
 use countersign_workload_id::{TrustDomain, WorkloadId};
+use http::HeaderValue;
 
 use crate::clock::Now;
 use crate::http::certs::{self, CertsError, Chain, Thumbprint};
@@ -34,6 +35,8 @@ pub struct Path {
     pub hops: Option<Arc<HopList>>,
     /// Who signed them, as far as that is known: all of them where custody is demanded.
     pub signers: Arc<[Arc<Signer>]>,
+    /// Our own token, where it was minted here for one of another trust domain.
+    pub minted: Option<HeaderValue>,
 }
 
 /// Why a token is not accepted, with what only operators are to know.
@@ -101,7 +104,7 @@ pub(crate) fn prove(
         Field::One(field) => Some(HopList::parse(field.as_bytes(), &snap.token_limits)?),
         Field::Repeated => return Err(VerifyError::HopsMalformed("more than one field").into()),
     };
-    let keys = Keys::new(worker, certs, snap, now);
+    let keys = Keys::new(worker, (certs, &token.aud), snap, now);
     let with = CustodyWith {
         peer: peer.id(),
         peer_leaf_sha256: peer.leaf_sha256(),
@@ -111,7 +114,8 @@ pub(crate) fn prove(
         seen: Some(&worker.verified_hops),
         now: UnixTime(now.secs()),
         skew_s: SKEW_S,
-        required: snap.custody_required,
+        // What another trust domain does without counts for nothing here.
+        required: snap.custody_required || token.aud != *snap.trust_domain(),
     };
     let custody = check_custody(token, &with).map_err(|error| keys.blame(error, hops.as_ref()))?;
     let mut signers = keys.found.into_inner();
@@ -120,7 +124,7 @@ pub(crate) fn prove(
         let mut known = worker.signers.borrow_mut();
         signers.extend(known.learn(peer, believed_at, (snap, now)));
     }
-    Ok(Path { custody, hops: hops.map(Arc::new), signers: signers.into() })
+    Ok(Path { custody, hops: hops.map(Arc::new), signers: signers.into(), minted: None })
 }
 
 /// The keys of earlier holders, for one request.
@@ -144,11 +148,16 @@ struct Refusal {
 }
 
 impl<'a> Keys<'a> {
-    fn new(worker: &'a Worker, field: &'a Field, snap: &'a Snapshot, now: Now) -> Keys<'a> {
+    fn new(
+        worker: &'a Worker,
+        (field, domain): (&'a Field, &'a TrustDomain),
+        snap: &'a Snapshot,
+        now: Now,
+    ) -> Keys<'a> {
         Keys {
             worker,
             field,
-            domain: snap.trust_domain(),
+            domain,
             snap,
             now,
             came: OnceCell::new(),

@@ -201,7 +201,7 @@ fn claims(ctx: &RequestContext, scope: &[String], filter: Option<&ClaimFilter>) 
 
 /// What an onward call of the app will carry.
 fn held(head: &Head, ctx: &Arc<Verified<RequestContext>>, path: &Path) -> Option<Arc<Held>> {
-    let token = head.presented.token().ok().flatten()?;
+    let token = path.minted.as_ref().or(head.presented.token().ok().flatten())?;
     Some(Arc::new(Held {
         token: sensitive(token),
         txn: ctx.txn.as_str().into(),

@@ -10,6 +10,7 @@ pub mod again;
 mod caller_cert;
 mod connection;
 pub mod context;
+pub mod crossing;
 pub mod custody;
 pub mod decide;
 pub mod enrich;

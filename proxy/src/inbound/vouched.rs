@@ -11,6 +11,7 @@ use countersign_ctxtoken::{
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
 use crate::inbound::context::{Context, SKEW_S};
+use crate::inbound::crossing;
 use crate::inbound::custody::Path;
 use crate::registry::{Against, EndReason, Verdict};
 
@@ -25,20 +26,24 @@ pub(super) fn token(
     against: &Against<'_>,
 ) -> Result<(), Verdict> {
     let Context::Verified { token, path } = ctx else { return Ok(()) };
-    check(conn, head, token, against).map_err(|error| EndReason::Revoked(lost(&error)))?;
+    check(conn, head, (token, path), against).map_err(|error| EndReason::Revoked(lost(&error)))?;
     holders(path, against).map_err(|by| EndReason::Revoked(by).into())
 }
 
 fn check(
     conn: &Connection,
     head: &Head,
-    token: &RequestContext,
+    (token, path): (&RequestContext, &Path),
     against: &Against<'_>,
 ) -> Result<(), VerifyError> {
     let snap = against.snap;
     let (Ok(Some(bytes)), Some(peer)) = (head.presented.token(), conn.peer().mesh()) else {
         return Err(VerifyError::PresenterRefused);
     };
+    let until = UnixTime(against.now.secs().min(token.iat.0));
+    if path.minted.is_some() {
+        return crossing::again(conn, peer, bytes.as_bytes(), (snap, until));
+    }
     let with = VerifyWith {
         issuers: &snap.issuers,
         chains: &snap.chains(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use countersign_config::{AppPort, ProxyConfig, limits};
 use countersign_policy::Documents;
 use countersign_policy::doc::{self, DestinationPeer, PortProtocol, TlsRoots};
-use countersign_workload_id::{TrustDomain, WorkloadId};
+use countersign_workload_id::WorkloadId;
 
 use crate::http::upgrade::Allowed;
 use crate::tls::outside::{OutsideRoots, OutsideTls};
@@ -49,8 +49,10 @@ pub struct Destination {
     pub protocol: Option<PortProtocol>,
     /// How its other end is spoken to.
     pub peer: ToPeer,
-    /// Whether it is of another trust domain: no context of ours goes there.
+    /// Whether it is of another trust domain.
     pub foreign: bool,
+    /// Whether our context is handed to that domain all the same.
+    pub hands_over: bool,
     /// Who may answer where an endpoint does not say otherwise; `None` outside the mesh, or where
     /// each endpoint says.
     pub expected: Option<Arc<ExpectedIds>>,
@@ -72,9 +74,10 @@ impl Destination {
         matches!(self.peer, ToPeer::Mesh)
     }
 
-    /// Whether a context may go there: to sidecars of our own trust domain only.
+    /// Whether a context may go there: to sidecars of our own trust domain, and of those that a
+    /// document hands context to.
     pub fn takes_context(&self) -> bool {
-        self.is_mesh() && !self.foreign
+        self.is_mesh() && (!self.foreign || self.hands_over)
     }
 
     /// What may pass beside requests and answers.
@@ -157,8 +160,7 @@ impl Destinations {
         for named in &documents.destinations {
             let name: Arc<str> = format!("{}/{}", named.namespace, named.name).into();
             let unusable = |why: String| format!("Destination {name}: {why}");
-            let own = &documents.mesh.trust_domain;
-            let read = Read::of(&named.spec, own, roots).map_err(unusable)?;
+            let read = Read::of(&named.spec, &documents.mesh, roots).map_err(unusable)?;
             for port in &named.spec.ports {
                 all.add(&named.spec, read.port(&name, &named.spec, port));
             }
@@ -269,6 +271,7 @@ fn undeclared(name: &str, port: u16, peer: ToPeer, endpoints: Vec<Endpoint>) -> 
         protocol: None,
         peer,
         foreign: false,
+        hands_over: false,
         expected: None,
         preserve_http1: false,
         grpc: false,
@@ -282,6 +285,7 @@ fn undeclared(name: &str, port: u16, peer: ToPeer, endpoints: Vec<Endpoint>) -> 
 struct Read {
     peer: ToPeer,
     foreign: bool,
+    hands_over: bool,
     expected: Option<Arc<ExpectedIds>>,
     /// Equal lists are kept once, so that comparing them is comparing pointers.
     endpoints: Vec<Endpoint>,
@@ -290,7 +294,7 @@ struct Read {
 impl Read {
     fn of(
         spec: &doc::Destination,
-        own: &TrustDomain,
+        mesh: &doc::MeshConfig,
         outside: &mut OutsideRoots,
     ) -> Result<Read, String> {
         let count = spec.endpoints.len();
@@ -311,8 +315,10 @@ impl Read {
                 (ToPeer::Outside(Arc::new(tls)), None)
             }
         };
-        let foreign = spec.identities().any(|id| id.trust_domain() != own);
-        let mut read = Read { peer, foreign, expected, endpoints: Vec::with_capacity(count) };
+        let foreign = spec.identities().any(|id| *id.trust_domain() != mesh.trust_domain);
+        let hands_over = spec.identities().all(|id| mesh.hands_over_to(id.trust_domain()));
+        let mut read =
+            Read { peer, foreign, hands_over, expected, endpoints: Vec::with_capacity(count) };
         let mut lists: HashMap<&[WorkloadId], Arc<ExpectedIds>> = HashMap::new();
         for endpoint in &spec.endpoints {
             let expected = match (&read.peer, endpoint.identities.as_slice()) {
@@ -353,6 +359,7 @@ impl Read {
             protocol: Some(port.protocol),
             peer: self.peer.clone(),
             foreign: self.foreign,
+            hands_over: self.hands_over,
             expected: self.expected.clone(),
             preserve_http1: port.preserve_http1,
             grpc: port.protocol == PortProtocol::Grpc,

@@ -335,3 +335,8 @@ async fn attack_reads_keys_from_outside() {
     }
     assert!(stage.app.seen().is_empty());
 }
+
+#[test]
+fn the_page_about_issuer_keys_is_sound() {
+    stage::check_page(include_str!("../../../../docs/context/issuer-keys.md"), 2);
+}

@@ -189,9 +189,8 @@ async fn attack_collects_context_at_federated_domain() {
         assert_eq!(reply.status, 200, "{host}: {}", reply.text());
         let seen = server.last();
         assert_eq!(seen.header("txn-token").is_some(), carries, "{host}: {seen:?}");
-        for never in
-            ["countersign-context", "countersign-hops", "countersign-certs", "countersign-user"]
-        {
+        assert_eq!(seen.header("countersign-hops").is_some(), carries, "{host}: {seen:?}");
+        for never in ["countersign-context", "countersign-certs", "countersign-user"] {
             assert_eq!(seen.header(never), None, "{host}");
         }
         let looked =

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 
 use countersign_integration::client::{self, Call, Conn, Reply};
 use countersign_integration::documents::{self, Mesh};
 use countersign_integration::lab::{self, user_claims};
 use countersign_integration::proxy::Spec;
 use countersign_integration::token::Tokens;
-use countersign_integration::{App, Lab, Leaf, Proxy, ports, tls, wait};
+use countersign_integration::{App, Lab, Leaf, Proxy, ports, process, programs, tls, wait};
 use serde_json::{Value, json};
 
 /// Where the gateway leads to `orders`, whose sidecar verifies.
@@ -211,4 +212,22 @@ pub(crate) fn header(token: &str) -> Value {
 /// The key a token names.
 pub(crate) fn kid(token: &str) -> Option<String> {
     header(token)["kid"].as_str().map(str::to_owned)
+}
+
+/// Checks every whole document of a page with `countersign check`.
+pub(crate) fn check_page(page: &str, documents: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let whole: Vec<&str> = blocks.filter(|block| block.starts_with("apiVersion")).collect();
+    assert_eq!(whole.len(), documents);
+    let mut command = Command::new(programs::cli());
+    command.arg("check").current_dir(folder.path());
+    for (number, block) in whole.iter().enumerate() {
+        let file = folder.path().join(format!("{number}.yaml"));
+        std::fs::write(&file, block).unwrap();
+        command.arg(file);
+    }
+    let done = process::run(&mut command);
+    let told = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
 }
