@@ -1,7 +1,8 @@
 //! Verified tokens, remembered by one worker. A hit spares parsing and the signature, nothing
 //! else: time and issuer constraints are checked again, and the caller checks presenter and
-//! custody again. Invariant: only what was verified gets in, under the hash of exactly the bytes
-//! that were verified, and everything goes when the generation (issuers, keys, bundles) moves.
+//! custody again. Invariant: only what was verified gets in, and a token is found only if it is
+//! byte for byte the one that was verified; everything goes when the generation (issuers, keys,
+//! bundles) moves.
 //! Refusals are never remembered: an attacker chooses those keys.
 
 use std::{fmt, sync::Arc};
@@ -28,6 +29,8 @@ pub enum CacheResult {
 
 /// The token cache of one worker.
 pub struct TokenCache {
+    /// By the end of the token: the part of its signature that no client chooses. It only leads to
+    /// the entry; whose it is shows the whole token.
     tokens: Cache<[u8; 32], Entry, ByBytes>,
     chains: Cache<[u8; 32], Arc<KnownChain>>,
     generation: u64,
@@ -36,6 +39,7 @@ pub struct TokenCache {
 
 #[derive(Clone)]
 struct Entry {
+    token: Box<[u8]>,
     verified: Arc<Verified<RequestContext>>,
     until: UnixTime,
     bytes: usize,
@@ -76,16 +80,16 @@ impl TokenCache {
         with: &VerifyWith<'_>,
     ) -> Result<(Arc<Verified<RequestContext>>, CacheResult), VerifyError> {
         self.follow(generation);
-        let parts = jws::split(token, with.limits)?;
-        let hash = sha256(token);
-        if let Some(verified) = self.recall(&hash, with)? {
+        if let Some(verified) = self.recall(token, with)? {
             return Ok((verified, CacheResult::Hit));
         }
+        let parts = jws::split(token, with.limits)?;
+        let hash = sha256(token);
         let header_hash = sha256(parts.header);
         let named = self.name_key(&parts, &header_hash, with)?;
         let (verified, chain) = verify_parts(&parts, hash, named, with)?;
         let verified = Arc::new(verified);
-        self.remember(hash, &verified, token.len(), with.now);
+        self.remember(token, &verified, with.now);
         if let Some(chain) = chain {
             self.chains.insert(header_hash, chain);
         }
@@ -113,12 +117,14 @@ impl TokenCache {
     /// Step 3, and what of steps 8 and 9 can change.
     fn recall(
         &mut self,
-        hash: &[u8; 32],
+        token: &[u8],
         with: &VerifyWith<'_>,
     ) -> Result<Option<Arc<Verified<RequestContext>>>, VerifyError> {
-        let Some(entry) = self.tokens.get(hash) else { return Ok(None) };
+        let Some(end) = token.last_chunk() else { return Ok(None) };
+        let entry = self.tokens.get(end).filter(|entry| *entry.token == *token);
+        let Some(entry) = entry else { return Ok(None) };
         if entry.until <= with.now {
-            self.tokens.remove(hash);
+            self.tokens.remove(end);
             return Ok(None);
         }
         let verified = Arc::clone(&entry.verified);
@@ -146,19 +152,12 @@ impl TokenCache {
         name_key(parts, with)
     }
 
-    fn remember(
-        &mut self,
-        hash: [u8; 32],
-        verified: &Arc<Verified<RequestContext>>,
-        token_bytes: usize,
-        now: UnixTime,
-    ) {
+    fn remember(&mut self, token: &[u8], verified: &Arc<Verified<RequestContext>>, now: UnixTime) {
         let until = verified.exp.min(now.plus(self.age_s_max));
-        if until <= now {
-            return;
-        }
-        let bytes = token_bytes.saturating_add(ENTRY_OVERHEAD_BYTES);
-        self.tokens.insert(hash, Entry { verified: Arc::clone(verified), until, bytes });
+        let Some(end) = token.last_chunk().filter(|_| until > now) else { return };
+        let bytes = token.len().saturating_add(ENTRY_OVERHEAD_BYTES);
+        let (token, verified) = (token.into(), Arc::clone(verified));
+        self.tokens.insert(*end, Entry { token, verified, until, bytes });
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests across modules: documents in, decisions or diagnostics out.
 
 mod attributes;
+mod binding;
 mod callers;
 mod cases;
 mod codes;
