@@ -5,6 +5,7 @@
 //! no request waits for another worker or for the control thread.
 
 mod accept;
+mod conns;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -48,6 +49,7 @@ use crate::tokens::{Rates, Redeemed};
 use crate::upstream::budget::{self, Budget};
 use crate::upstream::pool::Pool;
 use crate::worker::accept::spawn_accept;
+pub use crate::worker::conns::ConnsMax;
 use crate::{gateway, inbound, local, outbound};
 
 /// What all workers share.
@@ -99,28 +101,6 @@ pub struct Shared {
     pub entering: Arc<AtomicUsize>,
     /// Whether the process ends because something broke.
     pub failed: Arc<AtomicBool>,
-}
-
-/// Connections one worker may hold. Apart, so that a flood from outside cannot stop the app's own
-/// calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnsMax {
-    /// From outside the pod: inbound and gateway.
-    pub entering: usize,
-    /// From the app.
-    pub outbound: usize,
-}
-
-impl ConnsMax {
-    /// Shares `all` connections of a worker out: a quarter for the app where both kinds listen.
-    pub fn share(all: usize, entering: bool, outbound: bool) -> ConnsMax {
-        let kept = match (entering, outbound) {
-            (_, false) => 0,
-            (false, true) => all,
-            (true, true) => all / 4,
-        };
-        ConnsMax { entering: all.saturating_sub(kept).max(1), outbound: kept.max(1) }
-    }
 }
 
 impl Shared {

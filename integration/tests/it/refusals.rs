@@ -23,6 +23,7 @@ fn every_refusal_is_produced() {
         include_str!("identity/callers/accounts.rs"),
         include_str!("interception/live.rs"),
         include_str!("interception/tcp.rs"),
+        include_str!("context/issuers.rs"),
         include_str!("context/service/attacks.rs"),
     );
     let excepted = include_str!("../../../xtask/allow_unproduced.txt");

@@ -195,3 +195,101 @@ fn a_destination_is_of_one_trust_domain_and_foreign_ones_are_named() {
           |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ write two destinations"#]],
     );
 }
+
+const THEIRS: &str = "{id: spiffe://a.test/ns/edge/sa/gateway, keys: x5c, \
+                      allow: {origin: [user], sub: [\"user:*\"]}}";
+
+#[test]
+fn context_crosses_only_as_written() {
+    let documents = loaded(&mesh(
+        &format!(
+            "
+    - {{trustDomain: a.test, bundle: {{source: true}}, context: {{issuers: [{THEIRS}],
+        mapsTo: {{orders.read: [partner.read, partner.list]}}}}}}
+    - {{trustDomain: b.test, bundle: {{source: true}}, context: {{handOver: true}}}}
+    - {{trustDomain: c.test, bundle: {{source: true}}}}"
+        ),
+        "[]",
+    ));
+    let mesh = &documents.mesh;
+    let [a, b, c] = mesh.federation.as_slice() else { panic!("{:?}", mesh.federation) };
+    assert_eq!(a.context.issuers[0].id.as_str(), "spiffe://a.test/ns/edge/sa/gateway");
+    assert_eq!(a.context.scopes["orders.read"], ["partner.read", "partner.list"]);
+    assert!(!a.context.hand_over && b.context.hand_over && !c.context.hand_over);
+    assert!(b.context.issuers.is_empty() && c.context.issuers.is_empty());
+    assert!(mesh.hands_over_to(&b.trust_domain) && !mesh.hands_over_to(&a.trust_domain));
+}
+
+#[test]
+fn what_crosses_is_said_whole() {
+    let ours = THEIRS.replace("a.test", "prod.test");
+    let fetched = THEIRS.replace("keys: x5c", "keys: jwks, jwks: {destination: edge/gateway}");
+    problems(
+        &mesh(
+            &format!(
+                "
+    - {{trustDomain: a.test, bundle: {{source: true}}, context: {{issuers: [{THEIRS}]}}}}
+    - {{trustDomain: b.test, bundle: {{source: true}}, context: {{mapsTo: {{x: [ours]}}}}}}
+    - {{trustDomain: c.test, bundle: {{source: true}}, context: {{issuers: [{ours}],
+        mapsTo: {{\"orders.*\": [ours]}}}}}}
+    - {{trustDomain: a.test, bundle: {{source: true}}, context: {{issuers: [{fetched}],
+        mapsTo: {{x: [ours]}}}}}}"
+            ),
+            "[]",
+        ),
+        expect![[r#"
+            error[E013]: nothing says what their scopes mean here, so no token of theirs would do
+              --> mesh.yaml:7:72
+            7 | dle: {source: true}, context: {issuers: [{id: spiffe://a.test/ns/edge/sa/gateway, keys: x5c, allow: {origin: [user], sub
+              |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ add `mapsTo: {their.scope: [our.scope]}`
+            error[E013]: nobody's tokens are taken, so there is nothing to map
+              --> mesh.yaml:8:71
+            8 |     - {trustDomain: b.test, bundle: {source: true}, context: {mapsTo: {x: [ours]}}}
+              |                                                                       ^^^^^^^^^^^ add `issuers: [{id: …, keys: x5c, allow: …}]`
+            error[E005]: `spiffe://prod.test/ns/edge/sa/gateway` is not of the trust domain `c.test`
+              --> mesh.yaml:9:78
+            9 | source: true}, context: {issuers: [{id: spiffe://prod.test/ns/edge/sa/gateway, keys: x5c, allow: {origin: [user], sub: [
+              |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            error[E013]: scopes are mapped one by one, by whole names
+              --> mesh.yaml:10:30
+            10 |         mapsTo: {"orders.*": [ours]}}}
+               |                              ^^^^^^
+            error[E019]: trust domain `a.test` is federated with twice
+              --> mesh.yaml:11:21
+            11 |     - {trustDomain: a.test, bundle: {source: true}, context: {issuers: [{id: spiffe://a.test/ns/edge/sa/gateway, keys: j
+               |                     ^^^^^^ the first one is at mesh.yaml:7
+            error[E013]: keys of another trust domain are not fetched
+              --> mesh.yaml:11:132
+            11 | t/ns/edge/sa/gateway, keys: jwks, jwks: {destination: edge/gateway}, allow: {origin: [user], sub: ["user:*"]}}],
+               |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^ write `keys: x5c`, or `jwks: {file: partner-issuer.json}`
+            error[E005]: Destination `edge/gateway` does not exist
+              --> mesh.yaml:11:146
+            11 | ateway, keys: jwks, jwks: {destination: edge/gateway}, allow: {origin: [user], sub: ["user:*"]}}],
+               |                                         ^^^^^^^^^^^^"#]],
+    );
+}
+
+#[test]
+fn a_key_set_comes_from_one_place() {
+    let issuer = |jwks: &str| {
+        format!(
+            "apiVersion: countersign.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\n\
+             spec:\n  trustDomain: prod.test\n  context: {{issuers: [{{id: \
+             spiffe://prod.test/ns/edge/sa/gateway, keys: jwks, jwks: {jwks}, \
+             allow: {{origin: [user], sub: [\"user:*\"]}}}}]}}\n"
+        )
+    };
+    for (jwks, complaint) in [
+        ("{}", "nothing says where the key set comes from"),
+        ("{file: a.json, destination: edge/gateway}", "here are two"),
+        ("{file: a.json, refresh: 5m}", "`refresh` is about keys that are fetched"),
+        ("{destination: gateway}", "does not name a Destination"),
+        ("{destination: edge/gateway}", "does not exist"),
+        ("{destination: edge/gateway, refresh: 2h}", "from 1s to 1h"),
+        ("{destination: edge/gateway, refresh: 10m, maxStale: 10m}", "at least twice"),
+    ] {
+        let text = issuer(jwks);
+        let found = load(&[Source { name: "mesh.yaml", text: &text }]).unwrap_err().to_string();
+        assert!(found.contains(complaint), "{jwks}: {found}");
+    }
+}
