@@ -5,9 +5,6 @@
 pub(crate) const PLANNED: &[(&str, &str)] = &[
     ("H2_HPACK_BYTES_MAX", "a setting of the HTTP/2 library; its default is the same"),
     ("RETRY_BODY_BYTES_MAX", "routes that opt in to replay"),
-    ("HOPS_BYTES_MAX", "hop records"),
-    ("HOPS_MAX", "hop records"),
-    ("HOP_CERTS_BYTES_MAX", "hop records"),
 ];
 
 /// What a bound waits for; `None`: it is in force.
