@@ -125,7 +125,7 @@ fn check_signature(
     key.verify_sig(proof.signed, &proof.signature).map_err(|_| ProofError::SignatureInvalid)
 }
 
-fn check_claims(
+pub(super) fn check_claims(
     claims: &Map<String, Value>,
     shown: &Shown<'_>,
     token_sha256: &[u8; 32],

@@ -3,6 +3,7 @@
 //! Invariant: a [`ProvenUser`] is made only here, and only once everything its token is bound to
 //! was shown with this very request; a bound token is never taken as one anybody may use.
 
+pub mod alone;
 pub mod challenge;
 pub mod dpop;
 mod error;

@@ -9,6 +9,7 @@ use super::issuer::b64;
 use crate::clock::Now;
 use crate::gateway::callers::jwt_svid::SvidKeys;
 use crate::gateway::callers::unproven::{service_account_token, token_review};
+use crate::gateway::proofs::alone;
 
 const AUDIENCE: &str = "countersign.dev/prod.example.com";
 /// When the tokens of the corpus live.
@@ -41,6 +42,21 @@ fn the_corpus_of_caller_tokens_replays() {
     for name in ["year", "unbound", "user", "largest", "no_exp", "audience_mixed", "whole_crit"] {
         assert_eq!(passed(name), (false, false), "{name}");
     }
+}
+
+/// `rfc9449` is the example of the specification; `claims_…` are looked at without a signature.
+#[test]
+fn the_corpus_of_dpop_proofs_replays() {
+    let now = Now::from_micros(1_562_262_620_000_000);
+    let (mut whole, mut claims) = (Vec::new(), Vec::new());
+    for (name, bytes) in corpus("dpop") {
+        let [as_proof, as_claims] = alone::proof(&bytes, now);
+        whole.extend(as_proof.then(|| name.clone()));
+        claims.extend(as_claims.then_some(name));
+    }
+    claims.sort();
+    assert_eq!(whole, ["rfc9449"]);
+    assert_eq!(claims, ["claims_escaped_url", "claims_fraction", "claims_sound"]);
 }
 
 #[test]
