@@ -4,10 +4,13 @@
 //! its files in a folder of the test, and listens on every address of the pod in both families.
 //! Invariant: nothing here knows of sidecars; what a client reaches is the network's business.
 
+pub mod keycloak;
 pub mod kubernetes;
 pub mod mariadb;
 pub mod nats;
 pub mod nginx;
+pub mod oauth;
+pub mod oidc_provider;
 pub mod openbao;
 pub mod postgres;
 pub mod python;

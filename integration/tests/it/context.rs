@@ -5,6 +5,7 @@ mod binding;
 mod carry;
 mod crossing;
 mod custody;
+mod edge;
 mod facts;
 mod frameworks;
 mod interop;
