@@ -98,7 +98,7 @@ impl Snapshot {
         match (&self.gateway, &self.tokens) {
             // A gateway keeps the keys of all of them.
             (Some(gateway), _) => &gateway.providers,
-            (None, Some(tokens)) => &tokens.providers,
+            (None, Some(tokens)) => &tokens.taken,
             (None, None) => &[],
         }
     }

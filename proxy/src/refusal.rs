@@ -120,7 +120,7 @@ refusals! {
     UserTokenMalformed => "user_token_malformed", 400, 3, "bad_request", "gateway", "The Authorization header is not one bearer token.";
     UserTokenMissing => "user_token_missing", 401, 16, "missing_token", "gateway", "The route needs a user and the request has no bearer token.";
     UserTokenRevoked => "user_token_revoked", 401, 16, "invalid_token", "gateway", "A Revocation names the user, and the bearer token is older than it allows.";
-    ValidatorUnavailable => "validator_unavailable", 503, 14, "unavailable", "gateway", "Whoever checks a justification or a device, or knows the user's groups, gives no answer, and the document says that this refuses.";
+    ValidatorUnavailable => "validator_unavailable", 503, 14, "unavailable", "gateway, inbound", "Whoever checks a justification or a device, or knows the user's groups, gives no answer, and the document says that this refuses.";
 }
 
 /// Reasons the design names whose features come later; listed in the reference, produced nowhere.

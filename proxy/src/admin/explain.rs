@@ -205,6 +205,10 @@ const INBOUND: &[Step] = &[
     ),
     ("decide: a token that may be used once", &["token_replayed"]),
     AUDIT,
+    (
+        "service: what this process answers itself, instead of an app",
+        &["token_request_refused", "route_unknown", "validator_unavailable"],
+    ),
     ("enrich: verified headers for the app", &["context_too_large"]),
     (
         "forward: the app answers",

@@ -79,7 +79,7 @@ reasons! {
     SubjectRevoked => "subject_revoked", "invalid_request", TokenRequestRefused, "the subject is revoked";
     SubjectTypeUnsupported => "subject_type", "invalid_request", TokenRequestRefused, "this type of subject token is never accepted";
     TargetWrong => "target_wrong", "invalid_target", TokenRequestRefused, "the audience is not this trust domain";
-    ValidatorUnavailable => "validator_unavailable", "temporarily_unavailable", CallerUnverifiable, "whoever checks the justification does not answer";
+    ValidatorUnavailable => "validator_unavailable", "temporarily_unavailable", ValidatorUnavailable, "whoever checks the justification does not answer";
 }
 
 impl Why {

@@ -19,6 +19,8 @@ pub struct TokenRules {
     pub policy: Arc<ContextPolicy>,
     /// All identity providers of the documents.
     pub providers: Vec<Arc<Provider>>,
+    /// Those whose tokens are taken: their keys are needed.
+    pub taken: Vec<Arc<Provider>>,
     /// Verifies tokens of those that the service names.
     pub users: UserVerifier,
     /// Who is asked about justifications.
@@ -81,10 +83,12 @@ impl TokenRules {
         let providers: Vec<Arc<Provider>> =
             documents.providers.iter().map(|named| Arc::new(named.clone())).collect();
         let listed = |provider: &&Arc<Provider>| service.providers.contains(&provider.name);
+        let taken: Vec<_> = providers.iter().filter(listed).cloned().collect();
         let entries = service.requesters.iter().map(entry).collect::<Result<_, _>>()?;
         Ok(Some(TokenRules {
             policy: Arc::new(named.spec.clone()),
-            users: UserVerifier::new(providers.iter().filter(listed).cloned()),
+            users: UserVerifier::new(taken.iter().cloned()),
+            taken,
             providers,
             attributes: facts::providers(documents),
             replacements: service.replacements,
