@@ -1,12 +1,14 @@
 //! Plain HTTP/1.1 requests of the demo, each on a connection of its own.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
+use hyper::body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -41,28 +43,47 @@ impl Answer {
     }
 }
 
+/// Sends one POST of JSON and reads the answer.
+pub(super) async fn post(
+    address: SocketAddr,
+    path: &str,
+    fields: &[(&'static str, &str)],
+    body: &Value,
+) -> anyhow::Result<Answer> {
+    let (mut head, ()) = Request::post(path).body(())?.into_parts();
+    head.headers = headers(address, fields)?;
+    let json = HeaderValue::from_static("application/json");
+    head.headers.insert(header::CONTENT_TYPE, json);
+    let request = Request::from_parts(head, Full::<Bytes>::from(body.to_string()));
+    let answer = tokio::time::timeout(ANSWER_MAX, exchange(address, request)).await;
+    answer
+        .with_context(|| format!("no answer within {} s", ANSWER_MAX.as_secs()))
+        .and_then(|answer| answer)
+        .with_context(|| format!("POST http://{address}{path}"))
+}
+
 /// Sends one GET and reads the answer.
 pub(super) async fn get(
     address: SocketAddr,
     path: &str,
     fields: &[(&'static str, &str)],
 ) -> anyhow::Result<Answer> {
-    let answer = tokio::time::timeout(ANSWER_MAX, exchange(address, path, fields)).await;
+    let request = request(address, path, fields)?;
+    let answer = tokio::time::timeout(ANSWER_MAX, exchange(address, request)).await;
     answer
         .with_context(|| format!("no answer within {} s", ANSWER_MAX.as_secs()))
         .and_then(|answer| answer)
         .with_context(|| format!("GET http://{address}{path}"))
 }
 
-async fn exchange(
-    address: SocketAddr,
-    path: &str,
-    fields: &[(&'static str, &str)],
-) -> anyhow::Result<Answer> {
+async fn exchange<B>(address: SocketAddr, request: Request<B>) -> anyhow::Result<Answer>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let answer = async {
-        let response = sender.send_request(request(address, path, fields)?).await?;
+        let response = sender.send_request(request).await?;
         read(response).await
     };
     tokio::pin!(answer, connection);
@@ -80,12 +101,17 @@ pub(super) fn request(
     fields: &[(&'static str, &str)],
 ) -> anyhow::Result<Request<Empty<Bytes>>> {
     let mut request = Request::get(path).body(Empty::new())?;
-    let headers = request.headers_mut();
+    *request.headers_mut() = headers(address, fields)?;
+    Ok(request)
+}
+
+fn headers(address: SocketAddr, fields: &[(&'static str, &str)]) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
     headers.insert(header::HOST, HeaderValue::try_from(address.to_string())?);
     for (name, value) in fields {
         headers.insert(HeaderName::from_static(name), HeaderValue::try_from(*value)?);
     }
-    Ok(request)
+    Ok(headers)
 }
 
 /// Reads an answer to its end.

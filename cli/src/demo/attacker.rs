@@ -61,7 +61,7 @@ impl Workload {
         &self,
         sidecar: SocketAddr,
         url: &str,
-        token: Option<&str>,
+        stolen: Option<&Stolen>,
     ) -> anyhow::Result<Answer> {
         let config = client(&*self.identity()?)?;
         let stream = TcpStream::connect(sidecar).await?;
@@ -72,8 +72,11 @@ impl Workload {
                 .await?;
         let driver = tokio::spawn(connection);
         let mut request = Request::get(url).version(Version::HTTP_2);
-        if let Some(token) = token {
+        if let Some(Stolen { token, hops }) = stolen {
             request = request.header("txn-token", token);
+            if let Some(hops) = hops {
+                request = request.header("countersign-hops", hops);
+            }
         }
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let answer = read(response).await;
@@ -82,9 +85,18 @@ impl Workload {
     }
 }
 
+/// What the compromised workload gives away of a request.
+#[derive(Debug)]
+pub(super) struct Stolen {
+    /// The context token.
+    pub(super) token: String,
+    /// The records of how it got there.
+    pub(super) hops: Option<String>,
+}
+
 /// The compromised workload: it serves its port and gives every token it is handed away.
 pub(super) struct Leaky {
-    tokens: mpsc::UnboundedReceiver<String>,
+    tokens: mpsc::UnboundedReceiver<Stolen>,
     serving: JoinHandle<()>,
 }
 
@@ -105,7 +117,7 @@ impl Leaky {
     }
 
     /// The next token it was handed.
-    pub(super) async fn leaked(&mut self) -> anyhow::Result<String> {
+    pub(super) async fn leaked(&mut self) -> anyhow::Result<Stolen> {
         let token = tokio::time::timeout(TOKEN_MAX, self.tokens.recv()).await;
         token.context("no token reached demo/leaky")?.context("demo/leaky has stopped")
     }
@@ -120,12 +132,16 @@ impl Drop for Leaky {
 async fn connection(
     stream: TcpStream,
     config: Arc<rustls::ServerConfig>,
-    leak: mpsc::UnboundedSender<String>,
+    leak: mpsc::UnboundedSender<Stolen>,
 ) {
     let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
     let respond = |request: Request<Incoming>| {
-        let token = request.headers().get("txn-token").and_then(|token| token.to_str().ok());
-        let _ = token.map(|token| leak.send(token.to_owned()));
+        let field = |name: &str| {
+            let value = request.headers().get(name).and_then(|value| value.to_str().ok());
+            value.map(str::to_owned)
+        };
+        let hops = field("countersign-hops");
+        let _ = field("txn-token").map(|token| leak.send(Stolen { token, hops }));
         async { anyhow::Ok(Response::new(Full::<Bytes>::from("thank you\n"))) }
     };
     let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())

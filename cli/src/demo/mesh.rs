@@ -46,11 +46,24 @@ pub(super) struct Mesh {
     pub(super) alice: String,
     /// A bearer token of mallory's.
     pub(super) mallory: String,
+    /// A message in a queue, which the demo plays.
+    pub(super) message: Option<Message>,
     /// A compromised workload.
     pub(super) leaky: Leaky,
     /// A workload that no rule names.
     pub(super) thief: Workload,
     dir: TempDir,
+}
+
+/// Work that was put aside.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// What is to be done.
+    pub(super) text: String,
+    /// The grant beside it.
+    pub(super) grant: String,
+    /// When it was put aside.
+    pub(super) at: Instant,
 }
 
 /// Where the programs are that the demo starts.
@@ -84,7 +97,7 @@ impl Mesh {
             wait("an app", &mut processes, async || requests_seen(app).await.is_ok()).await?;
         }
         let (alice, mallory) = (login(&issuer, "alice").await?, login(&issuer, "mallory").await?);
-        Ok(Mesh { processes, ports, proxies, alice, mallory, leaky, thief, dir })
+        Ok(Mesh { processes, ports, proxies, alice, mallory, message: None, leaky, thief, dir })
     }
 
     /// The folder that holds everything.
@@ -100,6 +113,11 @@ impl Mesh {
     /// The address the mesh knows of orders: the inbound listener of its sidecar.
     pub(super) fn side_orders(&self) -> SocketAddr {
         self.ports.at(ports::ORDERS + 1)
+    }
+
+    /// The address the mesh knows of billing.
+    pub(super) fn side_billing(&self) -> SocketAddr {
+        self.ports.at(ports::BILLING + 1)
     }
 
     /// How many requests the app orders has seen.
@@ -189,7 +207,9 @@ fn start_workloads(
 ) -> anyhow::Result<()> {
     let listen = ports.at(ports::ORDERS).to_string();
     let onward = ports.at(ports::ORDERS + 2).to_string();
-    let orders = ["demo-service", "--name", "orders", "--listen", &listen, "--onward", &onward];
+    let local = ports.at(ports::ORDERS + 5).to_string();
+    let mut orders = vec!["demo-service", "--name", "orders", "--listen", &listen];
+    orders.extend(["--onward", &onward, "--local", &local]);
     processes.start("orders", &programs.cli, &orders)?;
     let listen = ports.at(ports::BILLING).to_string();
     let billing = ["demo-service", "--name", "billing", "--listen", &listen];

@@ -1,4 +1,4 @@
-//! `countersign demo`: a whole mesh on this machine, and eight lines that show what it refuses.
+//! `countersign demo`: a whole mesh on this machine, and lines that show what it refuses.
 //!
 //! Authority, issuer, gateway, two apps and their sidecars are processes of their own; requests are
 //! made for real and the verdicts are read from the proxies. Exit code 0 only if every line is as
@@ -6,6 +6,7 @@
 
 mod ask;
 mod attacker;
+mod deferred;
 mod load;
 mod mesh;
 mod ports;

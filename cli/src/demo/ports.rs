@@ -13,7 +13,7 @@ pub(super) const ISSUER: u16 = 15090;
 pub(super) const GATEWAY: u16 = 15001;
 /// Admin pages of the gateway; metrics are one further.
 pub(super) const GATEWAY_ADMIN: u16 = 15002;
-/// The first app; what its sidecar uses follows: inbound, outbound, admin, metrics.
+/// The first app; what its sidecar uses follows: inbound, outbound, admin, metrics, local API.
 pub(super) const ORDERS: u16 = 15100;
 /// The second app, laid out alike.
 pub(super) const BILLING: u16 = 15200;
@@ -21,8 +21,8 @@ pub(super) const BILLING: u16 = 15200;
 pub(super) const LEAKY: u16 = 15301;
 
 const WRITTEN: &[u16] = &[
-    15001, 15002, 15003, 15090, 15100, 15101, 15102, 15103, 15104, 15200, 15201, 15202, 15203,
-    15204, 15301,
+    15001, 15002, 15003, 15004, 15090, 15100, 15101, 15102, 15103, 15104, 15105, 15200, 15201,
+    15202, 15203, 15204, 15205, 15301,
 ];
 /// Offsets stay below the ports that systems hand out by themselves.
 const OFFSET_STEP: u16 = 400;

@@ -25,6 +25,12 @@ use super::ask;
 /// Where a service says how many requests it has seen; asking does not count.
 pub(super) const SEEN: &str = "/_seen";
 const CONTEXT: &str = "countersign-context";
+/// Requests whose work is put aside.
+const LATER: &str = "/later";
+/// Requests that lead to a partner.
+const PARTNERS: &str = "/partners";
+/// Who works on messages.
+const CONSUMER: &str = "spiffe://demo.test/ns/shop/sa/billing";
 
 /// Arguments of `countersign demo-service`.
 #[derive(Debug, Args)]
@@ -38,6 +44,9 @@ pub(crate) struct ServiceArgs {
     /// Outbound listener of its sidecar, through which billing is called
     #[arg(long, value_name = "ADDRESS")]
     onward: Option<SocketAddr>,
+    /// Local API of its sidecar, where work for billing is put aside
+    #[arg(long, value_name = "ADDRESS")]
+    local: Option<SocketAddr>,
 }
 
 /// Serves until the process is ended.
@@ -81,6 +90,12 @@ async fn respond(
         "headers": countersign(request.headers()),
     });
     let Some(sidecar) = args.onward else { return answer(StatusCode::OK, &body) };
+    if let (Some(local), true) = (args.local, request.uri().path().ends_with(LATER)) {
+        return match put_aside(local, request).await {
+            Ok(told) => answer(StatusCode::ACCEPTED, &told),
+            Err(error) => answer(StatusCode::BAD_GATEWAY, &json!({"error": format!("{error:#}")})),
+        };
+    }
     match bills(sidecar, request).await {
         Ok(billing) if billing.status == StatusCode::OK => {
             body["billing"] = billing.json();
@@ -97,11 +112,34 @@ async fn respond(
     }
 }
 
-/// Asks billing, as this app would ask any service.
-async fn bills(sidecar: SocketAddr, request: &Request<Incoming>) -> anyhow::Result<ask::Answer> {
+/// The SHA-256 of a message, as `sha256sum` prints it.
+pub(super) fn digest(message: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, message.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts the work of a request aside for billing: a message, and the grant that goes with it.
+async fn put_aside(local: SocketAddr, request: &Request<Incoming>) -> anyhow::Result<Value> {
     let user = request.uri().path().split('/').nth(3).unwrap_or_default();
-    let path = format!("/v1/users/{user}/bills");
-    let mut fields = vec![("host", "billing.shop")];
+    let message = json!({"count the orders of": user}).to_string();
+    let handle = request.headers().get(CONTEXT).context("no handle")?.to_str()?;
+    let fields = [("countersign-local", "1"), (CONTEXT, handle)];
+    let work = json!({"consumer": CONSUMER, "ttl": 60, "digest": digest(&message)});
+    let told = ask::post(local, "/v1/defer", &fields, &work).await?;
+    let told = told.json();
+    let grant = told["grant"].as_str().with_context(|| format!("no grant: {told}"))?;
+    Ok(json!({"message": message, "grant": grant}))
+}
+
+/// Asks billing, as this app would ask any service; or a partner, who leaks what it is sent.
+async fn bills(sidecar: SocketAddr, request: &Request<Incoming>) -> anyhow::Result<ask::Answer> {
+    let asked = request.uri().path();
+    let user = asked.split('/').nth(3).unwrap_or_default();
+    let (host, path) = match asked.ends_with(PARTNERS) {
+        true => ("leaky.demo", "/offers".to_owned()),
+        false => ("billing.shop", format!("/v1/users/{user}/bills")),
+    };
+    let mut fields = vec![("host", host)];
     if let Some(handle) = request.headers().get(CONTEXT) {
         fields.push((CONTEXT, handle.to_str()?));
     }

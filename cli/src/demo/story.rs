@@ -1,4 +1,4 @@
-//! The eight lines: each makes its requests for real and reads from the proxies what decided.
+//! The lines: each makes its requests for real and reads from the proxies what decided.
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::ask::Answer;
+use super::deferred;
 use super::load;
 use super::mesh::Mesh;
 use super::proxies::{self, Proxy};
@@ -15,7 +16,7 @@ const ALICES_ORDERS: &str = "/v1/users/alice/orders";
 const REMOVED: &str = "countersign_reserved_headers_removed_total";
 
 /// How many lines the story has.
-pub(super) const LINES: usize = 8;
+pub(super) const LINES: usize = 11;
 
 /// Line `number`, from 1.
 pub(super) async fn line(number: usize, mesh: &mut Mesh) -> anyhow::Result<Line> {
@@ -24,10 +25,13 @@ pub(super) async fn line(number: usize, mesh: &mut Mesh) -> anyhow::Result<Line>
         2 => no_token(mesh).await,
         3 => forged_header(mesh).await,
         4 => stolen_token(mesh).await,
-        5 => plaintext(mesh).await,
-        6 => unnamed_caller(mesh).await,
-        7 => outside_the_window(mesh).await,
-        _ => rotation_under_load(mesh).await,
+        5 => stolen_at_depth(mesh).await,
+        6 => plaintext(mesh).await,
+        7 => unnamed_caller(mesh).await,
+        8 => outside_the_window(mesh).await,
+        9 => deferred::put_aside(mesh).await,
+        10 => rotation_under_load(mesh).await,
+        _ => deferred::taken_up(mesh).await,
     }
 }
 
@@ -107,6 +111,23 @@ async fn stolen_token(mesh: &mut Mesh) -> anyhow::Result<Line> {
     })
 }
 
+async fn stolen_at_depth(mesh: &mut Mesh) -> anyhow::Result<Line> {
+    let sent = mesh.as_user(&mesh.alice, "/v1/users/alice/partners", &[]).await?;
+    let stolen = mesh.leaky.leaked().await.with_context(|| format!("{sent:?}"))?;
+    anyhow::ensure!(stolen.hops.is_some(), "orders handed the context on without a record");
+    let url = "http://billing.shop/v1/users/alice/bills";
+    let answer = mesh.thief.call(mesh.side_billing(), url, Some(&stolen)).await?;
+    let decided = Decided::of(mesh, &answer).await?;
+    Ok(Line {
+        tried: "orders hands alice's context on to demo/leaky; demo/thief replays token and hop records at billing",
+        expected: "401 custody_broken",
+        happened: decided.verdict(&answer),
+        decided_by: decided.by(),
+        id: decided.id,
+        notes: Vec::new(),
+    })
+}
+
 async fn plaintext(mesh: &Mesh) -> anyhow::Result<Line> {
     let before = mesh.orders_seen().await?;
     let head = raw(mesh.side_orders(), ALICES_ORDERS).await?;
@@ -173,14 +194,14 @@ async fn rotation_under_load(mesh: &Mesh) -> anyhow::Result<Line> {
 }
 
 /// What a proxy wrote about a decision.
-struct Decided<'m> {
-    id: Option<String>,
+pub(super) struct Decided<'m> {
+    pub(super) id: Option<String>,
     proxy: Option<&'m Proxy>,
-    record: Value,
+    pub(super) record: Value,
 }
 
 impl Decided<'_> {
-    async fn of<'m>(mesh: &'m Mesh, answer: &Answer) -> anyhow::Result<Decided<'m>> {
+    pub(super) async fn of<'m>(mesh: &'m Mesh, answer: &Answer) -> anyhow::Result<Decided<'m>> {
         Decided::with_id(mesh, answer.decision()).await
     }
 
@@ -200,12 +221,12 @@ impl Decided<'_> {
     }
 
     /// Status and reason.
-    fn verdict(&self, answer: &Answer) -> String {
+    pub(super) fn verdict(&self, answer: &Answer) -> String {
         format!("{} {}", answer.status.as_u16(), self.reason())
     }
 
     /// The proxy, and the rule or the stage.
-    fn by(&self) -> String {
+    pub(super) fn by(&self) -> String {
         let Some(proxy) = self.proxy else { return "nobody".to_owned() };
         if self.record["rule"].is_string() {
             return rule(proxy, &self.record);

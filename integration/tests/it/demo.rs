@@ -10,6 +10,6 @@ fn every_line_of_the_demo_is_as_expected() {
     let (story, errors) =
         (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
     assert!(told.status.success(), "{story}\n{errors}");
-    assert!(story.contains("8 of 8 as expected"), "{story}");
+    assert!(story.contains("11 of 11 as expected"), "{story}");
     assert!(!story.contains('\u{1b}'), "colour where nobody can see it: {story}");
 }
