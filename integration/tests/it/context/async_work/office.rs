@@ -132,8 +132,8 @@ impl Office {
         assert_eq!(body["service_error"], error, "{body}");
         assert!(!body["hint"].as_str().unwrap().is_empty());
         countersign_integration::wait::until(&format!("a record of {reason}"), async || {
-            let records = self.issuer.decisions().into_iter();
-            records.filter(|record| record.to_string().contains(&format!("/{reason}\""))).last()
+            let mut records = self.issuer.decisions().into_iter();
+            records.rfind(|record| record.to_string().contains(&format!("/{reason}\"")))
         })
         .await
     }
