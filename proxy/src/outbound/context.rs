@@ -46,9 +46,9 @@ pub fn find(
     journal.lookup(label(&found));
     let held = found.held()?;
     if !held.may_pass_on {
-        // Handing on beyond the first holder needs hop records; without them the callee would
-        // refuse the token, so it is not attached.
-        conn.worker().metrics.limit_hit("FIRST_HOLDER_ONLY");
+        // It came without a record addressed to us: the path ends at whoever sent it, and the
+        // callee would refuse the token.
+        conn.worker().metrics.limit_hit("HOLDER_WITHOUT_RECORD");
         return None;
     }
     if let Some(by) = revoked(held, snap, journal.started) {
