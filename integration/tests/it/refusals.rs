@@ -20,6 +20,7 @@ fn every_refusal_is_produced() {
     let here = concat!(
         include_str!("refusals.rs"),
         include_str!("context/binding.rs"),
+        include_str!("context/custody.rs"),
         include_str!("context/proofs.rs"),
         include_str!("identity/callers/accounts.rs"),
         include_str!("interception/live.rs"),

@@ -3,6 +3,7 @@
 use countersign_integration::client::Call;
 use countersign_integration::outcome::refused;
 use countersign_integration::pki::Request;
+use countersign_integration::row::{certificate, record, signed};
 use countersign_integration::token::{base64url, now_s};
 use countersign_integration::{App, Authority, Lab, Tokens, documents};
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ async fn attack_uses_token_issued_to_another_first_holder() {
     refused(&orders, &reply, "custody_broken").await;
 }
 
-/// Hop records come later; until then nothing but the first holder counts, whatever a peer adds.
+/// "`web` called me": a record in its name, by the thief's own hand, or no record at all.
 #[tokio::test]
 async fn attack_invents_a_previous_hop() {
     let lab = Lab::new();
@@ -95,19 +96,23 @@ async fn attack_invents_a_previous_hop() {
     let orders = lab.orders(&app, |spec| spec).await;
     let stolen = lab.gateway.mint(&lab.id("shop", "web"));
     let thief = Tokens::of(&lab.ca, "shop", "thief");
-    let hop = thief.sign_with(
-        &json!({"alg": "ES256", "typ": "csign-hop+jwt", "kid": thief.kid()}),
-        &json!({"sub": lab.id("shop", "web"), "aud": lab.id("shop", "thief"), "n": 0}),
-    );
-    let call = || Call::get(HOST, "/").context(&stolen);
+    let id = |name: &str| lab.id("shop", name);
+    let invented = [signed(&thief, &record(&stolen, &[], &id("web"), &id("thief")))];
+    let own = signed(&thief, &record(&stolen, &invented, &id("thief"), &id("orders")));
+    let alone = signed(&thief, &record(&stolen, &[], &id("thief"), &id("orders")));
+    let call = || {
+        let call = Call::get(HOST, "/").context(&stolen);
+        call.header("countersign-certs", &certificate(thief.leaf()))
+    };
+    let mut peer = lab.peer(&orders, thief.leaf()).await;
     for call in [
         call(),
-        call().header("countersign-hops", &hop),
-        call().header("countersign-hops", &format!("{hop}, {hop}")),
-        call().header("countersign-caller", &lab.id("shop", "web")),
+        call().header("countersign-hops", &invented[0]),
+        call().header("countersign-hops", &alone),
+        call().header("countersign-hops", &format!("{}, {own}", invented[0])),
+        call().header("countersign-caller", &id("web")),
     ] {
-        let reply = lab.call_as("shop", "thief", &orders, call).await;
-        refused(&orders, &reply, "custody_broken").await;
+        refused(&orders, &peer.send(call).await.unwrap(), "custody_broken").await;
     }
     assert!(app.seen().is_empty());
 }

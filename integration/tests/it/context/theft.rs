@@ -71,6 +71,14 @@ impl Heist {
         record
     }
 
+    /// One of many tries: 1 if it had to be believed, and was.
+    async fn believed(&self, peer: &mut Conn, token: &str, list: &[String], leads: bool) -> u32 {
+        let reply = peer.send(self.call(token, list)).await.unwrap();
+        let expected = if leads { 200 } else { 401 };
+        assert_eq!(reply.status, expected, "{list:?}: {}", reply.text());
+        u32::from(leads)
+    }
+
     async fn accepts(&self, peer: &mut Conn, token: &str, list: &[String]) -> Value {
         allowed(&self.orders, &peer.send(self.call(token, list)).await.unwrap()).await
     }
@@ -83,7 +91,7 @@ impl Heist {
 async fn a_stolen_token_is_worth_something_only_where_its_path_leads() {
     let heist = Heist::new().await;
     let path = ["a", "b", "c", "d"];
-    let (mut accepted, mut tried) = (0, 0);
+    let (mut accepted, mut tried) = (0_u32, 0_u32);
     for depth in 1..=path.len() {
         let held = &path[..depth];
         let token = heist.token("a");
@@ -94,10 +102,9 @@ async fn a_stolen_token_is_worth_something_only_where_its_path_leads() {
             let rightful = stolen.is_empty() && thief == "a";
             tried += 1;
             if rightful {
-                heist.accepts(&mut peer, &token, &stolen).await;
-                accepted += 1;
+                accepted += heist.believed(&mut peer, &token, &stolen, true).await;
             } else {
-                heist.refuses(&mut peer, &token, &stolen).await;
+                heist.believed(&mut peer, &token, &stolen, false).await;
             }
             for kept in 0..=stolen.len() {
                 let before = &stolen[..kept];
@@ -110,17 +117,17 @@ async fn a_stolen_token_is_worth_something_only_where_its_path_leads() {
                         list.push(signed(heist.key(signer), &claims));
                         let leads = path[kept] == thief && sub == thief && aud == "orders";
                         tried += 1;
-                        if leads && signer == thief {
-                            heist.accepts(&mut peer, &token, &list).await;
-                            accepted += 1;
-                        } else {
-                            heist.refuses(&mut peer, &token, &list).await;
-                        }
+                        let leads = leads && signer == thief;
+                        accepted += heist.believed(&mut peer, &token, &list, leads).await;
                     }
                 }
             }
         }
     }
+    let broken = ["reason=\"custody_broken\""];
+    let refused = heist.orders.metric("countersign_refusals_total", &broken).await;
+    assert_eq!(refused, f64::from(tried - accepted), "each for the same reason");
+    assert_eq!(heist.app.seen().len(), accepted as usize, "the app saw a stolen token");
     assert!(accepted > 10 && tried > accepted * 10, "{accepted} of {tried}");
 }
 
@@ -344,7 +351,9 @@ async fn attack_uses_records_of_a_revoked_holder() {
     };
     let mut peer = lab.peer(&orders, b.leaf()).await;
     allowed(&orders, &peer.send(call()).await.unwrap()).await;
-    lab.revoke(json!({"identities": [{"spiffeId": id("a"), "issuedBefore": "2126-01-01T00:00:00Z"}]}));
+    lab.revoke(
+        json!({"identities": [{"spiffeId": id("a"), "issuedBefore": "2126-01-01T00:00:00Z"}]}),
+    );
     orders.reload();
     let reply = countersign_integration::wait::until("the revocation", async || {
         let reply = peer.send(call()).await.unwrap();
