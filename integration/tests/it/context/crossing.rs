@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use countersign_integration::client::{Call, Conn, Reply};
+use countersign_integration::client::{self, Call, Conn, Reply};
 use countersign_integration::documents::{self, Mesh};
 use countersign_integration::outcome::{allowed, refused};
 use countersign_integration::proxy::Spec;
@@ -313,6 +313,40 @@ async fn attack_removed_foreign_issuer_keeps_minting() {
     })
     .await;
     refused(&orders, &reply, "issuer_not_allowed").await;
+}
+
+/// A stream that began with foreign context ends when the word of its issuer counts no more; one
+/// without anything to do with it goes on, and so does this one while nothing changes for it.
+#[tokio::test]
+async fn attack_keeps_foreign_stream_after_withdrawal() {
+    let two = Two::new();
+    let app = App::mirror();
+    let orders = two.orders(&app, &two.mesh(), |spec| spec).await;
+    let config = tls::client(Some(&two.web), &[tls::MESH_H2]);
+    let mut conn = Conn::tls(orders.inbound(), config).await.unwrap();
+    let (_sender, body) = client::stream();
+    let call = Call::post(HOST, "/echo", "").context(&two.token()).body(body);
+    let stream = conn.start(call).await.unwrap();
+    let id = stream.headers()["countersign-decision"].to_str().unwrap().to_owned();
+    let mut own = two.lab.peer(&orders, &two.lab.ca.leaf("shop", "billing")).await;
+    let (_other, body) = client::stream();
+    let kept = own.start(Call::post(HOST, "/echo", "").body(body)).await.unwrap();
+    let kept_id = kept.headers()["countersign-decision"].to_str().unwrap().to_owned();
+
+    // Another change leaves it alone.
+    let more = two.mesh().with(|spec| spec["context"]["ttl"] = json!("30s"));
+    two.lab.write("mesh.yaml", &more.document());
+    wait::until_true("the documents", || orders.log().contains("documents in force")).await;
+    let other = two.partner.id("edge", "other");
+    let mesh = two.mesh().with(|spec| {
+        spec["federation"][0]["context"]["issuers"][0]["id"] = json!(other);
+    });
+    two.lab.write("mesh.yaml", &mesh.document());
+    wait::ends("the stream", client::collect(stream)).await.unwrap_err();
+    let ended = orders.ended(&id).await;
+    assert_eq!(ended["reason"], "revoked/issuer_key", "{ended}");
+    assert!(orders.log().matches("documents in force").count() >= 2, "it ended too early");
+    assert!(!orders.audit().iter().any(|r| r["kind"] == "ended" && r["id"] == kept_id.as_str()));
 }
 
 #[test]
