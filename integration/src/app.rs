@@ -63,7 +63,7 @@ impl App {
 
     /// Calls on to `host` by way of its sidecar's outbound listener, in the protocol it was called
     /// in, and hands back the answer. Of the headers it forwards what `x-forward` says: `handle`,
-    /// `traceparent`, `both` or `nothing`; and whatever is named `x-*`.
+    /// `traceparent`, `both`, `token` or `nothing`; and whatever is named `x-*`.
     pub fn relay(outbound: SocketAddr, host: &str) -> App {
         let host = host.to_owned();
         App::serving(move |request| Box::pin(relay(request, outbound, host.clone())))
@@ -158,6 +158,11 @@ impl App {
     /// Every head seen so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what it saw, for tests of very many requests.
+    pub fn forget(&self) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The head seen last.
@@ -283,6 +288,7 @@ async fn relay(
         "handle" => &["countersign-context"],
         "traceparent" => &["traceparent"],
         "both" => &["countersign-context", "traceparent"],
+        "token" => &["txn-token"],
         _ => &[],
     };
     let mut headers = HeaderMap::new();

@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::admin::{Explain, StageRefusal, WhyEntry};
+use crate::admin::{Carried, Explain, StageRefusal, WhyEntry};
 use crate::audit::{
     self, AuditContext, AuditSlot, Callee, ContextFields, DecidedInput, DecisionId, DeviceFields,
     JustificationFields, PodFields, Reason, Record, RecordKind, RequestFacts, ResponseFacts,
@@ -602,7 +602,9 @@ impl Journal {
 
     /// Puts the exchange into the ring: refusals always, permitted requests as sampled.
     fn remember(&mut self, verdict: Verdict, status: Option<u16>, refused: Option<&Refused>) {
-        let Some(explain) = explain(self.decided.take(), refused, self.direction) else { return };
+        let carried = || Some(Arc::new(Carried(self.lookup?)) as Arc<dyn Explain>);
+        let explain = explain(self.decided.take(), refused, self.direction).or_else(carried);
+        let Some(explain) = explain else { return };
         self.worker.shared.why.push(WhyEntry {
             id: self.id,
             at: self.started,
@@ -616,7 +618,10 @@ impl Journal {
             host: self.host.as_deref().unwrap_or_default().to_owned(),
             route: self.decision.as_ref().and_then(|decision| decision.route.clone()),
             path: self.path.as_ref().map(|path| path.path().to_owned()),
-            txn: self.context.as_ref().map(|ctx| ctx.txn.clone()),
+            txn: match &self.context {
+                Some(context) => Some(context.txn.clone()),
+                None => self.txn.as_ref().map(ToString::to_string),
+            },
             explain,
         });
     }

@@ -11,6 +11,8 @@ mod frameworks;
 mod interop;
 mod issuers;
 mod proofs;
+mod readers;
 mod service;
+mod soak;
 mod theft;
 mod users;

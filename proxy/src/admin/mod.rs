@@ -4,6 +4,7 @@
 //! address shows none and may be reached by a scraper.
 //! Invariant: nothing here changes state, and no answer holds a token, a key or a header value.
 
+mod carried;
 pub mod explain;
 mod html;
 pub mod pages;
@@ -13,6 +14,7 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
+pub use carried::Carried;
 pub use explain::StageRefusal;
 pub use pages::{Pages, StatusParts};
 pub use readiness::{Condition, Readiness};
