@@ -364,8 +364,18 @@ impl ContextIndex {
 }
 
 impl Held {
+    /// Whether a call may carry either: the same token, by way of the same holders, with the same
+    /// scope left. Their records may differ in bytes.
     fn came_the_same_way(&self, other: &Held) -> bool {
+        let same_path = match (&self.hops, &other.hops) {
+            (None, None) => true,
+            (Some(own), Some(other)) => own.leads_as(other),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
         self.token == other.token
+            && self.may_pass_on == other.may_pass_on
+            && self.scope == other.scope
+            && same_path
     }
 }
 

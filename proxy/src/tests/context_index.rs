@@ -283,3 +283,53 @@ fn attack_waits_for_the_end_of_a_token_to_lend_its_trace_another() {
     // Alice's request is still open when her token has ended: her calls are not Bob's.
     assert_eq!(find(&index, Asked::Nothing, Some(TRACE), 60), "ambiguous");
 }
+
+/// A list of one record, as the wire has it; nothing here looks at signatures.
+fn list(aud: &str, iat: u64) -> Option<Arc<HopList>> {
+    use base64::Engine as _;
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let name = encode(&[7; 32]);
+    let header = format!(r#"{{"alg":"ES256","typ":"csign-hop+jwt","kid":"{name}"}}"#);
+    let (sub, aud) = ("spiffe://a.test/ns/a/sa/a", format!("spiffe://a.test/ns/a/sa/{aud}"));
+    let record = format!(r#"{{"sub":"{sub}","aud":"{aud}","iat":{iat},"n":0,"tth":"{name}"}}"#);
+    let parts = [encode(header.as_bytes()), encode(record.as_bytes()), encode(&[9; 64])];
+    let limits = countersign_ctxtoken::Limits::default();
+    Some(Arc::new(HopList::parse(parts.join(".").as_bytes(), &limits).unwrap()))
+}
+
+/// What is found by trace id and by token for two requests of one token, opened in this order.
+fn of_two(first: Held, second: Held) -> [(&'static str, Option<Arc<HopList>>); 2] {
+    let index = index(8);
+    let token = first.token.clone();
+    let _first = index.open(handle(1), Some(TRACE), Some(Arc::new(first)), true).unwrap();
+    let _second = index.open(handle(2), Some(TRACE), Some(Arc::new(second)), true).unwrap();
+    let by_trace = Call { handle: Asked::Nothing, token: Asked::Nothing, trace: Some(TRACE) };
+    let by_token = Call { handle: Asked::Nothing, token: Asked::Once(&token), trace: None };
+    [by_trace, by_token].map(|call| {
+        let found = index.find(&call, ALL, at(1));
+        (name(&found), found.held().and_then(|held| held.hops.clone()))
+    })
+}
+
+#[test]
+fn one_token_by_two_ways_is_ambiguous() {
+    let plain = || held_until("alice", 100);
+    let by = |aud| Held { hops: list(aud, 10), ..plain() };
+    let narrowed = || Held { scope: Arc::from(["orders.read".to_owned()]), ..by("b") };
+    let kept = || Held { may_pass_on: false, ..by("b") };
+    for (first, second) in
+        [(plain(), by("b")), (by("b"), by("c")), (by("b"), narrowed()), (by("b"), kept())]
+    {
+        assert_eq!(of_two(first, second).map(|(result, _)| result), ["ambiguous"; 2]);
+    }
+}
+
+#[test]
+fn of_lists_that_differ_in_bytes_only_the_newest_is_taken() {
+    let at = |iat| Held { hops: list("b", iat), ..held_until("alice", 100) };
+    let newest = list("b", 12).unwrap();
+    for (result, hops) in of_two(at(10), at(12)) {
+        assert!(["traceparent", "token"].contains(&result), "{result}");
+        assert_eq!(hops.unwrap().text(), newest.text());
+    }
+}
