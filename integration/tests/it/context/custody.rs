@@ -329,7 +329,7 @@ async fn lists_out_of_form_are_refused() {
         (format!("\"{own}\""), "hops_malformed"),
         (format!("{own},"), "hops_malformed"),
         ("x".repeat(6 * 1024 + 1), "hops_too_large"),
-        (vec![own.as_str(); 9].join(", "), "hops_too_large"),
+        ([own.as_str(); 9].join(", "), "hops_too_large"),
     ] {
         let reply = peer.send(call(&list)).await.unwrap();
         // Nine records of this size are one byte question before they are a question of number.
