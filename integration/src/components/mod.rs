@@ -5,6 +5,7 @@
 //! Invariant: nothing here knows of sidecars; what a client reaches is the network's business.
 
 pub mod frameworks;
+pub mod authzen;
 pub mod keycloak;
 pub mod kubernetes;
 pub mod mariadb;
@@ -16,6 +17,7 @@ pub mod openbao;
 pub mod postgres;
 pub mod python;
 pub mod redis;
+pub mod slapd;
 pub mod smtp;
 pub mod softhsm;
 pub mod spire;

@@ -22,6 +22,7 @@ fn every_refusal_is_produced() {
         include_str!("context/binding.rs"),
         include_str!("context/custody.rs"),
         include_str!("context/proofs.rs"),
+        include_str!("context/facts.rs"),
         include_str!("identity/callers/accounts.rs"),
         include_str!("interception/live.rs"),
         include_str!("interception/tcp.rs"),

@@ -74,8 +74,6 @@ pub enum AskAs {
     Nobody,
     /// With the token in this file, read for every question.
     Bearer(FileRef),
-    /// With our certificate of the mesh; the endpoint's host is a `Destination`'s.
-    Mesh,
 }
 
 /// An entity of a question: its type is written, its id is of the request.

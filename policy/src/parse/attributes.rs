@@ -48,7 +48,7 @@ pub(super) fn read(
     let (source, timeout_ms) = match (authzen_node, ldap_node) {
         (Some(node), None) => {
             let facts = facts_node.map(|node| facts(node, findings)).unwrap_or_default();
-            let read = authzen(node, request, facts.clone(), known, findings);
+            let read = authzen(node, request, facts.clone(), findings);
             if let Some(entry) = known.attributes.get_mut(&envelope.name) {
                 entry.facts = Some(facts);
             }
@@ -142,7 +142,6 @@ fn authzen(
     node: &Node,
     request: Option<&Node>,
     facts: BTreeMap<String, FactType>,
-    known: &Known,
     findings: &mut Findings<'_>,
 ) -> Option<(AuthZen, Option<u64>)> {
     let mut fields = Fields::of(node, "authzen", findings)?;
@@ -157,15 +156,6 @@ fn authzen(
     let timeout = timeout(fields.optional("timeout"), findings);
     let span = fields.span();
     fields.finish(findings);
-    if auth == Some(AskAs::Mesh) {
-        if let (Some(node), Some(endpoint)) = (endpoint_node, &endpoint) {
-            of_the_mesh(node, endpoint, known, findings);
-        }
-        if let Some(node) = roots_node {
-            let message = "`roots` is not for `auth: mesh`: the mesh knows who answers";
-            findings.error("E013", node.span, message);
-        }
-    }
     let Some(request) = request else {
         findings.error("E013", span, "`authzen` needs `request`, which says what is asked").hint(
             "as in `{subject: {type: user, id: user.id}, action: use-as-justification, \
@@ -192,22 +182,6 @@ fn authzen(
     Some((authzen, timeout))
 }
 
-/// An endpoint of the mesh is found by a Destination, as every callee is.
-fn of_the_mesh(node: &Node, endpoint: &str, known: &Known, findings: &mut Findings<'_>) {
-    let rest = endpoint.strip_prefix("https://").unwrap_or_default();
-    let authority = rest.split('/').next().unwrap_or_default();
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().unwrap_or(0)),
-        None => (authority, 443),
-    };
-    if !known.hosts.contains_key(&(host.to_owned(), port)) {
-        let message = format!("no Destination has the host `{host}` with port {port}");
-        findings
-            .error("E005", node.span, message)
-            .hint("`auth: mesh` asks a workload of the mesh, which a Destination describes");
-    }
-}
-
 fn auth(node: &Node, findings: &mut Findings<'_>) -> Option<AskAs> {
     if let Value::Map(_) = &node.value {
         let mut fields = Fields::of(node, "auth", findings)?;
@@ -218,7 +192,15 @@ fn auth(node: &Node, findings: &mut Findings<'_>) -> Option<AskAs> {
         fields.finish(findings);
         return scalars::file(file?, findings).map(AskAs::Bearer);
     }
-    read::one_of(node, &[("mesh", ())], findings).map(|()| AskAs::Mesh)
+    if node.text() == Some("mesh") {
+        findings.error("E013", node.span, "`auth: mesh` is not supported yet").hint(
+            "write `{bearer: {file: token}}`, and `roots` for the decision point's authority",
+        );
+        return None;
+    }
+    let message = format!("unknown value {}", node.describe());
+    findings.error("E013", node.span, message).hint("as in `{bearer: {file: token}}`");
+    None
 }
 
 fn asked(node: &Node, findings: &mut Findings<'_>) -> Option<Asked> {

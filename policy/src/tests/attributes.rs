@@ -92,7 +92,7 @@ fn questions_are_understood_or_refused() {
             error[E013]: unknown value `password`
               --> facts.yaml:6:50
             6 |   authzen: {endpoint: "http://t.example/", auth: password, timeout: 1m}
-              |                                                  ^^^^^^^^ only `mesh` is accepted
+              |                                                  ^^^^^^^^ as in `{bearer: {file: token}}`
             error[E013]: a question may take from 1ms to 5000ms, not 60000ms
               --> facts.yaml:6:69
             6 |   authzen: {endpoint: "http://t.example/", auth: password, timeout: 1m}
@@ -121,10 +121,10 @@ fn questions_are_understood_or_refused() {
               --> facts.yaml:16:12
             16 |   authzen: {endpoint: "https://t.example/", auth: mesh}
                |            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ as in `{subject: {type: user, id: user.id}, action: use-as-justification, resource: {type: ticket, id: justification.ref}}`
-            error[E005]: no Destination has the host `t.example` with port 443
-              --> facts.yaml:16:23
+            error[E013]: `auth: mesh` is not supported yet
+              --> facts.yaml:16:51
             16 |   authzen: {endpoint: "https://t.example/", auth: mesh}
-               |                       ^^^^^^^^^^^^^^^^^^^^ `auth: mesh` asks a workload of the mesh, which a Destination describes
+               |                                                   ^^^^ write `{bearer: {file: token}}`, and `roots` for the decision point's authority
             error[E013]: an AttributeProvider needs either `authzen` or `ldap`
               --> facts.yaml:23:3
             23 |   authzen: {endpoint: "https://t.example/"}

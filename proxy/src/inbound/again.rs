@@ -81,7 +81,7 @@ impl Judged for Kept {
             return Err(EndReason::Revoked(by).into());
         }
         vouched::token(conn, head, ctx, against)?;
-        let via = decide::via(ctx);
+        let via = decide::Vias::of(ctx);
         let headers: &dyn HeaderLookup = headers;
         let asked = Asked { method, head, headers };
         let input = decide::input(conn, asked, ctx, &via, against.now);

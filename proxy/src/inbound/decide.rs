@@ -67,7 +67,7 @@ pub fn authorize(
     journal: &mut Journal,
 ) -> Result<Permit, Refused> {
     let headers = Headers(&parts.headers);
-    let via = via(ctx);
+    let via = Vias::of(ctx);
     let asked = Asked { method: &parts.method, head, headers: &headers };
     let input = input(conn, asked, ctx, &via, now);
     let decision = snap.policy.decide(&input);
@@ -158,7 +158,7 @@ pub(super) fn input<'a>(
     conn: &'a Connection,
     asked: Asked<'a>,
     ctx: &'a Context,
-    via: &'a str,
+    via: &'a Vias,
     now: Now,
 ) -> Input<'a> {
     let Asked { method, head, headers } = asked;
@@ -181,14 +181,24 @@ pub(super) fn input<'a>(
     }
 }
 
-/// How the client's address became known, as policy reads it.
-pub(super) fn via(ctx: &Context) -> String {
-    let via = ctx.verified().and_then(|ctx| ctx.rctx.ip_src).map(|src| src.to_string());
-    via.unwrap_or_default()
+/// How the client's address and device became known, as policy reads it.
+pub(super) struct Vias {
+    address: String,
+    device: String,
+}
+
+impl Vias {
+    /// Of a request's context; empty texts where it does not say.
+    pub(super) fn of(ctx: &Context) -> Vias {
+        let rctx = ctx.verified().map(|ctx| &ctx.rctx);
+        let address = rctx.and_then(|rctx| rctx.ip_src).map(|src| src.to_string());
+        let device = rctx.and_then(|rctx| rctx.dev.as_ref()).map(|device| device.src.to_string());
+        Vias { address: address.unwrap_or_default(), device: device.unwrap_or_default() }
+    }
 }
 
 /// Policy's view of a verified context.
-fn facts<'a>(ctx: &'a RequestContext, path: &'a Path, via: &'a str) -> ContextFacts<'a> {
+fn facts<'a>(ctx: &'a RequestContext, path: &'a Path, via: &'a Vias) -> ContextFacts<'a> {
     let rctx = &ctx.rctx;
     ContextFacts {
         txn: &ctx.txn,
@@ -208,12 +218,12 @@ fn facts<'a>(ctx: &'a RequestContext, path: &'a Path, via: &'a str) -> ContextFa
             claims: rctx.claims.as_ref(),
         }),
         service: ctx.sub.service(),
-        source: rctx.req_ip.map(|ip| SourceFacts { ip, via }),
+        source: rctx.req_ip.map(|ip| SourceFacts { ip, via: &via.address }),
         device: rctx.dev.as_ref().map(|device| DeviceFacts {
             id: Some(&device.id),
             tier: device.tier.as_deref(),
             managed: device.managed,
-            src: None,
+            src: Some(&via.device),
             at: device.at.map(|at| at.0),
         }),
         justification: rctx.just.as_ref().map(|just| JustificationFacts {
