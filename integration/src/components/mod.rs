@@ -4,8 +4,8 @@
 //! its files in a folder of the test, and listens on every address of the pod in both families.
 //! Invariant: nothing here knows of sidecars; what a client reaches is the network's business.
 
-pub mod frameworks;
 pub mod authzen;
+pub mod frameworks;
 pub mod keycloak;
 pub mod kubernetes;
 pub mod mariadb;
