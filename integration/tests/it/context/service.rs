@@ -300,28 +300,3 @@ async fn a_revoked_user_gets_no_token() {
     refused(&service, &ask("txn_token", &old).await, "invalid_request", "subject_revoked").await;
     granted(&ask("access_token", &service.access_token("bob", "orders.read")).await);
 }
-
-/// Under `audit: full` what was decided is on stable storage before anything is made; what was made
-/// is recorded besides.
-#[tokio::test]
-async fn a_fully_audited_service_records_the_decision_and_the_issue() {
-    let lab = Lab::new();
-    let service = TokenService::start(&lab, web(&lab, json!({}))).await;
-    let mut rules = documents::anybody();
-    rules[0]["obligations"] = json!({"audit": "full"});
-    lab.write("jobs.yaml", &documents::access("jobs", rules));
-    service.proxy.reload();
-    let (leaf, me) = (lab.ca.leaf("shop", "web"), lab.id("shop", "web"));
-    let kinds = wait::until("both records", || async {
-        let form = Form::new("self_signed", &service.statement(&me, &leaf));
-        let id = service.ask(&lab, &leaf, &form).await.decision();
-        let of = |record: &Value| record["id"] == id.as_str();
-        let mut kinds: Vec<_> = service.proxy.decisions().into_iter().filter(of).collect();
-        kinds.sort_by_key(|record| record["kind"].to_string());
-        (kinds.len() == 2).then_some(kinds)
-    })
-    .await;
-    let named: Vec<_> = kinds.iter().map(|record| record["kind"].as_str().unwrap()).collect();
-    assert_eq!(named, ["decision", "issue"]);
-    assert!(kinds[1]["jti"].is_string(), "{}", kinds[1]);
-}
