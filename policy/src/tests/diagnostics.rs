@@ -615,7 +615,7 @@ spec:
             error[E013]: unknown value `atc`
               --> policy.yaml:12:108
             12 |     - {match: {http: {methods: [GET], paths: [{prefix: /v1/x}]}}, scope: b, emit: {rctx: [acct, dev, acct, atc]}}
-               |                                                                                                            ^^^ choose one of `req_ip`, `idp`, `client_id`, `acr`, `auth_time`, `authn`, `amr`, `acct`, `groups`, `claims`, `tls`, `dev` and `just`"#]],
+               |                                                                                                            ^^^ choose one of `req_ip`, `idp`, `client_id`, `acr`, `auth_time`, `authn`, `amr`, `acct`, `groups`, `claims`, `tls`, `dev`, `just` and `sc`"#]],
     );
 }
 

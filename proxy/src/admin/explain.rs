@@ -246,6 +246,7 @@ const GATEWAY: &[Step] = &[
             "user_token_expired",
             "user_token_revoked",
             "user_claim_invalid",
+            "user_proof_invalid",
             "user_keys_unavailable",
             "caller_token_invalid",
             "caller_token_expired",
