@@ -26,7 +26,7 @@ use crate::outbound::discover::Destinations;
 use crate::tls::outside::OutsideRoots;
 use crate::tls::verify::Trust;
 use crate::tls::{MeshTls, TlsBuildError};
-use crate::tokens::{GrantKeys, TokenRules};
+use crate::tokens::{GrantKeys, KeyFiles, TokenRules};
 
 /// Everything a request is judged by.
 pub struct Snapshot {
@@ -165,6 +165,8 @@ pub struct Builder {
     pub federation: Bundles,
     /// The keys of issuers: what others publish, and our own.
     pub issuer_keys: Keys,
+    /// The keys of our own grants.
+    grant_keys: KeyFiles,
     /// The issuer list built last, and the documents it was built from.
     issuers: Option<(String, Arc<IssuerSet>)>,
     /// Whom the last snapshot believed, and its `trust_shrank_at`.
@@ -196,6 +198,7 @@ impl Builder {
             config,
             workload,
             issuer_keys,
+            grant_keys: KeyFiles::default(),
             provider,
             generation: 0,
             roots,
@@ -272,6 +275,8 @@ impl Builder {
         let issuers = self.issuers(documents, &hash)?;
         let now = Now::read();
         self.issuer_keys.follow_own(documents, certs, &issuers, now);
+        let files = &mut self.grant_keys;
+        let grants = GrantKeys::build(tokens.as_ref(), &self.config, certs, files);
         let issuer = Issuer::build(documents, &self.config, certs, self.issuer_keys.own(), now);
         self.generation = next;
         self.believes(&trust);
@@ -291,7 +296,7 @@ impl Builder {
             destinations: Arc::new(destinations),
             gateway: gateway.map(Arc::new),
             issuer: issuer.map(Arc::new),
-            grants: GrantKeys::build(tokens.as_ref(), &self.config, certs).map(Arc::new),
+            grants: grants.map(Arc::new),
             tokens: tokens.map(Arc::new),
             generation: self.generation,
             trust_shrank_at: self.trust_shrank_at,

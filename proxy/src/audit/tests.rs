@@ -200,6 +200,7 @@ fn full_path() -> custody::Path {
         },
         hops: None,
         minted: None,
+        theirs: None,
         signers: Arc::default(),
     }
 }

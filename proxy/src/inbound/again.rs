@@ -124,8 +124,30 @@ fn revoked_token(
     revocations: &Revocations,
     now: Now,
 ) -> Option<&'static str> {
-    let token = ctx.verified()?;
-    revoked(token, || key_name(head), revocations, now)
+    let Context::Verified { token, path } = ctx else { return None };
+    let (Some(theirs), Some(ours)) = (&path.theirs, &path.minted) else {
+        return revoked(token, || key_name(head), revocations, now);
+    };
+    // What came is not what it was made into, and neither is revoked in the other's name.
+    revoked_abroad(theirs, || key_name(head), revocations, now)
+        .or_else(|| revoked(token, || key_name_of(ours), revocations, now))
+}
+
+/// Which entry hits a token of another trust domain. Users and devices of a name are not those of
+/// ours: what is global counts.
+fn revoked_abroad(
+    token: &RequestContext,
+    kid: impl FnOnce() -> Option<String>,
+    revocations: &Revocations,
+    now: Now,
+) -> Option<&'static str> {
+    let now_ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
+    if revocations.transaction(&token.txn, now_ms) {
+        return Some("transaction");
+    }
+    let by_key = revocations.names_issuer(&token.iss)
+        && kid().is_none_or(|kid| revocations.issuer_key(&token.iss, &kid, now_ms));
+    by_key.then_some("issuer_key")
 }
 
 /// Which entry hits a token; `kid` is the name of the key it was signed with.

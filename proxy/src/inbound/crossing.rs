@@ -124,7 +124,8 @@ pub(super) fn take(
         may_pass_on: true,
     };
     let signers = Arc::clone(&path.signers);
-    Ok((verified, Path { custody, hops: None, signers, minted: Some(text) }))
+    let path = Path { custody, hops: None, signers, minted: Some(text), theirs: Some(theirs) };
+    Ok((verified, path))
 }
 
 /// What our token says of theirs.

@@ -37,6 +37,8 @@ pub struct Path {
     pub signers: Arc<[Arc<Signer>]>,
     /// Our own token, where it was minted here for one of another trust domain.
     pub minted: Option<HeaderValue>,
+    /// Theirs, which it was minted for.
+    pub theirs: Option<Arc<Verified<RequestContext>>>,
 }
 
 /// Why a token is not accepted, with what only operators are to know.
@@ -124,7 +126,13 @@ pub(crate) fn prove(
         let mut known = worker.signers.borrow_mut();
         signers.extend(known.learn(peer, believed_at, (snap, now)));
     }
-    Ok(Path { custody, hops: hops.map(Arc::new), signers: signers.into(), minted: None })
+    Ok(Path {
+        custody,
+        hops: hops.map(Arc::new),
+        signers: signers.into(),
+        minted: None,
+        theirs: None,
+    })
 }
 
 /// The keys of earlier holders, for one request.

@@ -44,7 +44,7 @@ pub async fn answer(
     let Called { parts, head, body, permit: _permit } = called;
     match (service, head.path.path()) {
         (AppService::Issuer, tokens::endpoint::PATH) if snap.tokens.is_some() => {
-            tokens::endpoint::serve(conn, parts, body, head, snap, journal).await
+            tokens::endpoint::serve(conn, parts, body, head, journal).await
         }
         (AppService::Issuer, path)
             if parts.method == Method::GET || parts.method == Method::HEAD =>

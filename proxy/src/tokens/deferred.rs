@@ -4,7 +4,7 @@
 //! that; it is redeemed only by the workload it names, for the message it names, as long as nothing
 //! in it was revoked and the documents still let that workload have it. Every redemption decides anew.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -53,6 +53,7 @@ impl GrantKeys {
         rules: Option<&TokenRules>,
         config: &ProxyConfig,
         certs: &Certs,
+        files: &mut KeyFiles,
     ) -> Result<GrantKeys, String> {
         if rules.is_none() {
             return Err("this process serves no tokens".to_owned());
@@ -60,17 +61,16 @@ impl GrantKeys {
         let identity = certs.token_signer().ok_or("this issuer has no identity yet")?;
         let id = identity.id.clone();
         let grants = &config.grants;
-        let keys: Vec<LocalSigner> =
-            grants.key_files.iter().map(|file| key(file)).collect::<Result<_, _>>()?;
+        let keys = files.read(&grants.key_files)?;
         let known = keys.iter().map(|key| {
             let key = key.verifying_key().clone();
             GrantKey { kid: key.kid(), key }
         });
         let known: Vec<GrantKey> = known.collect();
-        let signer = match keys.into_iter().next() {
+        let signer = match keys.first().cloned() {
             Some(first) => {
                 let name = KeyRef::Kid(first.verifying_key().kid());
-                GrantSigner::new(id, &name, Arc::new(first), None)
+                GrantSigner::new(id, &name, first, None)
             }
             None => {
                 let chain = identity.chain_der.iter().map(|der| der.to_vec()).collect();
@@ -85,6 +85,22 @@ impl GrantKeys {
             max_ttl_s: grants.max_ttl_s,
             max_redemptions: grants.max_redemptions,
         })
+    }
+}
+
+/// The keys of `grants.keyFiles`, as they were read last: files that cannot be read right now must
+/// not end deferred work with the next certificate.
+#[derive(Default)]
+pub struct KeyFiles(Vec<Arc<LocalSigner>>);
+
+impl KeyFiles {
+    pub(super) fn read(&mut self, files: &[PathBuf]) -> Result<&[Arc<LocalSigner>], String> {
+        match files.iter().map(|file| key(file).map(Arc::new)).collect::<Result<_, _>>() {
+            Ok(keys) => self.0 = keys,
+            Err(why) if self.0.is_empty() => return Err(why),
+            Err(why) => tracing::warn!(code = "GK-01", why, "the last good keys for grants stay"),
+        }
+        Ok(&self.0)
     }
 }
 

@@ -1,7 +1,8 @@
 //! `POST /v1/token`, as a part of this process answers it behind the inbound pipeline.
 //!
 //! Invariant: the caller has an identity and policy let it in; a body is read only up to its limit
-//! and only for so long.
+//! and only for so long. What the form asks for is judged by what holds when it is there: it may come
+//! seconds after its head, and meanwhile tokens end and revocations arrive.
 
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::{Issued, Request, TokenError, Why, answer, exchange};
+use crate::clock::Now;
 use crate::http::body::ProxyBody;
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
+use crate::inbound::again;
+use crate::inbound::context::Context;
 use crate::journal::Journal;
-use crate::live::Snapshot;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::tls::peer::Peer;
 
@@ -35,7 +38,6 @@ pub async fn serve(
     parts: &request::Parts,
     body: Incoming,
     head: &Head,
-    snap: &Snapshot,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
     if parts.method != Method::POST {
@@ -53,10 +55,12 @@ pub async fn serve(
         Ok(()) => Request::parse(&read(body).await?),
         Err(error) => Err(error),
     };
+    let (snap, now) = (worker.snapshot(), Now::read());
+    again::check_revoked(conn, head, &Context::Absent, &snap, now)?;
     let outcome = match asked {
         Ok(request) => {
             let shown = (&head.presented.hops, &head.presented.certs);
-            let granted = exchange(worker, snap, requester, &request, shown, journal.started).await;
+            let granted = exchange(worker, &snap, requester, &request, shown, now).await;
             granted.map(|granted| (granted, request))
         }
         Err(error) => Err(error),

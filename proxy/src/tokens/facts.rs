@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::subject::Proven;
 use super::{Asked, Request, TokenError, Why};
-use crate::clock::Now;
 use crate::gateway::attributes::{Answer, Answered, Question, Unavailable};
 
 /// Adds what the request states, and lets a job act for somebody where it may.
@@ -191,9 +190,7 @@ fn act_for(asked: Asked<'_>, subject: Subject, context: &mut NewContext) -> Resu
         return Err(Why::JustificationUnchecked.error(detail));
     }
     context.rctx.idp = provider_of(asked, &subject);
-    if is_revoked(asked, &subject, context.rctx.idp.as_deref(), asked.now) {
-        return Err(Why::SubjectRevoked.error("a Revocation names this user"));
-    }
+    counts(asked, &subject, context.rctx.idp.as_deref())?;
     context.act = Some(asked.requester.id().clone());
     context.sub = subject;
     Ok(())
@@ -206,8 +203,20 @@ pub(super) fn provider_of(asked: Asked<'_>, subject: &Subject) -> Option<String>
     own.map(|provider| provider.name.clone())
 }
 
-/// Whether a Revocation forbids to speak for this user from now on.
-fn is_revoked(asked: Asked<'_>, subject: &Subject, idp: Option<&str>, now: Now) -> bool {
-    let ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
-    subject.user().is_some_and(|user| asked.snap.revocations.user(idp, user.id(), ms, ms))
+/// Refuses to speak from now on for somebody whom a Revocation names.
+///
+/// # Errors
+/// `subject_revoked`.
+pub(super) fn counts(
+    asked: Asked<'_>,
+    subject: &Subject,
+    idp: Option<&str>,
+) -> Result<(), TokenError> {
+    let ms = i64::try_from(asked.now.millis()).unwrap_or(i64::MAX);
+    let revocations = &asked.snap.revocations;
+    let user = subject.user().is_some_and(|user| revocations.user(idp, user.id(), ms, ms));
+    if user || subject.service().is_some_and(|id| revocations.identity(id, ms, ms)) {
+        return Err(Why::SubjectRevoked.error("a Revocation names this subject"));
+    }
+    Ok(())
 }

@@ -20,7 +20,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
-pub use self::deferred::{GrantKeys, MadeGrant};
+pub use self::deferred::{GrantKeys, KeyFiles, MadeGrant};
 pub use self::error::{TokenError, Why};
 pub use self::redeemed::Redeemed;
 pub use self::request::{Request, Requested, SubjectKind};

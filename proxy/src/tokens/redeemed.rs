@@ -20,6 +20,8 @@ pub struct Redeemed(Mutex<Counts>);
 struct Counts {
     by_grant: HashMap<Arc<str>, u32>,
     by_end: BTreeSet<(u64, Arc<str>)>,
+    /// Grants that end no later are forgotten.
+    forgotten: u64,
 }
 
 impl Redeemed {
@@ -34,6 +36,10 @@ impl Redeemed {
             *count += u32::from(admitted);
             return admitted;
         }
+        // Another worker was a moment ahead: whether this one was ever counted is not known any more.
+        if exp <= counts.forgotten {
+            return false;
+        }
         if counts.by_grant.len() >= limits::GRANTS_COUNTED_MAX || max == 0 {
             return false;
         }
@@ -47,7 +53,8 @@ impl Redeemed {
 impl Counts {
     fn forget_ended(&mut self, now: Now) {
         while self.by_end.first().is_some_and(|(exp, _)| *exp <= now.secs()) {
-            let Some((_, jti)) = self.by_end.pop_first() else { return };
+            let Some((exp, jti)) = self.by_end.pop_first() else { return };
+            self.forgotten = self.forgotten.max(exp);
             self.by_grant.remove(&jti);
         }
     }
@@ -68,6 +75,15 @@ mod tests {
         assert_eq!((admitted("a", 5), admitted("b", 1), admitted("a", 5)), (5, 1, 0));
         // The count lasts as long as the grant.
         assert!(!redeemed.admit("a", 100, 5, at(99)));
+    }
+
+    #[test]
+    fn attack_redeems_a_spent_grant_in_the_second_it_ends() {
+        let redeemed = Redeemed::default();
+        assert!(redeemed.admit("a", 100, 1, at(99)));
+        // Another worker's clock reading is past its end: the count is gone.
+        assert!(redeemed.admit("b", 200, 1, at(100)));
+        assert!(!redeemed.admit("a", 100, 1, at(99)));
     }
 
     #[test]

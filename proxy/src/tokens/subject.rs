@@ -233,6 +233,7 @@ fn named(asked: Asked<'_>, token: &str) -> Result<Proven, TokenError> {
     };
     let mut context = bare(asked, origin, sub);
     context.rctx.idp = super::facts::provider_of(asked, &context.sub);
+    super::facts::counts(asked, &context.sub, context.rctx.idp.as_deref())?;
     Ok(Proven { context, txn: None, grants: None })
 }
 

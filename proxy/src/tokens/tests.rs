@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::request::{Request, Requested, SubjectKind};
-use super::{TokenError, Why};
+use super::{KeyFiles, TokenError, Why};
 use crate::refusal::Refusal;
 
 const TYPES: &str = "urn:ietf:params:oauth:token-type:";
@@ -115,4 +115,39 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn key_files_that_cannot_be_read_right_now_do_not_end_deferred_work() {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let key = STANDARD.encode(key.as_ref());
+        let pem = format!("-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n");
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path
+    };
+    let files = [write("a.pem"), write("b.pem")];
+    let names = |keys: &[std::sync::Arc<countersign_ctxtoken::LocalSigner>]| -> Vec<String> {
+        keys.iter().map(|key| key.verifying_key().kid()).collect()
+    };
+    let mut known = KeyFiles::default();
+    let both = names(known.read(&files).unwrap());
+    assert_eq!(both.len(), 2);
+    std::fs::write(&files[1], "half a key").unwrap();
+    assert_eq!(names(known.read(&files).unwrap()), both, "neither is lost");
+    std::fs::remove_file(&files[0]).unwrap();
+    assert_eq!(names(known.read(&files).unwrap()), both);
+    let why = KeyFiles::default().read(&files).unwrap_err();
+    assert!(why.contains("a.pem"), "{why}");
+    // Another key, whole again, takes its place.
+    write("a.pem");
+    write("b.pem");
+    assert!(names(known.read(&files).unwrap()).iter().all(|name| !both.contains(name)));
 }

@@ -1,6 +1,7 @@
 //! Deferred grants through a real broker, begin and end on the local API.
 
 mod attacks;
+mod corners;
 mod office;
 
 use std::path::Path;

@@ -349,6 +349,31 @@ async fn attack_keeps_foreign_stream_after_withdrawal() {
     assert!(!orders.audit().iter().any(|r| r["kind"] == "ended" && r["id"] == kept_id.as_str()));
 }
 
+/// One key of the partner's issuer is revoked here, whatever the partner thinks of it.
+#[tokio::test]
+async fn attack_crosses_with_a_revoked_key_of_the_foreign_issuer() {
+    let two = Two::new();
+    let app = App::mirror();
+    let revocation = two.lab.revoke(json!({}));
+    let orders = two
+        .orders(&app, &two.mesh(), |spec| {
+            spec.with(|config| {
+                config["documents"]["files"].as_array_mut().unwrap().push(json!(revocation));
+            })
+        })
+        .await;
+    let token = two.token();
+    allowed(&orders, &two.present(&orders, &token).await).await;
+    let (issuer, kid) = (two.partner.id("edge", "gateway"), two.their_gateway.kid());
+    two.lab.revoke(json!({"issuerKeys": [{"identity": issuer, "kid": kid}]}));
+    orders.reload();
+    let reply = wait::until("the revocation", async || {
+        Some(two.present(&orders, &token).await).filter(|reply| reply.status != 200)
+    })
+    .await;
+    refused(&orders, &reply, "token_revoked").await;
+}
+
 #[test]
 fn the_page_about_crossing_is_sound() {
     let page = include_str!("../../../../docs/context/crossing.md");

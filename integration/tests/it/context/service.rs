@@ -268,7 +268,9 @@ async fn without_keys_of_the_provider_it_is_to_be_tried_again() {
 #[tokio::test]
 async fn a_revoked_user_gets_no_token() {
     let lab = Lab::new();
-    let policy = token_service::policy(&web(&lab, json!({})));
+    let kinds = json!(["access_token", "txn_token", "unsigned_json"]);
+    let entry = json!({"subjectTokens": kinds, "subjects": ["user:*"]});
+    let policy = token_service::policy(&web(&lab, entry));
     let revocation = lab.revoke(json!({}));
     let mut files = vec![json!(revocation)];
     let service = TokenService::start_with(
@@ -298,5 +300,9 @@ async fn a_revoked_user_gets_no_token() {
     .await;
     refused(&service, &reply, "invalid_request", "subject_revoked").await;
     refused(&service, &ask("txn_token", &old).await, "invalid_request", "subject_revoked").await;
+    // Nor by naming her.
+    let named = ask("unsigned_json", r#"{"sub":"user:alice"}"#).await;
+    refused(&service, &named, "invalid_request", "subject_revoked").await;
+    granted(&ask("unsigned_json", r#"{"sub":"user:bob"}"#).await);
     granted(&ask("access_token", &service.access_token("bob", "orders.read")).await);
 }

@@ -35,11 +35,13 @@ pub(super) struct Setting {
     pub(super) grants: Value,
     /// Changes the entry of `reports`.
     pub(super) reports: Value,
+    /// Who checks tickets, an AuthZEN decision point.
+    pub(super) validator: Option<SocketAddr>,
 }
 
 impl Default for Setting {
     fn default() -> Setting {
-        Setting { app: None, grants: json!({}), reports: json!({}) }
+        Setting { app: None, grants: json!({}), reports: json!({}), validator: None }
     }
 }
 
@@ -53,7 +55,7 @@ impl Office {
         let at = [(); 3].map(|()| ports::free());
         let [at_issuer, at_orders, at_ledger] = at;
         let local = [ports::free(), ports::free()];
-        let documents = write_documents(&lab, at, &setting.reports);
+        let documents = write_documents(&lab, at, &setting);
         let files: Vec<&std::path::Path> = documents.iter().map(PathBuf::as_path).collect();
         let puts_aside = forwarding(local[0]);
         let mirror = App::mirror();
@@ -184,7 +186,7 @@ fn forwarding(local: SocketAddr) -> App {
 
 /// The documents of everybody: what the gateway and the token service may issue, who may ask, and
 /// that nobody is served without a context.
-fn write_documents(lab: &Lab, at: [SocketAddr; 3], change: &Value) -> [PathBuf; 4] {
+fn write_documents(lab: &Lab, at: [SocketAddr; 3], setting: &Setting) -> Vec<PathBuf> {
     let [at_issuer, _, at_ledger] = at;
     let (issuer, orders) = (lab.id("jobs", "issuer"), lab.id("shop", "orders"));
     let (reports, ledger) = (lab.id("shop", "reports"), lab.id("shop", "ledger"));
@@ -207,14 +209,14 @@ fn write_documents(lab: &Lab, at: [SocketAddr; 3], change: &Value) -> [PathBuf; 
         "peer": reports, "subjectTokens": ["deferred", "self_signed"],
         "origins": ["async", "batch"], "scopes": ["orders.*"], "rate": 1000,
     });
-    for (name, value) in change.as_object().unwrap() {
+    for (name, value) in setting.reports.as_object().unwrap() {
         consumer[name] = value.clone();
     }
     let producer = json!({
         "peer": orders, "subjectTokens": ["txn_token", "self_signed"],
         "origins": ["async", "batch"], "scopes": ["orders.*"], "rate": 1000,
     });
-    let policy = json!({
+    let mut policy = json!({
         "selector": {"matchLabels": {"app": "issuer"}}, "role": "tokenService",
         "justification": {
             "header": "Countersign-Justification", "kinds": {"ticket": {"pattern": "SUP-[0-9]{1,8}"}},
@@ -224,13 +226,29 @@ fn write_documents(lab: &Lab, at: [SocketAddr; 3], change: &Value) -> [PathBuf; 
     let rule = json!([{
         "name": "with-context", "effect": "allow", "match": {"caller": {"anyInMesh": true}},
     }]);
-    [
+    let mut files = Vec::new();
+    if let Some(at) = setting.validator {
+        policy["justification"]["kinds"]["ticket"]["validate"] = json!("tickets");
+        let document = documents::document("AttributeProvider", "tickets", None, validator(at));
+        files.push(lab.write("tickets.yaml", &document));
+    }
+    let policy = documents::document("ContextPolicy", "issuer", Some("jobs"), policy);
+    files.extend([
         lab.write("mesh.yaml", &mesh.document()),
-        lab.write(
-            "tokens.yaml",
-            &documents::document("ContextPolicy", "issuer", Some("jobs"), policy),
-        ),
+        lab.write("tokens.yaml", &policy),
         lab.write("jobs.yaml", &documents::access("jobs", documents::anybody())),
         lab.write("shop.yaml", &documents::access("shop", rule)),
-    ]
+    ]);
+    files
+}
+
+fn validator(at: SocketAddr) -> Value {
+    json!({
+        "authzen": {"endpoint": format!("http://{at}/access/v1/evaluation")},
+        "onUnavailable": "unknown",
+        "request": {
+            "subject": {"type": "user", "id": "user.id"}, "action": "use-as-justification",
+            "resource": {"type": "ticket", "id": "justification.ref"},
+        },
+    })
 }

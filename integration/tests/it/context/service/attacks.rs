@@ -2,11 +2,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_integration::client::stream;
 use countersign_integration::lab::user_claims;
 use countersign_integration::outcome;
 use countersign_integration::token::{base64url, claims_of, now_s};
 use countersign_integration::token_service::{Form, TokenService, granted, refused};
-use countersign_integration::{App, Lab, Tokens, tls};
+use countersign_integration::{App, Lab, Tokens, tls, wait};
+use http_body_util::BodyExt as _;
+use hyper::body::Frame;
 use serde_json::{Value, json};
 
 use super::{orders, used, web};
@@ -93,6 +96,28 @@ async fn attack_replaces_expired_token() {
     let subject = service.users.user(&claims);
     let reply = service.ask(&lab, &leaf, &Form::new("access_token", &subject)).await;
     refused(&service, &reply, "invalid_request", "subject_expired").await;
+}
+
+/// The head comes while the token lives, the form when it has ended.
+#[tokio::test]
+async fn attack_sends_its_form_after_the_token_ended() {
+    let lab = Lab::new();
+    let service = TokenService::start(&lab, web(&lab, json!({}))).await;
+    let leaf = lab.ca.leaf("shop", "web");
+    let mut conn = lab.peer(&service.proxy, &leaf).await;
+    let mut claims = lab.gateway.claims(&lab.id("shop", "web"));
+    let ends = now_s() + 1;
+    claims["exp"] = json!(ends);
+    let form = Form::new("txn_token", &lab.gateway.sign(&claims));
+    let (sender, body) = stream();
+    let late = async {
+        wait::until_true("the end of the token", || now_s() > ends).await;
+        let form = form.call().body.collect().await.unwrap().to_bytes();
+        sender.send(Ok(Frame::data(form))).await.unwrap();
+        drop(sender);
+    };
+    let (reply, ()) = tokio::join!(conn.send(form.call().body(body)), late);
+    refused(&service, &reply.unwrap(), "invalid_request", "subject_expired").await;
 }
 
 #[tokio::test]
