@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use countersign_certs_client::svid::SignerChains;
 use countersign_certs_client::{Certs, Crls, Identity, TrustBundles};
 use countersign_config::{ProxyConfig, limits};
-use countersign_ctxtoken::{IssuerSet, Limits as TokenLimits, Presenters};
+use countersign_ctxtoken::{IssuerSet, Limits as TokenLimits, Presenters, UnixTime, VerifyWith};
 use countersign_policy::doc::Custody;
 use countersign_policy::{Compiled, Documents, Revocations, Workload};
 use countersign_workload_id::TrustDomain;
@@ -19,6 +19,7 @@ use crate::clock::Now;
 use crate::federation::Bundles;
 use crate::gateway::provider_keys::Provider;
 use crate::gateway::rules::GatewayRules;
+use crate::inbound::context::SKEW_S;
 use crate::inbound::crossing::Crossings;
 use crate::issuer::Issuer;
 use crate::issuers::Keys;
@@ -86,6 +87,18 @@ impl Snapshot {
     /// What chains of signers of tokens are checked by.
     pub fn chains(&self) -> SignerChains<'_> {
         SignerChains { bundles: &self.bundles, crls: &self.certs.crls }
+    }
+
+    /// What a context token is verified with. `chains` is [`Snapshot::chains`], held by the caller.
+    pub fn verifying<'a>(&'a self, chains: &'a SignerChains<'a>, now: UnixTime) -> VerifyWith<'a> {
+        VerifyWith {
+            issuers: &self.issuers,
+            chains,
+            trust_domain: self.trust_domain(),
+            now,
+            skew_s: SKEW_S,
+            limits: &self.token_limits,
+        }
     }
 
     /// Our own identity.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use countersign_ctxtoken::{
-    CacheResult, RequestContext, UnixTime, Verified, VerifyError, VerifyWith, check_presenter,
+    CacheResult, RequestContext, UnixTime, Verified, VerifyError, check_presenter,
 };
 use http::HeaderValue;
 
@@ -123,14 +123,8 @@ fn check(
     head: &Head,
     (snap, now): (&Snapshot, Now),
 ) -> Result<(Arc<Verified<RequestContext>>, Path), Broken> {
-    let with = VerifyWith {
-        issuers: &snap.issuers,
-        chains: &snap.chains(),
-        trust_domain: snap.trust_domain(),
-        now: UnixTime(now.secs()),
-        skew_s: SKEW_S,
-        limits: &snap.token_limits,
-    };
+    let chains = snap.chains();
+    let with = snap.verifying(&chains, UnixTime(now.secs()));
     let verified = conn.worker().tokens.borrow_mut().verify(token, snap.generation, &with);
     let (verified, cache) = verified?;
     conn.worker().metrics.cache(match cache {

@@ -107,14 +107,8 @@ pub(super) fn take(
         VerifyError::ConstraintViolated(Constraint::Subject)
     })?;
     let text = minted.header().map_err(|_| VerifyError::KeysUnavailable)?;
-    let with = VerifyWith {
-        issuers: &snap.issuers,
-        chains: &snap.chains(),
-        trust_domain: snap.trust_domain(),
-        now: UnixTime(now.secs()),
-        skew_s: SKEW_S,
-        limits: &snap.token_limits,
-    };
+    let chains = snap.chains();
+    let with = snap.verifying(&chains, UnixTime(now.secs()));
     // By the same rules as everybody after us: there is no other way to a verified context.
     let verified = Arc::new(countersign_ctxtoken::verify(text.as_bytes(), &with)?);
     let custody = Custody {

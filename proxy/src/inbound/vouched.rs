@@ -4,13 +4,11 @@
 //! who may present the token, and who signed that it was handed to them. Only ends are not looked
 //! at, of the token and of certificates: an exchange may outlive both.
 
-use countersign_ctxtoken::{
-    KeyProblem, RequestContext, UnixTime, VerifyError, VerifyWith, check_presenter,
-};
+use countersign_ctxtoken::{KeyProblem, RequestContext, UnixTime, VerifyError, check_presenter};
 
 use crate::http::request::Head;
 use crate::inbound::accept::Connection;
-use crate::inbound::context::{Context, SKEW_S};
+use crate::inbound::context::Context;
 use crate::inbound::crossing;
 use crate::inbound::custody::Path;
 use crate::registry::{Against, EndReason, Verdict};
@@ -44,14 +42,8 @@ fn check(
     if path.minted.is_some() {
         return crossing::again(conn, peer, bytes.as_bytes(), (snap, until));
     }
-    let with = VerifyWith {
-        issuers: &snap.issuers,
-        chains: &snap.chains(),
-        trust_domain: snap.trust_domain(),
-        now: UnixTime(against.now.secs().min(token.exp.0)),
-        skew_s: SKEW_S,
-        limits: &snap.token_limits,
-    };
+    let chains = snap.chains();
+    let with = snap.verifying(&chains, UnixTime(against.now.secs().min(token.exp.0)));
     let mut tokens = conn.worker().tokens.borrow_mut();
     tokens.verify(bytes.as_bytes(), snap.generation, &with)?;
     check_presenter(&snap.presenters, snap.trust_domain(), peer.id(), head.path.path())

@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use countersign_ctxtoken::{UnixTime, VerifyWith};
+use countersign_ctxtoken::UnixTime;
 use http::HeaderValue;
 
 use super::error::{LocalError, Why};
 use crate::clock::Now;
 use crate::context_index::{Handle, Held};
-use crate::inbound::context::SKEW_S;
 use crate::live::Snapshot;
 use crate::worker::Worker;
 
@@ -38,14 +37,8 @@ pub(super) fn adopt(
     now: Now,
 ) -> Result<Adopted, LocalError> {
     let invalid = |detail: String| Why::ServiceAnswer.error(detail);
-    let with = VerifyWith {
-        issuers: &snap.issuers,
-        chains: &snap.chains(),
-        trust_domain: snap.trust_domain(),
-        now: UnixTime(now.secs()),
-        skew_s: SKEW_S,
-        limits: &snap.token_limits,
-    };
+    let chains = snap.chains();
+    let with = snap.verifying(&chains, UnixTime(now.secs()));
     let verified = {
         let mut tokens = worker.tokens.borrow_mut();
         let verified = tokens.verify(token.as_bytes(), snap.generation, &with);

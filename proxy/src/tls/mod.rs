@@ -10,6 +10,7 @@ pub mod edge;
 pub mod hello;
 pub mod outside;
 pub mod peer;
+mod signatures;
 pub mod told;
 pub mod verify;
 

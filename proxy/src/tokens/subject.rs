@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_certs_client::svid;
 use countersign_ctxtoken::{
     Custody, NewContext, Origin, Rctx, RequestContext, StatementError, Subject, Tctx, UnixTime,
-    Verified, VerifyError, VerifyWith, VerifyingKey, check_statement,
+    Verified, VerifyError, VerifyingKey, check_statement,
 };
 use countersign_policy::doc::RctxKey;
 use http::HeaderValue;
@@ -151,14 +151,8 @@ pub(super) fn held(
     token: &str,
 ) -> Result<(Arc<Verified<RequestContext>>, Custody), TokenError> {
     let snap = asked.snap;
-    let with = VerifyWith {
-        issuers: &snap.issuers,
-        chains: &snap.chains(),
-        trust_domain: snap.trust_domain(),
-        now: UnixTime(asked.now.secs()),
-        skew_s: SKEW_S,
-        limits: &snap.token_limits,
-    };
+    let chains = snap.chains();
+    let with = snap.verifying(&chains, UnixTime(asked.now.secs()));
     let verified = {
         let mut tokens = asked.worker.tokens.borrow_mut();
         let (verified, _) = tokens
