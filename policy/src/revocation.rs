@@ -133,6 +133,12 @@ impl Revocations {
         self.issuer_keys.contains_key(issuer)
     }
 
+    /// Whether a certificate of this identity may be hit: only then one that signed a token is worth
+    /// reading.
+    pub fn may_hit_leaf_of(&self, id: &WorkloadId) -> bool {
+        !self.certificates.is_empty() || !self.pods.is_empty() || self.identities.contains_key(id)
+    }
+
     /// A token of this user issued at `issued_ms`. Where the token does not say who vouches for the
     /// user, the user of any provider with this id is meant.
     pub fn user(&self, provider: Option<&str>, id: &str, issued_ms: i64, now_ms: i64) -> bool {

@@ -7,9 +7,12 @@
 
 use std::rc::Rc;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use countersign_certs_client::svid;
 use countersign_ctxtoken::{KeyName, RequestContext, Unverified, VerifyingKey};
-use countersign_policy::{HeaderLookup, Revocations};
+use countersign_policy::{HeaderLookup, RevocableLeaf, Revocations};
 use http::{HeaderValue, Method, request};
+use rustls::pki_types::CertificateDer;
 
 use crate::clock::Now;
 use crate::http::lasting::Lasting;
@@ -125,19 +128,20 @@ fn revoked_token(
     now: Now,
 ) -> Option<&'static str> {
     let Context::Verified { token, path } = ctx else { return None };
+    let used = || KeyUsed::of(head.presented.token().ok().flatten()?);
     let (Some(theirs), Some(ours)) = (&path.theirs, &path.minted) else {
-        return revoked(token, || key_name(head), revocations, now);
+        return revoked(token, used, revocations, now);
     };
     // What came is not what it was made into, and neither is revoked in the other's name.
-    revoked_abroad(theirs, || key_name(head), revocations, now)
-        .or_else(|| revoked(token, || key_name_of(ours), revocations, now))
+    revoked_abroad(theirs, used, revocations, now)
+        .or_else(|| revoked(token, || KeyUsed::of(ours), revocations, now))
 }
 
 /// Which entry hits a token of another trust domain. Users and devices of a name are not those of
 /// ours: what is global counts.
 fn revoked_abroad(
     token: &RequestContext,
-    kid: impl FnOnce() -> Option<String>,
+    used: impl FnOnce() -> Option<KeyUsed>,
     revocations: &Revocations,
     now: Now,
 ) -> Option<&'static str> {
@@ -145,15 +149,36 @@ fn revoked_abroad(
     if revocations.transaction(&token.txn, now_ms) {
         return Some("transaction");
     }
-    let by_key = revocations.names_issuer(&token.iss)
-        && kid().is_none_or(|kid| revocations.issuer_key(&token.iss, &kid, now_ms));
-    by_key.then_some("issuer_key")
+    by_key(token, used, revocations, now)
 }
 
-/// Which entry hits a token; `kid` is the name of the key it was signed with.
+/// The key a token was signed with.
+pub struct KeyUsed {
+    /// Its name.
+    pub kid: String,
+    /// The certificate that came along with it.
+    pub leaf: Option<CertificateDer<'static>>,
+}
+
+impl KeyUsed {
+    /// Of a verified token; `None` if it cannot be told.
+    pub fn of(token: &HeaderValue) -> Option<KeyUsed> {
+        let token = Unverified::parse(token.as_bytes(), &crate::live::token_limits()).ok()?;
+        match token.key_name() {
+            KeyName::Kid(kid) => Some(KeyUsed { kid: kid.clone(), leaf: None }),
+            KeyName::X5c(chain) => {
+                let leaf = CertificateDer::from(chain.first()?.clone());
+                let kid = VerifyingKey::from_spki_der(&svid::spki(&leaf).ok()?).ok()?.kid();
+                Some(KeyUsed { kid, leaf: Some(leaf) })
+            }
+        }
+    }
+}
+
+/// Which entry hits a token; `used` tells the key it was signed with.
 pub fn revoked(
     token: &RequestContext,
-    kid: impl FnOnce() -> Option<String>,
+    used: impl FnOnce() -> Option<KeyUsed>,
     revocations: &Revocations,
     now: Now,
 ) -> Option<&'static str> {
@@ -179,24 +204,36 @@ pub fn revoked(
     if rctx.dev.as_ref().is_some_and(|device| revocations.device(&device.id, now_ms)) {
         return Some("device");
     }
-    let by_key = revocations.names_issuer(&token.iss)
-        && kid().is_none_or(|kid| revocations.issuer_key(&token.iss, &kid, now_ms));
-    by_key.then_some("issuer_key")
+    by_key(token, used, revocations, now)
 }
 
-fn key_name(head: &Head) -> Option<String> {
-    key_name_of(head.presented.token().ok().flatten()?)
-}
-
-/// The name of the key a verified token was signed with; `None` if it cannot be told.
-pub fn key_name_of(token: &HeaderValue) -> Option<String> {
-    let token = Unverified::parse(token.as_bytes(), &crate::live::token_limits()).ok()?;
-    match token.key_name() {
-        KeyName::Kid(kid) => Some(kid.clone()),
-        KeyName::X5c(chain) => {
-            let leaf = rustls::pki_types::CertificateDer::from(chain.first()?.as_slice());
-            let spki = countersign_certs_client::svid::spki(&leaf).ok()?;
-            VerifyingKey::from_spki_der(&spki).ok().map(|key| key.kid())
-        }
+/// Which entry hits the key of a token, or the certificate that vouches for that key.
+fn by_key(
+    token: &RequestContext,
+    used: impl FnOnce() -> Option<KeyUsed>,
+    revocations: &Revocations,
+    now: Now,
+) -> Option<&'static str> {
+    let named = revocations.names_issuer(&token.iss);
+    if !named && !revocations.may_hit_leaf_of(&token.iss) {
+        return None;
     }
+    let now_ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
+    // A key that cannot be told may be the one that is meant.
+    let Some(KeyUsed { kid, leaf }) = used() else { return Some("issuer_key") };
+    if named && revocations.issuer_key(&token.iss, &kid, now_ms) {
+        return Some("issuer_key");
+    }
+    let leaf = leaf?;
+    let Ok(facts) = svid::facts(&leaf) else { return Some("issuer_key") };
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, &leaf).as_ref());
+    let not_before_s = i64::try_from(facts.not_before).unwrap_or(i64::MAX);
+    let leaf = RevocableLeaf {
+        sha256: &sha256,
+        id: &facts.id,
+        not_before_ms: not_before_s.saturating_mul(1_000),
+        pod_uid: facts.pod_uid.as_deref(),
+    };
+    revocations.leaf(&leaf, now_ms)
 }

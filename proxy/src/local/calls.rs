@@ -72,8 +72,8 @@ fn live(worker: &Worker, snap: &Snapshot, headers: &HeaderMap) -> Result<Arc<Hel
         return Err(Why::ContextNotHeld.error("no record hands this context to this workload"));
     }
     let revoked = held.context.as_ref().and_then(|context| {
-        let name = || again::key_name_of(&held.token);
-        again::revoked(context, name, &snap.revocations, now)
+        let used = || again::KeyUsed::of(&held.token);
+        again::revoked(context, used, &snap.revocations, now)
     });
     match revoked {
         Some(by) => Err(Why::ContextRevoked.error(format!("the context is revoked ({by})"))),

@@ -63,7 +63,7 @@ pub fn find(
 /// Which entry hits a token that was accepted before it was revoked.
 fn revoked(held: &Held, snap: &Snapshot, now: Now) -> Option<&'static str> {
     let context = held.context.as_ref()?;
-    again::revoked(context, || again::key_name_of(&held.token), &snap.revocations, now)
+    again::revoked(context, || again::KeyUsed::of(&held.token), &snap.revocations, now)
 }
 
 fn label(found: &Lookup) -> telemetry::Lookup {

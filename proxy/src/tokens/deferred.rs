@@ -208,8 +208,8 @@ pub(super) fn redeem(asked: Asked<'_>, request: &Request) -> Result<Proven, Toke
 fn still_counts(asked: Asked<'_>, grant: &Grant) -> Result<(), TokenError> {
     let (context, now) = (grant.context(), asked.now);
     let revocations = &asked.snap.revocations;
-    let name = || Some(grant.key_name().to_owned());
-    if let Some(by) = again::revoked(&context, name, revocations, now) {
+    let used = || Some(again::KeyUsed { kid: grant.key_name().to_owned(), leaf: None });
+    if let Some(by) = again::revoked(&context, used, revocations, now) {
         return Err(Why::SubjectRevoked.error(format!("the grant is revoked ({by})")));
     }
     let ms = |s: u64| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1_000);

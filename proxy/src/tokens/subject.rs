@@ -169,8 +169,8 @@ pub(super) fn held(
         (snap, asked.now),
     );
     let custody = path.map_err(|broken| of_verify(&broken.error))?.custody;
-    let kid = || HeaderValue::from_str(token).ok().and_then(|value| again::key_name_of(&value));
-    if let Some(by) = again::revoked(&verified, kid, &snap.revocations, asked.now) {
+    let used = || again::KeyUsed::of(&HeaderValue::from_str(token).ok()?);
+    if let Some(by) = again::revoked(&verified, used, &snap.revocations, asked.now) {
         return Err(Why::SubjectRevoked.error(format!("the token is revoked ({by})")));
     }
     Ok((verified, custody))

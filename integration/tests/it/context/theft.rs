@@ -7,6 +7,8 @@ use countersign_integration::row::{certificate, record, signed, signed_under, th
 use countersign_integration::{App, Authority, Lab, Proxy, Row, Tokens};
 use serde_json::{Value, json};
 
+use crate::interception::live::hex;
+
 /// Workloads with sound certificates, and a real sidecar `orders` that is asked to believe them.
 struct Heist {
     lab: Lab,
@@ -361,4 +363,42 @@ async fn attack_uses_records_of_a_revoked_holder() {
     })
     .await;
     refused(&orders, &reply, "custody_broken").await;
+}
+
+/// A revoked certificate of an issuer: what it signed, or signs, counts no more, whoever presents it.
+/// That is not held against those who were handed it.
+#[tokio::test]
+async fn attack_revoked_issuer_keeps_minting() {
+    let (lab, app) = (Lab::new(), App::mirror());
+    let orders = lab
+        .revocable(app.address, countersign_integration::documents::anybody(), |spec| spec)
+        .await;
+    let a = Tokens::of(&lab.ca, "shop", "a");
+    let mut peer = lab.peer(&orders, a.leaf()).await;
+    let old = lab.gateway.mint(&lab.id("shop", "a"));
+    let mut call =
+        async |token: &str| peer.send(Call::get("orders.shop", "/").context(token)).await.unwrap();
+    let (gateway, never) = (lab.id("edge", "gateway"), "2126-01-01T00:00:00Z");
+    for entries in [
+        json!({"certificates": [{"sha256": hex(lab.gateway.leaf())}]}),
+        json!({"identities": [{"spiffeId": gateway, "issuedBefore": never}]}),
+    ] {
+        allowed(&orders, &call(&old).await).await;
+        lab.revoke(entries);
+        let reply = countersign_integration::wait::until("the revocation", async || {
+            let reply = call(&old).await;
+            (reply.status != 200).then_some(reply)
+        })
+        .await;
+        refused(&orders, &reply, "token_revoked").await;
+        let seen = app.seen().len();
+        for _ in 0..30 {
+            let fresh = lab.gateway.mint(&lab.id("shop", "a"));
+            refused(&orders, &call(&fresh).await, "token_revoked").await;
+        }
+        assert_eq!(app.seen().len(), seen, "the app saw a token of a revoked issuer");
+        lab.revoke(json!({}));
+        let back = async || (call(&old).await.status == 200).then_some(());
+        countersign_integration::wait::until("its end", back).await;
+    }
 }
