@@ -48,6 +48,11 @@ impl Context {
         }
     }
 
+    /// What the peer presented: where ours was minted for a token of another trust domain, that one.
+    pub fn presented(&self) -> Option<&Arc<Verified<RequestContext>>> {
+        self.path().and_then(|path| path.theirs.as_ref()).or_else(|| self.verified())
+    }
+
     /// How it came here.
     pub fn path(&self) -> Option<&Arc<Path>> {
         match self {

@@ -69,7 +69,7 @@ impl Once {
         if !decision.once {
             return Ok(());
         }
-        let (Some(token), Some(rule)) = (ctx.verified(), &decision.rule) else {
+        let (Some(token), Some(rule)) = (ctx.presented(), &decision.rule) else {
             let detail = "a rule that takes a token once permitted a request without one";
             return Err(Refused::new(Refusal::TokenMissing, Stage::Decide, detail));
         };

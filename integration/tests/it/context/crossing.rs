@@ -61,8 +61,19 @@ impl Two {
 
     /// The sidecar of `orders`, whose listener names the partner and which may issue.
     async fn orders(&self, app: &App, mesh: &Mesh, change: impl FnOnce(Spec) -> Spec) -> Proxy {
+        self.orders_by(app, mesh, rules(), change).await
+    }
+
+    /// The same, under other rules.
+    async fn orders_by(
+        &self,
+        app: &App,
+        mesh: &Mesh,
+        rules: Value,
+        change: impl FnOnce(Spec) -> Spec,
+    ) -> Proxy {
         self.lab
-            .orders_with(app, mesh, rules(), |spec| {
+            .orders_with(app, mesh, rules, |spec| {
                 change(spec.with(|config| {
                     config["listeners"]["inbound"][0]["trustDomains"] = json!([PARTNER]);
                     let service = json!({"port": ports::free().port(), "service": "issuer"});
@@ -273,6 +284,23 @@ async fn attack_foreign_issuer_says_more_than_it_may() {
         refused(&orders, &reply, reason).await;
     }
     assert_eq!(app.seen().len(), 1);
+}
+
+/// Ours is minted anew for each request; what counts once is theirs.
+#[tokio::test]
+async fn attack_replays_foreign_token_on_once_route() {
+    let two = Two::new();
+    let app = App::mirror();
+    let mut rules = rules();
+    rules[1]["once"] = json!(true);
+    let orders = two.orders_by(&app, &two.mesh(), rules, |spec| spec).await;
+    let token = two.token();
+    allowed(&orders, &two.present(&orders, &token).await).await;
+    for _ in 0..3 {
+        refused(&orders, &two.present(&orders, &token).await, "token_replayed").await;
+    }
+    allowed(&orders, &two.present(&orders, &two.token()).await).await;
+    assert_eq!(app.seen().len(), 2);
 }
 
 /// The same partner, listener and token, and no entry that takes context: refused as ever. With the
