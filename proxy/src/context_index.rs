@@ -364,6 +364,13 @@ impl ContextIndex {
 }
 
 impl Held {
+    /// What of the scope a list that begins here must say is left, because the one that took the
+    /// rest was left behind.
+    pub fn narrowed(&self) -> Option<&[String]> {
+        let before = self.context.as_ref().filter(|_| self.hops.is_none())?;
+        (*before.scope != *self.scope).then_some(&self.scope)
+    }
+
     /// Whether a call may carry either: the same token, by way of the same holders, with the same
     /// scope left. Their records may differ in bytes.
     fn came_the_same_way(&self, other: &Held) -> bool {

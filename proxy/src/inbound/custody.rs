@@ -121,6 +121,12 @@ pub(crate) fn prove(
     };
     let custody = check_custody(token, &with).map_err(|error| keys.blame(error, hops.as_ref()))?;
     let mut signers = keys.found.into_inner();
+    // Where custody is not demanded, a list may lead elsewhere: nobody can go on with it here.
+    let leads_here = |hops: &HopList| hops.path().last().is_some_and(|(_, aud)| aud == me);
+    let hops = hops.filter(|hops| custody.proven || leads_here(hops));
+    if hops.is_none() {
+        signers.clear();
+    }
     if hops.is_some() && custody.may_pass_on {
         // The peer's own record is its newest.
         let mut known = worker.signers.borrow_mut();

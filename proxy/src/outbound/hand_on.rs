@@ -87,7 +87,7 @@ fn with_our_record(held: &Held, ends: &MeshEnds) -> Result<String, Refused> {
         aud: ends.peer().id(),
         iat: UnixTime(Now::read().secs()),
         token_sha256: &token_sha256,
-        scope: None,
+        scope: held.narrowed(),
     };
     append(held.hops.as_deref(), &hop, &own.key, &own.leaf_sha256)
         .map_err(|error| of_hop_error(&error))
@@ -119,11 +119,12 @@ pub(super) fn asked<B>(response: &Response<B>) -> Option<Vec<Thumbprint>> {
 }
 
 /// Whether the callee's proxy has looked at the certificates of the request it answers like this.
-/// One that refuses early has not; what is brought once too often does no harm.
+/// One that refuses early has not, such as a presenter (403); what is brought once too often does
+/// no harm.
 pub(super) fn has_looked<B>(response: &Response<B>) -> bool {
     let grpc = response.headers().get("grpc-status");
     let refused = grpc.is_some_and(|status| status != "0");
-    !refused && !matches!(response.status().as_u16(), 400 | 401 | 408 | 413..=431 | 499..)
+    !refused && !matches!(response.status().as_u16(), 400 | 401 | 403 | 408 | 413..=431 | 499..)
 }
 
 /// The refusal of a request whose callee lacks certificates that it cannot be sent again with.

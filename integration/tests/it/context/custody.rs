@@ -8,9 +8,9 @@ use countersign_integration::client::{self, Call, full};
 use countersign_integration::outcome::{allowed, refused};
 use countersign_integration::row::{certificate, record, sha256, signed, thumbprint};
 use countersign_integration::token::{claims_of, header_of};
-use countersign_integration::{App, Lab, Reply, Row, tls, wait};
+use countersign_integration::{App, Lab, Reply, Row, documents, tls, wait};
 use http::{Method, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const FOUR: [&str; 4] = ["s1", "s2", "s3", "s4"];
 
@@ -284,7 +284,7 @@ async fn a_streaming_body_travels_the_whole_path() {
 /// policy and audit know that nothing is proven.
 #[tokio::test]
 async fn without_custody_records_are_added_and_nothing_is_demanded() {
-    let off = |spec: &mut serde_json::Value| spec["context"]["custody"] = json!("off");
+    let off = |spec: &mut Value| spec["context"]["custody"] = json!("off");
     let row = Row::start(&["s1", "s2"], off, |_, spec| spec).await;
     let reply = row.send(&["s1", "s2", "tap"]).await;
     assert_eq!(header(&reply, "countersign-hops").split(", ").count(), 2);
@@ -294,6 +294,113 @@ async fn without_custody_records_are_added_and_nothing_is_demanded() {
     let record = allowed(row.sidecar("s1"), &reply).await;
     assert_eq!(record["custody"], false, "{record}");
     assert_eq!(record.get("hops"), None, "{record}");
+    // A list that leads elsewhere is not gone on with: a new one begins, with the scope it left.
+    let mut claims = row.lab.gateway.claims(&row.lab.id("shop", "s2"));
+    claims["scope"] = json!("orders.read orders.write");
+    let token = row.lab.gateway.sign(&claims);
+    let id = |name: &str| row.lab.id("shop", name);
+    let mut claims = countersign_integration::row::record(&token, &[], &id("s2"), &id("elsewhere"));
+    claims["scope"] = json!("orders.read");
+    let list = signed(&row.signer("s2"), &claims);
+    let call = Call::get("s1.shop", "/").context(&token).header("countersign-hops", &list);
+    let call = call.header("x-route", "tap");
+    let reply = row.lab.call_as("shop", "anybody", row.sidecar("s1"), call).await;
+    let sent = claims_of(&header(&reply, "countersign-hops"));
+    assert_eq!((&sent["sub"], &sent["n"]), (&json!(id("s1")), &json!(0)), "{sent}");
+    assert_eq!(sent["scope"], "orders.read", "{sent}");
+}
+
+/// What `s3` permits, by the way a request came.
+fn by_the_way() -> Value {
+    let shop = |name: &str| json!({"namespace": "shop", "serviceAccount": name});
+    let rule = |name: &str, chain: Value| {
+        json!({
+            "name": name, "effect": "allow", "require": {"chain": chain},
+            "match": {"caller": {"anyInMesh": true},
+                "http": {"paths": [{"exact": format!("/{name}")}]}},
+        })
+    };
+    json!([
+        rule("origin", json!({"origin": {"namespace": "edge", "serviceAccount": "gateway"}})),
+        rule("through", json!({"through": [shop("s1")]})),
+        rule("both", json!({"through": [shop("s1"), shop("s2")]})),
+        rule("straight", json!({"maxHops": 0})),
+        rule("short", json!({"maxHops": 1})),
+        rule("custody", json!({"custody": true})),
+    ])
+}
+
+/// Sidecars of which the last, `s3`, asks which way a request came.
+async fn asking(mesh: impl FnOnce(&mut Value)) -> Row {
+    let lab = Lab::new();
+    let tap = App::tls_mirror(tls::server(&lab.ca.leaf("shop", "tap"), &[tls::MESH_H2]));
+    let documents = lab.folder().join("mesh.yaml");
+    let rules = lab.write("chain.yaml", &documents::access("shop", by_the_way()));
+    Row::with_tap(lab, tap, &["s1", "s2", "s3"], mesh, |name, spec| match name {
+        "s3" => spec.documents(&[&documents, &rules]),
+        _ => spec,
+    })
+    .await
+}
+
+/// Rules about the way a request came judge the way that custody proved.
+#[tokio::test]
+async fn rules_judge_the_way_a_request_came() {
+    let row = asking(|_| {}).await;
+    let mut denied = 0;
+    let all = ["origin", "through", "both", "straight", "short", "custody"];
+    for (route, permitted) in [
+        (&["s3"][..], &["origin", "straight", "short", "custody"][..]),
+        (&["s1", "s3"], &["origin", "through", "short", "custody"]),
+        (&["s2", "s3"], &["origin", "short", "custody"]),
+        (&["s1", "s2", "s3"], &["origin", "through", "both", "custody"]),
+        (&["s2", "s1", "s3"], &["origin", "through", "both", "custody"]),
+        (&["s2", "s1", "s2", "s3"], &["origin", "through", "both", "custody"]),
+    ] {
+        let mut gateway = row.gateway(route[0]).await;
+        for path in all {
+            let call = Call { target: format!("/{path}"), ..row.call(route) };
+            let reply = gateway.send(call).await.unwrap();
+            let expected = if permitted.contains(&path) { 200 } else { 403 };
+            assert_eq!(reply.status, expected, "{route:?} {path}: {}", reply.text());
+            denied += usize::from(expected == 403);
+        }
+    }
+    // The same way, and it entered elsewhere.
+    let mut claims = row.lab.gateway.claims(&row.lab.id("shop", "s3"));
+    claims["req_wl"] = json!(row.lab.id("edge", "other"));
+    let token = row.lab.gateway.sign(&claims);
+    let mut gateway = row.gateway("s3").await;
+    let reply = gateway.send(Call::get("s3.shop", "/origin").context(&token)).await.unwrap();
+    refused(row.sidecar("s3"), &reply, "policy_denied").await;
+    let of_policy = |it: &&Value| it["reason"].as_str().is_some_and(|r| r.starts_with("policy_"));
+    let count = || row.sidecar("s3").decisions().iter().filter(of_policy).count();
+    wait::until_true("a record of each denial", || count() == denied + 1).await;
+}
+
+/// Where custody is not demanded, a way that nobody proved satisfies no rule about it.
+#[tokio::test]
+async fn rules_about_the_way_need_custody() {
+    let row = asking(|spec| spec["context"]["custody"] = json!("off")).await;
+    let s3 = row.sidecar("s3");
+    let token = row.lab.gateway.mint(&row.lab.id("shop", "s2"));
+    for (path, permitted) in [
+        ("origin", true),
+        ("through", false),
+        ("straight", false),
+        ("short", false),
+        ("custody", false),
+    ] {
+        let call = Call::get("s3.shop", &format!("/{path}")).context(&token);
+        let reply = row.lab.call_as("shop", "anybody", s3, call).await;
+        match permitted {
+            true => drop(allowed(s3, &reply).await),
+            false => drop(refused(s3, &reply, "policy_denied").await),
+        }
+    }
+    let call = Call { target: "/through".to_owned(), ..row.call(&["s1", "s3"]) };
+    let reply = row.gateway("s1").await.send(call).await.unwrap();
+    assert_eq!(reply.status, 200, "shown although nobody demands it: {}", reply.text());
 }
 
 /// Whoever got no record accepts the call and cannot hand the context on.
