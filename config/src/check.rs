@@ -3,9 +3,9 @@
 
 mod captured;
 
-use countersign_policy::Documents;
-use countersign_policy::doc::{ContextRole, DestinationPort};
+use countersign_policy::doc::{ContextPolicy, ContextRole, DestinationPort, DeviceSource};
 use countersign_policy::yaml::{Findings, Span, did_you_mean};
+use countersign_policy::{Documents, Named};
 
 use crate::proxy::{DestinationRef, ListenMode, ProxyConfig, covers};
 use crate::read::{Places, Written, nearest};
@@ -220,15 +220,14 @@ fn gateway_is_selected(
     findings: &mut Findings<'_>,
 ) {
     let Some(span) = places.gateway.first() else { return };
-    let mine: Vec<String> = documents
+    let mine: Vec<&Named<ContextPolicy>> = documents
         .gateways
         .iter()
         .filter(|g| g.spec.role == ContextRole::Gateway)
         .filter(|g| g.namespace == config.namespace && g.spec.selector.selects(&config.labels))
-        .map(|g| format!("`{}/{}`", g.namespace, g.name))
         .collect();
     match mine.as_slice() {
-        [_] => {}
+        [one] => trust_bundles_exist(config, &one.spec, *span, findings),
         [] => {
             let message = "no ContextPolicy selects this gateway, so it could mint nothing";
             let hint = format!(
@@ -238,12 +237,46 @@ fn gateway_is_selected(
             findings.error("P008", *span, message).hint(hint);
         }
         several => {
+            let names: Vec<String> =
+                several.iter().map(|g| format!("`{}/{}`", g.namespace, g.name)).collect();
             let message = format!(
                 "{} ContextPolicies select this gateway: {}",
-                several.len(),
-                several.join(", ")
+                names.len(),
+                names.join(", ")
             );
             findings.error("P008", *span, message).hint("make their selectors exclude each other");
         }
+    }
+}
+
+/// A listener knows the authorities that devices and proxies are told by.
+fn trust_bundles_exist(
+    config: &ProxyConfig,
+    policy: &ContextPolicy,
+    span: Span,
+    findings: &mut Findings<'_>,
+) {
+    let tls = || config.gateway.iter().filter_map(|listener| listener.tls.as_ref());
+    let devices = policy.device.sources.iter().filter_map(|source| match source {
+        DeviceSource::ClientCertificate { trust_bundle, .. } => Some(trust_bundle),
+        DeviceSource::Header { .. } | DeviceSource::Claim { .. } => None,
+    });
+    let mut wanted: Vec<&String> =
+        policy.proxies.iter().map(|proxy| &proxy.trust_bundle).chain(devices).collect();
+    wanted.sort();
+    wanted.dedup();
+    for name in wanted {
+        if tls().any(|tls| tls.client_roots.contains_key(name)) {
+            continue;
+        }
+        let known = tls().flat_map(|tls| tls.client_roots.keys());
+        let hint = did_you_mean(name, known.map(String::as_str));
+        let hint =
+            hint.unwrap_or_else(|| format!("add `clientRoots: {{{name}: PATH}}` to its `tls`"));
+        let message = format!(
+            "the ContextPolicy names the trust bundle `{name}`, and no gateway listener has it in \
+             `tls.clientRoots`"
+        );
+        findings.error("E005", span, message).hint(hint);
     }
 }

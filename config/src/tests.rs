@@ -1,5 +1,7 @@
 //! What a user writes and what comes back: whole files in, problems or a ready config out.
 
+mod pages;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
