@@ -24,7 +24,7 @@ pub struct ContextPolicy {
     /// `callers`: workloads outside the mesh that may call with a bearer token of theirs.
     pub callers: Callers,
     /// `user.groupsFrom`: the directory that knows the groups of users.
-    pub groups_from: Option<String>,
+    pub groups_from: Option<GroupsFrom>,
     /// `proxies`: proxies before this gateway that vouch for what their headers say.
     pub proxies: Vec<VouchingProxy>,
     /// `device`: where the facts about the client's device come from.
@@ -35,6 +35,16 @@ pub struct ContextPolicy {
     pub mint: Vec<MintRule>,
     /// `tokenService`: who may exchange what for a token, beside or instead of a gateway's work.
     pub token_service: Option<TokenService>,
+}
+
+/// `groupsFrom`: a directory, and whose users it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupsFrom {
+    /// The `AttributeProvider`.
+    pub directory: String,
+    /// The identity providers whose ids are names in the directory: an equal id at another provider
+    /// is somebody else.
+    pub users: Vec<String>,
 }
 
 /// `role` of a `ContextPolicy`.

@@ -58,8 +58,8 @@ pub use federation::{
     BundleEndpoint, EndpointProfile, FederatedBundle, FederatedDomain, ForeignContext,
 };
 pub use gateway::{
-    ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, JustificationKind, MintRule,
-    RctxKey, TctxKey, WhenMissing,
+    ClientAddress, ClientAddressFrom, ContextPolicy, ContextRole, GroupsFrom, JustificationKind,
+    MintRule, RctxKey, TctxKey, WhenMissing,
 };
 pub use mesh::{
     Custody, IssuerJwks, IssuerKeys, MeshConfig, OnAuditFull, Outbound, Presenter, TrustedIssuer,

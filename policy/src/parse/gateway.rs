@@ -4,11 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{
-    binding, callers, device,
-    known::{Known, KnownAttributes},
-    matchers, scalars, token_service,
-};
+use super::{binding, callers, device, groups, known::Known, matchers, scalars, token_service};
 use crate::{
     doc::access::ParamSource,
     doc::{
@@ -57,8 +53,9 @@ pub(super) fn read(
         (None, Some(_)) => Some((Vec::new(), WhenMissing::Refuse)),
         (node, _) => node.and_then(|node| user(node, known, findings)),
     };
-    let groups_from =
-        user_node.and_then(|node| groups_from(node.get("groupsFrom"), known, findings));
+    let providers = user.as_ref().map(|(providers, _)| providers.as_slice()).unwrap_or_default();
+    let groups_from = user_node.and_then(|node| node.get("groupsFrom"));
+    let groups_from = groups_from.and_then(|node| groups::read(node, providers, known, findings));
     let proxies = device::proxies(fields.optional("proxies"), known, findings);
     let device_node = fields.optional("device");
     let device = device_node.and_then(|node| device::read(node, known, findings));
@@ -174,33 +171,10 @@ fn user(
     let when_missing = fields
         .required("whenMissing", findings)
         .and_then(|node| read::one_of(node, &modes, findings));
-    // Read by `groups_from`.
+    // Read by `groups`.
     fields.optional("groupsFrom");
     fields.finish(findings);
     Some((providers, when_missing?))
-}
-
-/// `user.groupsFrom`: a directory.
-fn groups_from(
-    node: Option<&Node>,
-    known: &mut Known,
-    findings: &mut Findings<'_>,
-) -> Option<String> {
-    let node = node?;
-    let name = read::string(node, findings)?;
-    let span = |one: &KnownAttributes| one.span;
-    Known::check(node, &name, "AttributeProvider", &known.attributes, span, findings);
-    let declared = known.attributes.get(&name)?;
-    match &declared.groups {
-        Some(groups) => known.outside_groups.extend(groups.iter().cloned()),
-        None if declared.facts.is_some() => {
-            let message = format!("`{name}` is no directory: it knows no groups");
-            findings.error("E005", node.span, message).hint("name one with `ldap`");
-        }
-        // One that could not be read was reported where it stands.
-        None => {}
-    }
-    Some(name)
 }
 
 fn justification_kinds(

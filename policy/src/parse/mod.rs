@@ -15,6 +15,7 @@ mod device;
 mod facts;
 mod federation;
 mod gateway;
+mod groups;
 mod jwks;
 mod known;
 mod ldap;

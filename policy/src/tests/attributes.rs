@@ -321,3 +321,50 @@ fn rules_ask_for_facts_somebody_says() {
                |                                         ^^^^^^^^^^^^"#]],
     );
 }
+
+#[test]
+fn a_directory_knows_the_users_of_named_providers() {
+    let two = |user: &str| {
+        let shop = "---\napiVersion: countersign.dev/v1alpha1\nkind: IdentityProvider\n\
+                    metadata: {name: shop}\nspec: {issuer: \"https://shop.example\", \
+                    audiences: [a], algorithms: [RS256], keys: {file: k}, subjectPrefix: s, \
+                    claims: {sub: {type: string, as: id}}}\n";
+        shop.to_owned() + &provider("staff", STAFF) + &gateway(user)
+    };
+    let line = |from: &str| {
+        format!("  user: {{providers: [corp, shop], whenMissing: refuse, groupsFrom: {from}}}\n")
+    };
+    check(
+        &two(&line("staff")),
+        expect![[r#"
+        error[E013]: `staff` would name groups for users of every provider
+          --> facts.yaml:21:68
+        21 |   user: {providers: [corp, shop], whenMissing: refuse, groupsFrom: staff}
+           |                                                                    ^^^^^ the same id at another provider is somebody else: write `groupsFrom: {directory: NAME, users: [PROVIDER]}`"#]],
+    );
+    check(
+        &two(&line("{directory: staff, users: [crop]}")),
+        expect![[r#"
+        error[E005]: `crop` is not in `providers` of this gateway
+          --> facts.yaml:21:95
+        21 |   user: {providers: [corp, shop], whenMissing: refuse, groupsFrom: {directory: staff, users: [crop]}}
+           |                                                                                               ^^^^ did you mean `corp`?"#]],
+    );
+    check(
+        &two(&line("{directory: staff, users: []}")),
+        expect![[r#"
+        error[E001]: an empty list matches nothing
+          --> facts.yaml:21:94
+        21 |   user: {providers: [corp, shop], whenMissing: refuse, groupsFrom: {directory: staff, users: []}}
+           |                                                                                              ^^ name at least one entry, or leave the field out"#]],
+    );
+    check(&two(&line("{directory: staff, users: [corp]}")), expect!["ok: 1 attribute providers"]);
+    let one = two("  user: {providers: [shop], whenMissing: refuse, groupsFrom: staff}\n");
+    let sources = [Source { name: "mesh.yaml", text: MESH }, Source { name: "b.yaml", text: &one }];
+    let documents = load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+    let from = documents.gateways[0].spec.groups_from.as_ref().unwrap();
+    assert_eq!(
+        (from.directory.as_str(), from.users.as_slice()),
+        ("staff", &["shop".to_owned()][..])
+    );
+}

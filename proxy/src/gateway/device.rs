@@ -145,15 +145,20 @@ impl Fields<'_> {
     }
 }
 
-/// What a validator says of a device, in place of what its source said.
-pub fn validated(device: Device, facts: &Map<String, Value>, at: u64) -> Device {
-    let seen = facts.get("at").and_then(Value::as_u64).unwrap_or(at);
-    Device {
+/// What a validator says of a device, in place of what its source said. `None` if it saw the device
+/// before 1970 or after it answered, as one does that counts in milliseconds: such a posture would
+/// never be too old.
+pub fn validated(device: Device, facts: &Map<String, Value>, answered_at: u64) -> Option<Device> {
+    let seen = match facts.get("at") {
+        None => answered_at,
+        Some(at) => at.as_u64().filter(|at| *at <= answered_at + SKEW_S)?,
+    };
+    Some(Device {
         tier: text(facts, Some("tier")),
         managed: facts.get("managed").and_then(Value::as_bool),
         at: Some(UnixTime(seen)),
         ..device
-    }
+    })
 }
 
 /// A device about which its validator said nothing: only which one it is.

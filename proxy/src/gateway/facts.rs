@@ -127,9 +127,11 @@ pub async fn establish(
     let user = asked.user();
     let seen = Seen { vouching: &vouching, names: names.as_ref(), proxies: &proxies, taken, user };
     let device = device::find(&asked.policy.device, &seen, now);
-    let device = device.filter(|_| carries(RctxKey::Dev) || carries(RctxKey::Just));
+    // Whatever the rule carries: nobody further on could ask this any more.
     check_revoked(device.as_ref(), snap, now)?;
+    let device = device.filter(|_| carries(RctxKey::Dev) || carries(RctxKey::Just));
     let question = Question {
+        provider: user.map(|user| user.provider().to_owned()),
         user: user.map(|user| user.id().to_owned()),
         account: user.and_then(|user| user.account()).map(str::to_owned),
         device: device.as_ref().map(|device| device.id.clone()),
@@ -262,7 +264,9 @@ impl Asked<'_> {
             return Ok(Some(device::unvalidated(device)));
         };
         match answered.answer {
-            Answer::Yes(facts) => Ok(Some(device::validated(device, &facts, answered.at))),
+            Answer::Yes(facts) => device::validated(device, &facts, answered.at)
+                .map(Some)
+                .ok_or_else(|| unavailable(validator, "its `at` is no time that has passed")),
             Answer::No(code) => {
                 let detail = refused_by(validator, "this device", code.as_deref());
                 Err(Refused::new(Refusal::DeviceRefused, Stage::Mint, detail).telling(code))
@@ -281,7 +285,13 @@ impl Asked<'_> {
         if !carried || question.user.is_none() {
             return Ok(None);
         }
-        if let Some(directory) = &self.policy.groups_from {
+        if let Some(from) = &self.policy.groups_from {
+            let provider = question.provider.as_ref();
+            if !provider.is_some_and(|provider| from.users.contains(provider)) {
+                // Somebody the directory does not know, whatever their id is: the token says.
+                return Ok(None);
+            }
+            let directory = &from.directory;
             let source = format!("dir:{directory}");
             return match self.ask(directory, question, now).await? {
                 None => Ok(Some(Groups { names: None, source })),

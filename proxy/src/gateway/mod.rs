@@ -47,7 +47,7 @@ use crate::gateway::facts::Brought;
 use crate::gateway::identify::IdentifyError;
 use crate::gateway::mint::{Asked, Findings, Who};
 use crate::gateway::proofs::target::{Schemes, Target};
-use crate::gateway::proofs::{ProvenUser, Shown, challenge};
+use crate::gateway::proofs::{ProofError, ProvenUser, Shown, challenge};
 use crate::gateway::rules::{GatewayRules, Route};
 use crate::gateway::user_cache::Identified;
 use crate::http::body::ProxyBody;
@@ -238,8 +238,15 @@ fn prove(
     let certificate_sha256 = conn.client_certificate().map(ClientCertificate::sha256);
     let shown = Shown { headers: &sent.parts.headers, target, certificate_sha256 };
     let proofs = &conn.worker().shared.proofs;
-    proofs::prove(identified, &shown, proofs, now)
-        .map_err(|error| challenge::of_proof(error, &rules.users, proofs, now))
+    let refused = |error| challenge::of_proof(error, &rules.users, proofs, now);
+    let now_ms = i64::try_from(now.millis()).unwrap_or(i64::MAX);
+    // Whoever else has its key now could show it, too.
+    match identified.user.binding().certificate {
+        Some(bound) if sent.snap.revocations.certificate(&bound, now_ms) => {
+            Err(refused(ProofError::CertificateRevoked))
+        }
+        Some(_) | None => proofs::prove(identified, &shown, proofs, now).map_err(refused),
+    }
 }
 
 /// Reads the justification header; what does not fit a configured kind is refused, never guessed.

@@ -171,10 +171,7 @@ async fn a_device_ends_with_its_authority_its_certificate_and_its_revocation() {
 #[tokio::test]
 async fn a_revoked_device_is_refused() {
     let edge = Edge::start(|_, spec| by_certificate(spec)).await;
-    let revocation = json!({"devices": [{"id": "device:d-1"}]});
-    let mesh = std::fs::read_to_string(edge.lab.folder().join("gateway-mesh.yaml")).unwrap();
-    let revocation = documents::revocation(revocation);
-    edge.lab.write_text("gateway-mesh.yaml", &format!("{mesh}\n---\n{revocation:#}"));
+    revoke(&edge, json!({"devices": [{"id": "device:d-1"}]}));
     let (device, other) = (edge.device("device:d-1"), edge.device("device:d-2"));
     let reply = wait::until("the revocation", async || {
         let reply = edge.send(Some(&device), edge.call()).await;
@@ -184,6 +181,33 @@ async fn a_revoked_device_is_refused() {
     let record = refused(&edge.gateway, &reply, "device_refused").await;
     assert_eq!(record["reason"], "device_refused/revoked");
     assert_eq!(edge.rctx(&edge.send(Some(&other), edge.call()).await)["dev"]["id"], "device:d-2");
+}
+
+/// Nobody behind the gateway could ask any more: the token does not name the device.
+#[tokio::test]
+async fn a_revoked_device_is_refused_where_the_token_would_not_name_it() {
+    let edge = Edge::start(|_, spec| {
+        by_certificate(spec);
+        spec["gateways"][0]["spec"]["mint"][0]["emit"]["rctx"] = json!(["idp"]);
+    })
+    .await;
+    let (device, other) = (edge.device("device:d-1"), edge.device("device:d-2"));
+    assert_eq!(edge.rctx(&edge.send(Some(&device), edge.call()).await).get("dev"), None);
+    revoke(&edge, json!({"devices": [{"id": "device:d-1"}]}));
+    let reply = wait::until("the revocation", async || {
+        let reply = edge.send(Some(&device), edge.call()).await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
+    let record = refused(&edge.gateway, &reply, "device_refused").await;
+    assert_eq!(record["reason"], "device_refused/revoked");
+    assert_eq!(edge.send(Some(&other), edge.call()).await.status, 200);
+}
+
+fn revoke(edge: &Edge, entries: Value) {
+    let mesh = std::fs::read_to_string(edge.lab.folder().join("gateway-mesh.yaml")).unwrap();
+    let revocation = documents::revocation(entries);
+    edge.lab.write_text("gateway-mesh.yaml", &format!("{mesh}\n---\n{revocation:#}"));
 }
 
 fn behind_a_proxy(spec: &mut Value) {
@@ -339,7 +363,8 @@ async fn a_justification_and_a_device_are_checked() {
         (&json!("tickets"), &json!(true))
     );
     let ticket = json!({
-        "subject": {"type": "user", "id": "alice"}, "action": {"name": "use-as-justification"},
+        "subject": {"type": "user", "id": "alice", "properties": {"provider": "corp"}},
+        "action": {"name": "use-as-justification"},
         "resource": {"type": "ticket", "id": "SUP-1"},
     });
     assert!(point.asked().contains(&ticket), "{:?}", point.asked());
@@ -576,6 +601,39 @@ async fn attack_names_itself_into_a_group() {
     ] {
         assert_eq!(groups_of(&edge, name).await, json!([]), "{name}");
     }
+}
+
+/// A customer may call himself what an employee is called.
+#[tokio::test]
+async fn attack_takes_a_name_of_the_directory_at_another_provider() {
+    let test = "attack_takes_a_name_of_the_directory_at_another_provider";
+    if !Slapd::is_installed(test) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap().keep();
+    let slapd = Slapd::start(&folder, &Authority::new("directory"), GROUPS).await;
+    let edge = Edge::start(|_, spec| {
+        spec["attributeProviders"] = json!([{"name": "staff", "spec": {
+            "ldap": slapd.ldap(How::Ldaps, &["support", "oncall"]), "onUnavailable": "refuse",
+        }}]);
+        let mut customers = spec["identityProviders"][0].clone();
+        customers["name"] = json!("customers");
+        customers["spec"]["issuer"] = json!("https://shop.example.com");
+        customers["spec"]["subjectPrefix"] = json!("c");
+        spec["identityProviders"].as_array_mut().unwrap().push(customers);
+        let user = &mut spec["gateways"][0]["spec"]["user"];
+        user["providers"] = json!(["corp", "customers"]);
+        user["groupsFrom"] = json!({"directory": "staff", "users": ["corp"]});
+    })
+    .await;
+    assert_eq!(groups_of(&edge, "alice").await, json!(["oncall", "support"]));
+    let mut claims = user_claims("alice");
+    claims["iss"] = json!("https://shop.example.com");
+    claims["groups"] = json!(["customers"]);
+    let call = Call::get(API, PATH).bearer(&edge.users.user(&claims));
+    let rctx = edge.rctx(&edge.send(None, call).await);
+    assert_eq!((&rctx["idp"], &rctx["groups"]), (&json!("customers"), &json!(["customers"])));
+    assert_eq!(rctx.get("groups_src"), None);
 }
 
 #[tokio::test]

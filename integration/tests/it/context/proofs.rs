@@ -11,7 +11,7 @@ use countersign_integration::components::oidc_provider::OidcProvider;
 use countersign_integration::outcome::refused;
 use countersign_integration::pki::Request;
 use countersign_integration::token::{base64url, now_s};
-use countersign_integration::{Lab, Tokens};
+use countersign_integration::{Lab, Tokens, wait};
 use serde_json::{Value, json};
 
 use super::edge::{API, Edge, PATH, context, for_anybody, provider};
@@ -132,6 +132,17 @@ async fn certificate_bound_tokens_of_oidc_provider() {
         assert_eq!(record["reason"], format!("user_proof_invalid/{why}"));
     }
     assert_eq!(edge.app.seen().len(), 1);
+
+    // A key that was stolen is shown by the thief as well as by its owner.
+    let stolen: String = sha256(&ours.chain[0]).iter().map(|byte| format!("{byte:02x}")).collect();
+    edge.lab.revoke(json!({"certificates": [{"sha256": stolen}]}));
+    let reply = wait::until("the revocation", async || {
+        let reply = edge.call_with(Some(&ours), bearer()).await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
+    let record = refused(&edge.gateway, &reply, "user_proof_invalid").await;
+    assert_eq!(record["reason"], "user_proof_invalid/certificate_revoked");
 }
 
 /// A client whose key the test holds, and a token bound to it.
@@ -200,8 +211,8 @@ fn thumbprint(key: &LocalSigner) -> String {
     URL_SAFE_NO_PAD.encode(sha256(&text))
 }
 
-fn sha256(text: &str) -> Vec<u8> {
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref().to_vec()
+fn sha256(text: impl AsRef<[u8]>) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_ref()).as_ref().to_vec()
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::clock::Now;
 pub(super) struct Asking {
     known: Arc<Known>,
     /// Who waits for which answer.
-    waiting: HashMap<[u8; 32], Vec<Waiting>>,
+    waiting: HashMap<Call, Vec<Waiting>>,
     /// Questions under way, by provider: one that stalls takes nobody else's place.
     under_way: HashMap<String, usize>,
     /// How decision points are reached, by the provider they belong to.
@@ -26,6 +26,15 @@ pub(super) struct Asking {
     calls: JoinSet<Outcome>,
     /// Which question a call is about.
     about: HashMap<tokio::task::Id, (Arc<Provider>, [u8; 32])>,
+}
+
+/// A question to a provider as one set of documents describes it: whoever asks by another set does not
+/// get the answer of a decision point that set no longer names.
+type Call = (usize, [u8; 32]);
+
+fn call(provider: &Arc<Provider>, key: [u8; 32]) -> Call {
+    // Whoever is asked is kept until the answer is there, so nobody else takes this address.
+    (Arc::as_ptr(provider).addr(), key)
 }
 
 type Outcome = Result<Answer, String>;
@@ -63,7 +72,7 @@ impl Asking {
         if answer.is_closed() {
             return;
         }
-        if let Some(waiting) = self.waiting.get_mut(&key) {
+        if let Some(waiting) = self.waiting.get_mut(&call(&provider, key)) {
             waiting.retain(|answer| !answer.is_closed());
             waiting.push(answer);
             return;
@@ -76,18 +85,18 @@ impl Asking {
             return;
         }
         *under_way += 1;
-        self.waiting.insert(key, vec![answer]);
+        self.waiting.insert(call(&provider, key), vec![answer]);
         let point = self.point(&provider);
         let limit = Duration::from_millis(provider.spec.timeout_ms);
         let asking = Arc::clone(&provider);
-        let call = self.calls.spawn(async move {
-            let asked = ask_provider(&asking, point, &question);
-            match tokio::time::timeout(limit, asked).await {
+        let asked = self.calls.spawn(async move {
+            let answer = ask_provider(&asking, point, &question);
+            match tokio::time::timeout(limit, answer).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("no answer from `{}` within {limit:?}", asking.name)),
             }
         });
-        self.about.insert(call.id(), (provider, key));
+        self.about.insert(asked.id(), (provider, key));
     }
 
     /// How the decision point of a provider is reached; `None` for a directory.
@@ -104,11 +113,12 @@ impl Asking {
         }
     }
 
-    fn end(&mut self, call: tokio::task::Id, outcome: Outcome) {
-        let Some((provider, key)) = self.about.remove(&call) else { return };
+    fn end(&mut self, ended: tokio::task::Id, outcome: Outcome) {
+        let Some((provider, key)) = self.about.remove(&ended) else { return };
         if let Some(under_way) = self.under_way.get_mut(&provider.name) {
             *under_way = under_way.saturating_sub(1);
         }
+        let waiting = self.waiting.remove(&call(&provider, key));
         let outcome = match outcome {
             Ok(answer) => {
                 let answered = Answered { answer, at: Now::read().secs() };
@@ -126,7 +136,7 @@ impl Asking {
                 Err(Unavailable(why))
             }
         };
-        for waiting in self.waiting.remove(&key).into_iter().flatten() {
+        for waiting in waiting.into_iter().flatten() {
             // Whoever asked may have given up.
             _ = waiting.send(outcome.clone());
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use countersign_certs_client::https::{Client, Request, Trust, Url};
 use countersign_config::limits::ATTRIBUTE_ANSWER_BYTES_MAX;
-use countersign_policy::doc::{AskAs, AuthZen, FactType};
+use countersign_policy::doc::{AskAs, AskedId, AuthZen, FactType};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -71,7 +71,15 @@ pub(super) fn question(spec: &AuthZen, question: &Question) -> Result<Value, Str
     let entity = |asked: &countersign_policy::doc::Asked| {
         let id = question.value(asked.id);
         let id = id.ok_or_else(|| format!("the request has no `{}`", asked.id.as_str()))?;
-        Ok::<_, String>(json!({"type": asked.kind, "id": id}))
+        let mut entity = json!({"type": asked.kind, "id": id});
+        // An id of a user means something only together with who issued it.
+        if let (AskedId::UserId | AskedId::UserAccount, Some(provider)) =
+            (asked.id, &question.provider)
+            && let Some(entity) = entity.as_object_mut()
+        {
+            entity.insert("properties".to_owned(), json!({"provider": provider}));
+        }
+        Ok::<_, String>(entity)
     };
     Ok(json!({
         "subject": entity(&spec.subject)?,

@@ -29,6 +29,8 @@ pub type Provider = Named<AttributeProvider>;
 /// The values of a request that questions are made of. They are personal: never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Question {
+    /// Our name of the identity provider whose user this is: ids of users are its own.
+    pub provider: Option<String>,
     /// `user.id`.
     pub user: Option<String>,
     /// `user.accountId`.
@@ -69,7 +71,7 @@ impl Question {
     /// A name of this question to this provider that differs for any other.
     fn key(&self, provider: &str) -> [u8; 32] {
         let mut digest = digest::Context::new(&digest::SHA256);
-        let parts = [&self.user, &self.account, &self.device, &self.justification];
+        let parts = [&self.provider, &self.user, &self.account, &self.device, &self.justification];
         let parts = parts.into_iter().map(Option::as_deref);
         for part in std::iter::once(Some(provider)).chain(parts) {
             let length = part.map_or(u64::MAX, |part| part.len() as u64);

@@ -52,6 +52,7 @@ pub fn of_proof(error: ProofError, users: &UserVerifier, proofs: &Proofs, now: N
         | ProofError::NotTaken { .. }
         | ProofError::SentAsBearer => "invalid_token",
         ProofError::CertificateMissing
+        | ProofError::CertificateRevoked
         | ProofError::CertificateWrong
         | ProofError::NoPlaceForProof
         | ProofError::TooMany => return refused,

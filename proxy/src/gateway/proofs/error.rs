@@ -15,6 +15,9 @@ pub enum ProofError {
          listener one that asks for it (`clientRoots` or `clientCertificates: any`)?"
     )]
     CertificateMissing,
+    /// The certificate the token is bound to was withdrawn.
+    #[error("the user token is bound to a client certificate that a Revocation names")]
+    CertificateRevoked,
     /// The connection's certificate is another one.
     #[error("the user token is bound to another client certificate than the connection's")]
     CertificateWrong,
@@ -89,6 +92,7 @@ impl ProofError {
         match self {
             ProofError::AlgorithmNotPermitted => "proof_algorithm",
             ProofError::CertificateMissing => "certificate_missing",
+            ProofError::CertificateRevoked => "certificate_revoked",
             ProofError::CertificateWrong => "certificate_wrong",
             ProofError::FromTheFuture { .. } => "proof_from_the_future",
             ProofError::KeyWrong => "proof_key",

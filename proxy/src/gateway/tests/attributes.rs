@@ -101,6 +101,10 @@ fn the_question_is_of_the_standard() {
         "resource": {"type": "ticket", "id": "SUP-1"},
     });
     assert_eq!(asked, expected);
+    let of = Question { provider: Some("corp".to_owned()), ..question("ann", "SUP-1") };
+    let asked = authzen::question(&spec(), &of).unwrap();
+    let subject = json!({"type": "user", "id": "ann", "properties": {"provider": "corp"}});
+    assert_eq!((&asked["subject"], &asked["resource"]), (&subject, &expected["resource"]));
     assert!(authzen::question(&spec(), &Question::default()).is_err());
 }
 
@@ -111,6 +115,8 @@ fn different_questions_have_different_keys() {
     assert_ne!(one.key("p"), moved.key("p"));
     moved.justification = Some(String::new());
     assert_ne!(moved.key("p"), Question { justification: None, ..moved.clone() }.key("p"));
+    let namesake = Question { provider: Some("shop".to_owned()), ..one.clone() };
+    assert_ne!(one.key("p"), namesake.key("p"));
     assert_ne!(one.key("p"), one.key("q"));
     assert_eq!(one.key("p"), one.clone().key("p"));
 }

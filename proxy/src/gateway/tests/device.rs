@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 const NOW: u64 = 1_800_000_000;
@@ -138,10 +140,15 @@ fn fields_that_are_not_understood_establish_nothing() {
 #[test]
 fn a_validator_replaces_what_its_source_said() {
     let device = by_fields(&[("x-device-id", "d-1"), ("x-device-managed", "true")], true).unwrap();
-    let facts = serde_json::json!({"managed": false, "tier": "3"});
-    let told = validated(device.clone(), facts.as_object().unwrap(), NOW);
+    let facts = json!({"managed": false, "tier": "3"});
+    let told = validated(device.clone(), facts.as_object().unwrap(), NOW).unwrap();
     assert_eq!((told.managed, told.tier.as_deref()), (Some(false), Some("3")));
     assert_eq!(told.at, Some(UnixTime(NOW)));
+    for (at, counts) in [(json!(NOW), true), (json!(NOW * 1_000), false), (json!(-1), false)] {
+        let facts = json!({"at": at});
+        let told = validated(device.clone(), facts.as_object().unwrap(), NOW);
+        assert_eq!(told.is_some(), counts, "{at}");
+    }
     let silent = unvalidated(device);
     assert_eq!((silent.id.as_str(), silent.managed, silent.at), ("d-1", None, None));
 }

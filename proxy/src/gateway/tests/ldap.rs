@@ -99,6 +99,9 @@ fn answers_are_read() {
     assert_eq!(read(entry, "ou"), Ok((2, Said::Entry(Vec::new()))));
     let done = b"\x30\x0c\x02\x01\x02\x65\x07\x0a\x01\x04\x04\x00\x04\x00";
     assert_eq!(read(done, "cn"), Ok((2, Said::Done(Outcome { code: 4 }))));
+    let part = b"\x30\x28\x02\x01\x02\x64\x23\x04\x04cn=x\x30\x1b\x30\x19\x04\x0dCN;range=0-99\x31\x08\x04\x03ops\x04\x01z";
+    assert!(read(part, "cn").is_err(), "some of the groups are not all of them");
+    assert_eq!(read(part, "c"), Ok((2, Said::Entry(Vec::new()))));
     for cut in 0..entry.len() {
         assert!(read(&entry[..cut], "cn").is_err());
     }

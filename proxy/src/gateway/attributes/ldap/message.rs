@@ -194,6 +194,9 @@ fn entry(operation: &[u8], attribute: &str) -> Result<Vec<Vec<u8>>, &'static str
         }
         let mut pair = Reader(content);
         let name = pair.expect(OCTETS)?;
+        if is_part_of(name, attribute) {
+            return Err("it gives a part of the values only (`range`)");
+        }
         let mut set = Reader(pair.expect(SET)?);
         while let Some((tag, value)) = set.next()? {
             if tag == OCTETS && name.eq_ignore_ascii_case(attribute.as_bytes()) {
@@ -202,6 +205,14 @@ fn entry(operation: &[u8], attribute: &str) -> Result<Vec<Vec<u8>>, &'static str
         }
     }
     Ok(values)
+}
+
+/// Whether these are some values of the attribute: one directory splits long lists, and groups that
+/// are missing would look like groups the user is not in.
+fn is_part_of(name: &[u8], attribute: &str) -> bool {
+    let (own, rest) = name.split_at(attribute.len().min(name.len()));
+    let is_range = rest.get(..7).is_some_and(|rest| rest.eq_ignore_ascii_case(b";range="));
+    own.eq_ignore_ascii_case(attribute.as_bytes()) && is_range
 }
 
 #[cfg(test)]
