@@ -197,6 +197,7 @@ pub struct Grant {
     claims: GrantClaims,
     home: TrustDomain,
     key_name: String,
+    leaf: Option<Vec<u8>>,
 }
 
 /// Why a grant is worth nothing.
@@ -267,7 +268,11 @@ pub fn verify_grant(text: &[u8], with: &GrantWith<'_>) -> Result<Grant, GrantErr
     if !(begun && sound && lives) {
         return Err(GrantError::Expired);
     }
-    Ok(Grant { claims, home: home.clone(), key_name: key.kid() })
+    let leaf = match header.key {
+        KeyName::Kid(_) => None,
+        KeyName::X5c(chain) => chain.into_iter().next(),
+    };
+    Ok(Grant { claims, home: home.clone(), key_name: key.kid(), leaf })
 }
 
 /// The key a header names, and when it ends.
@@ -311,6 +316,11 @@ impl Grant {
     /// The name of the key it was made with.
     pub fn key_name(&self) -> &str {
         &self.key_name
+    }
+
+    /// The certificate of that key, where the grant brought one.
+    pub fn leaf(&self) -> Option<&[u8]> {
+        self.leaf.as_deref()
     }
 
     /// What it says in the form of a context, to be held against what is revoked.

@@ -210,7 +210,10 @@ fn a_key_of_a_certificate_makes_grants_within_its_life() {
     let refused = signer.sign(&desk.content(), [1; 16], NOW, 3601).unwrap_err();
     assert!(matches!(refused, MintError::TtlInvalid { limit: 3600, .. }), "{refused}");
     let text = signer.sign(&desk.content(), [1; 16], NOW, 3600).unwrap();
-    assert!(desk.verify(text.expose()).is_ok());
+    // A revocation of the certificate is held against it.
+    let leaf = certificate("gateway");
+    assert_eq!(desk.verify(text.expose()).unwrap().leaf(), Some(&*leaf));
+    assert_eq!(desk.verify(&desk.grant()).unwrap().leaf(), None);
     // Nobody but the issuer that made it: the header names its certificate.
     let mut other = desk;
     other.issuer = id(ORDERS);

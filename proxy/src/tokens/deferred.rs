@@ -16,8 +16,8 @@ use countersign_ctxtoken::{
     NewGrant, Origin, UnixTime, verify_grant,
 };
 use countersign_workload_id::WorkloadId;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::subject::{self, Proven};
 use super::{Asked, Granted, Issued, Request, SubjectKind, TokenError, TokenRules, Why};
@@ -208,7 +208,8 @@ pub(super) fn redeem(asked: Asked<'_>, request: &Request) -> Result<Proven, Toke
 fn still_counts(asked: Asked<'_>, grant: &Grant) -> Result<(), TokenError> {
     let (context, now) = (grant.context(), asked.now);
     let revocations = &asked.snap.revocations;
-    let used = || Some(again::KeyUsed { kid: grant.key_name().to_owned(), leaf: None });
+    let leaf = || grant.leaf().map(|leaf| CertificateDer::from(leaf.to_vec()));
+    let used = || Some(again::KeyUsed { kid: grant.key_name().to_owned(), leaf: leaf() });
     if let Some(by) = again::revoked(&context, used, revocations, now) {
         return Err(Why::SubjectRevoked.error(format!("the grant is revoked ({by})")));
     }
