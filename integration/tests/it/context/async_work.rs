@@ -150,6 +150,9 @@ async fn a_context_is_put_aside_narrowed_and_taken_up_once_per_redemption() {
 async fn grants_outlive_the_issuer_where_it_has_a_key_for_them() {
     let office = Office::open().await;
     let consumer = office.lab.id("shop", "reports");
+    // The certificate lives a day; a second later a day is too long.
+    let begun = now_s();
+    wait::until_true("the next second", || now_s() > begun).await;
     let long = json!({"consumer": consumer, "ttl": 86_400, "digest": DIGEST});
     let reply = office.alice("defer", &long).await;
     let record = office.refused(&reply, "invalid_request", "grant_life").await;

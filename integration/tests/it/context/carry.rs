@@ -238,6 +238,24 @@ async fn the_app_reads_the_claims_its_rule_shows() {
     assert_eq!(reply.seen("countersign-groups"), None, "opted in by name only");
 }
 
+/// What is not opted in, and what the rule that permitted does not show, is nowhere in the request.
+#[tokio::test]
+async fn attack_service_reads_claims_it_was_not_given() {
+    let facts = json!({"groups": ["support"], "dev": {"id": "d-secret", "src": "idp"}});
+    let filter = json!({"rctx": ["groups"]});
+    for opted_in in [json!([]), json!(["claims", "groups"])] {
+        let (_lab, _, app, _) = told(opted_in, filter.clone(), Value::Null, facts.clone()).await;
+        let seen = app.last();
+        assert_eq!(seen.header("txn-token"), None);
+        for (name, value) in &seen.headers {
+            let text = value.to_str().unwrap();
+            let plain = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+            let plain = String::from_utf8_lossy(&plain);
+            assert!(!text.contains("d-secret") && !plain.contains("d-secret"), "{name}: {text}");
+        }
+    }
+}
+
 /// More than fits is refused and never cut off.
 #[tokio::test]
 async fn headers_that_do_not_fit_are_refused() {

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
+use countersign_integration::client::{Call, Conn};
 use countersign_integration::{App, Authority, BytesApp, Lab, Leaf, Proxy, lab, tls, wait};
 use rustls::ClientConnection;
 use serde_json::json;
@@ -74,4 +75,28 @@ async fn a_handshake_that_outlasts_its_root_opens_nothing() {
     in_force(&orders, || drop(lab.write_text("bundle.pem", new.pem()))).await;
     assert_eq!(finish(old).await, b"");
     assert_eq!(finish(good).await, b"hello", "the other root still counts");
+}
+
+/// A certificate that has not ended counts for nothing once its root is gone.
+#[tokio::test]
+async fn attack_uses_old_leaf_after_removed_root() {
+    let (lab, app, new) = (Lab::new(), App::mirror(), Authority::new(lab::DOMAIN));
+    let orders = lab.orders(&app, |spec| spec).await;
+    let old = lab.ca.leaf("shop", "web");
+    let call = async |leaf: &Leaf| {
+        let config = tls::client(Some(leaf), &[tls::MESH_H2]);
+        let mut conn = Conn::tls(orders.inbound(), config).await.ok()?;
+        conn.send(Call::get("orders.shop", "/")).await.ok().map(|reply| reply.status)
+    };
+    assert_eq!(call(&old).await, Some(200));
+    let both = format!("{}{}", lab.ca.pem(), new.pem());
+    in_force(&orders, || drop(lab.write_text("bundle.pem", &both))).await;
+    in_force(&orders, || drop(new.leaf("shop", "orders").write(lab.folder(), "shop.orders.id")))
+        .await;
+    assert_eq!(call(&old).await, Some(200), "both roots count");
+    in_force(&orders, || drop(lab.write_text("bundle.pem", new.pem()))).await;
+    let served = app.seen().len();
+    assert_eq!(call(&old).await, None);
+    assert_eq!(call(&new.leaf("shop", "web")).await, Some(200));
+    assert_eq!(app.seen().len(), served + 1);
 }
