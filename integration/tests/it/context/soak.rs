@@ -41,7 +41,7 @@ async fn mixed_requests_never_meet() {
 
 /// The promise as it is made.
 #[tokio::test]
-#[ignore = "many minutes; cargo xtask test soak"]
+#[ignore = "two minutes; cargo xtask test soak"]
 async fn soak_of_100000_mixed_requests_never_meets() {
     mixed(100_000).await;
 }
