@@ -99,3 +99,25 @@ fn bounds_are_looked_at_before_anything_is_decoded() {
         std::iter::repeat_n(format!("\"{}\"", "A".repeat(43)), 9).collect::<Vec<_>>().join(", ");
     assert_eq!(read_thumbprints(nine.as_bytes()), Err(too_many));
 }
+
+/// The corpus of the fuzz target `hop_certs`: each file has its answer.
+#[test]
+fn the_corpus_of_certificates_replays() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/hop_certs");
+    let (mut chains, mut thumbprints) = (Vec::new(), Vec::new());
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let (name, bytes) = (path.file_name().unwrap().to_owned(), std::fs::read(&path).unwrap());
+        let name = name.into_string().unwrap();
+        if read_chains(&bytes).is_ok() {
+            chains.push(name.clone());
+        }
+        if read_thumbprints(&bytes).is_ok() {
+            thumbprints.push(name);
+        }
+    }
+    chains.sort();
+    thumbprints.sort();
+    assert_eq!(chains, ["chain", "tabs", "three", "two_chains"]);
+    assert_eq!(thumbprints, ["thumbprint", "thumbprints"]);
+}
