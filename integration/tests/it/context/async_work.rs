@@ -93,14 +93,20 @@ async fn a_message_is_worked_on_for_its_user_after_her_token_ended() {
     assert_eq!((&third["status"], &third["delivery"]), (&json!(403), &json!(3)), "{third}");
     assert_eq!(third["answer"]["error"], "token_service_refused");
     // The callee's record says who acted, and for whom.
-    let records = office.ledger.decisions();
-    let [record, _] = records.as_slice() else { panic!("{records:?}") };
+    let records = wait::until("both records of the ledger", async || {
+        Some(office.ledger.decisions()).filter(|records| records.len() == 2)
+    });
+    let record = &records.await[0];
     assert_eq!(record["user"]["id"], "alice", "{record}");
     assert_eq!(record["entry"], reports, "{record}");
     // What was issued is in the issuer's: one grant, two tokens.
-    let issues = office.issuer.decisions().into_iter().filter(|record| record["kind"] == "issue");
-    let origins: Vec<Value> = issues.map(|record| record["origin"].clone()).collect();
-    assert_eq!(origins, ["deferred", "async", "async"]);
+    let origins = wait::until("the records of the issuer", async || {
+        let issues = office.issuer.decisions().into_iter();
+        let issues = issues.filter(|record| record["kind"] == "issue");
+        let origins: Vec<Value> = issues.map(|record| record["origin"].clone()).collect();
+        (origins.len() == 3).then_some(origins)
+    });
+    assert_eq!(origins.await, ["deferred", "async", "async"]);
     assert!(!told.contains(&token) && !office.written().contains("eyJ"), "a token was written");
 }
 
