@@ -244,7 +244,7 @@ fn write_documents(lab: &Lab, at: [SocketAddr; 3], setting: &Setting) -> Vec<Pat
 
 fn validator(at: SocketAddr) -> Value {
     json!({
-        "authzen": {"endpoint": format!("http://{at}/access/v1/evaluation")},
+        "authzen": {"endpoint": format!("http://{at}/access/v1/evaluation"), "timeout": "5s"},
         "onUnavailable": "unknown",
         "request": {
             "subject": {"type": "user", "id": "user.id"}, "action": "use-as-justification",

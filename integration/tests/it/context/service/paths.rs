@@ -109,7 +109,7 @@ async fn a_job_acts_for_a_user_with_a_justification_that_was_checked() {
     let mut policy = token_service::policy(&web(&lab, entry));
     policy["spec"]["justification"]["kinds"]["ticket"]["validate"] = json!("tickets");
     let validator = json!({
-        "authzen": {"endpoint": format!("http://{}/access/v1/evaluation", tickets.address)},
+        "authzen": {"endpoint": format!("http://{}/access/v1/evaluation", tickets.address), "timeout": "5s"},
         "onUnavailable": "unknown", "facts": {"status": "string"},
         "request": {
             "subject": {"type": "user", "id": "user.id"}, "action": "use-as-justification",
