@@ -302,7 +302,16 @@ async fn relay(
     }
     let body = body.map_err(Into::into).boxed_unsync();
     let call = Call { method: head.method, host, target, headers, body };
-    let mut conn = match head.version {
+    onward(outbound, head.version, call).await
+}
+
+/// Makes the call over a connection of its own, in the protocol it came in; bodies stream.
+pub(crate) async fn onward(
+    outbound: SocketAddr,
+    version: Version,
+    call: Call,
+) -> Result<Response<Body>> {
+    let mut conn = match version {
         Version::HTTP_2 => Conn::h2(outbound).await?,
         _ => Conn::h1(outbound).await?,
     };

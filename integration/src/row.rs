@@ -225,18 +225,5 @@ async fn onward(request: Request<Incoming>, outbound: SocketAddr) -> Result<Resp
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let body = body.map_err(Into::into).boxed_unsync();
     let call = Call { method: head.method, host: format!("{next}.shop"), target, headers, body };
-    let mut conn = match head.version {
-        Version::HTTP_2 => Conn::h2(outbound).await?,
-        _ => Conn::h1(outbound).await?,
-    };
-    let (mut head, body) = conn.start(call).await?.into_parts();
-    for name in ["connection", "transfer-encoding"] {
-        head.headers.remove(name);
-    }
-    // The connection must live as long as the body does.
-    let body = body.map_err(move |error| {
-        let _open = &conn;
-        error.into()
-    });
-    Ok(Response::from_parts(head, body.boxed_unsync()))
+    crate::app::onward(outbound, head.version, call).await
 }
