@@ -28,10 +28,11 @@ use sidecars::Make;
 const HELP: &str = "\
 Measures a countersign pair against an Envoy pair on this machine.
 
-Usage: countersign-bench run [--quick] [--only PEER] [--envoy PATH] [--proxy PATH]
+Usage: countersign-bench run [--quick] [--only PEER] [--case NAME] [--envoy PATH] [--proxy PATH]
 
   --quick        fewer and shorter rounds, under 5 minutes; also QUICK=1
   --only PEER    measure only `countersign` or `envoy`; the other column stays empty
+  --case NAME    measure only cases whose name contains NAME, such as `h1_no_token`
   --envoy PATH   Envoy's executable, if not COUNTERSIGN_ENVOY or what `cargo xtask testbed` installs
   --proxy PATH   countersign-proxy, if not the one in COUNTERSIGN_BIN_DIR or beside this program
 
@@ -64,12 +65,14 @@ fn wanted(args: &[String]) -> Option<Wanted> {
         quick: env::QUICK.get().is_some_and(|value| value != "0"),
         proxy: programs.map(|folder| Path::new(&folder).join("countersign-proxy")),
         only: None,
+        case: None,
         envoy: env::COUNTERSIGN_ENVOY.get().map(PathBuf::from),
     };
     while let Some(option) = args.next() {
         match option {
             "--quick" => wanted.quick = true,
             "--only" => wanted.only = Some(Make::parse(args.next()?)?),
+            "--case" => wanted.case = Some(args.next()?.to_owned()),
             "--envoy" => wanted.envoy = Some(args.next()?.into()),
             "--proxy" => wanted.proxy = Some(args.next()?.into()),
             _ => return None,

@@ -36,6 +36,8 @@ pub(crate) struct Wanted {
     pub(crate) quick: bool,
     /// Leaves the other make out.
     pub(crate) only: Option<Make>,
+    /// Leaves all cases out whose name does not contain it.
+    pub(crate) case: Option<String>,
     /// Envoy's executable; `None`: the test-bed's.
     pub(crate) envoy: Option<PathBuf>,
     /// The executable of countersign-proxy; `None`: the one beside this program.
@@ -66,7 +68,7 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
         .into_iter()
         .filter(|make| wanted.only.is_none_or(|only| only == *make))
         .collect();
-    let mut bench = Bench::start(plan, &makes, &setting, &server)?;
+    let mut bench = Bench::start(plan, wanted, &makes, &setting, &server)?;
     for round in 0..plan.rounds {
         eprintln!("round {} of {}", round + 1, plan.rounds);
         bench.round(round)?;
@@ -82,6 +84,7 @@ fn program_dir() -> Result<PathBuf> {
 
 struct Bench<'a> {
     plan: Plan,
+    cases: Vec<&'static Case>,
     server: &'a Backend,
     tokens: Rc<TokenPool>,
     pairs: Vec<(Variant, Pair)>,
@@ -94,6 +97,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn start(
         plan: Plan,
+        wanted: &Wanted,
         makes: &[Make],
         setting: &Setting,
         server: &'a Backend,
@@ -112,8 +116,10 @@ impl<'a> Bench<'a> {
             }
         }
         let tokens = setting.tokens.clone();
+        let named = |case: &&Case| wanted.case.as_ref().is_none_or(|part| case.name.contains(part));
         Ok(Bench {
             plan,
+            cases: CASES.iter().filter(named).collect(),
             server,
             tokens,
             pairs,
@@ -124,7 +130,7 @@ impl<'a> Bench<'a> {
     }
 
     fn round(&mut self, round: usize) -> Result<()> {
-        for case in &CASES {
+        for case in self.cases.clone() {
             self.direct(round, case)?;
             let mut turns: Vec<usize> =
                 (0..self.pairs.len()).filter(|at| self.pairs[*at].0 == case.variant).collect();
