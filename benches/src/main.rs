@@ -12,10 +12,13 @@ mod backend;
 mod figures;
 mod load;
 mod machine;
+mod measures;
 mod pki;
 mod plan;
 mod run;
 mod sidecars;
+mod stage;
+mod targets;
 mod tokens;
 
 use std::path::{Path, PathBuf};

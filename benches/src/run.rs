@@ -1,42 +1,39 @@
-//! One run from start to `summary.json`: starts the server and the pairs, measures every case in
-//! every round with the pairs taking turns, and writes down what came out and under which
-//! conditions.
+//! One run from start to `summary.json`: takes every measure in every round, with the sides taking
+//! turns, and writes down what came out and under which conditions.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::figures::{Figures, Side};
-use crate::load::{self, Protocol, Target};
 use crate::machine::{self, Cores};
+use crate::measures::{self, Measure};
 use crate::pki::Pki;
-use crate::plan::{CASES, Case, Loop, MEMORY_CASE, Plan};
-use crate::sidecars::{self, Make, Pair, Setting, Variant};
+use crate::plan::Plan;
+use crate::sidecars::{self, Make, Setting};
+use crate::stage::Stage;
 use crate::tokens::TokenPool;
 
 /// A round counts only if the server alone was this close to its median.
 const STEADY: f64 = 0.05;
-/// ... and processes outside the run took less than this share of a core.
-const FOREIGN_MAX: f64 = 0.1;
+/// What tells how steady the machine was.
+const STEADY_FIGURE: &str = "throughput_h1_fresh_es256";
 /// Above this share of their core, generator and server hold the proxies back.
 const LOAD_CORE_MAX: f64 = 0.9;
-/// Rest before idle memory is read.
-const SETTLE: Duration = Duration::from_secs(1);
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     /// The short plan.
     pub(crate) quick: bool,
-    /// Leaves the other make out.
+    /// Leaves the other makes out.
     pub(crate) only: Option<Make>,
-    /// Leaves all cases out whose name does not contain it.
+    /// Leaves all measures out whose name does not contain it.
     pub(crate) case: Option<String>,
     /// Envoy's executable; `None`: the test-bed's.
     pub(crate) envoy: Option<PathBuf>,
@@ -44,9 +41,25 @@ pub(crate) struct Wanted {
     pub(crate) proxy: Option<PathBuf>,
 }
 
+impl Wanted {
+    fn measures(&self, plan: &Plan) -> Vec<Box<dyn Measure>> {
+        let mut measures = measures::all(plan);
+        if let Some(part) = &self.case {
+            measures.retain(|measure| measure.name().contains(part));
+        }
+        measures
+    }
+
+    fn takes(&self, side: Side) -> bool {
+        self.only.is_none_or(|only| side == Side::Direct || side == Side::Of(only))
+    }
+}
+
 /// Runs the bench.
 pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
     let plan = if wanted.quick { Plan::QUICK } else { Plan::FULL };
+    let measures = wanted.measures(&plan);
+    ensure!(!measures.is_empty(), "no measure's name contains {:?}", wanted.case);
     let programs = program_dir()?;
     let out = programs.parent().context("my executable has no target folder")?.join("bench");
     let work = out.join("work");
@@ -64,16 +77,16 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
         work,
         cores,
     };
-    let makes: Vec<Make> = [Make::Countersign, Make::Envoy]
-        .into_iter()
-        .filter(|make| wanted.only.is_none_or(|only| only == *make))
-        .collect();
-    let mut bench = Bench::start(plan, wanted, &makes, &setting, &server)?;
+    let mut run = Run {
+        stage: Stage::new(plan, &setting, &server),
+        figures: Figures::default(),
+        disturbed: BTreeSet::new(),
+    };
     for round in 0..plan.rounds {
         eprintln!("round {} of {}", round + 1, plan.rounds);
-        bench.round(round)?;
+        run.round(round, &measures, wanted)?;
     }
-    bench.report(&out, &setting)
+    run.report(&out)
 }
 
 /// Where this executable is: the folder of its profile in `target`.
@@ -82,150 +95,53 @@ fn program_dir() -> Result<PathBuf> {
     Ok(exe.parent().context("my executable is in no folder")?.to_path_buf())
 }
 
-struct Bench<'a> {
-    plan: Plan,
-    cases: Vec<&'static Case>,
-    server: &'a Backend,
-    tokens: Rc<TokenPool>,
-    pairs: Vec<(Variant, Pair)>,
+struct Run<'a> {
+    stage: Stage<'a>,
     figures: Figures,
-    load_core_max: f64,
     /// Rounds in which something else ran on this machine.
     disturbed: BTreeSet<usize>,
 }
 
-impl<'a> Bench<'a> {
-    fn start(
-        plan: Plan,
-        wanted: &Wanted,
-        makes: &[Make],
-        setting: &Setting,
-        server: &'a Backend,
-    ) -> Result<Bench<'a>> {
-        let mut pairs = Vec::new();
-        for variant in [Variant::FreshToken, Variant::NoToken] {
-            for make in makes {
-                pairs.push((variant, Pair::start(*make, variant, setting)?));
-            }
-        }
-        std::thread::sleep(SETTLE);
-        let mut figures = Figures::default();
-        for (variant, pair) in &pairs {
-            if *variant == Variant::FreshToken {
-                figures.add(0, "rss_idle_mb".into(), "MiB", side(pair), Some(pair.resident_mb()?));
-            }
-        }
-        let tokens = setting.tokens.clone();
-        let named = |case: &&Case| wanted.case.as_ref().is_none_or(|part| case.name.contains(part));
-        Ok(Bench {
-            plan,
-            cases: CASES.iter().filter(named).collect(),
-            server,
-            tokens,
-            pairs,
-            figures,
-            load_core_max: 0.0,
-            disturbed: BTreeSet::new(),
-        })
-    }
-
-    fn round(&mut self, round: usize) -> Result<()> {
-        for case in self.cases.clone() {
-            self.direct(round, case)?;
-            let mut turns: Vec<usize> =
-                (0..self.pairs.len()).filter(|at| self.pairs[*at].0 == case.variant).collect();
-            if round % 2 == 1 {
-                turns.reverse();
-            }
-            for at in turns {
-                self.measure_pair(round, case, at)
-                    .with_context(|| format!("{}, {:?} pair", case.name, self.pairs[at].1.make))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn direct(&mut self, round: usize, case: &Case) -> Result<()> {
-        if !case.direct {
-            return Ok(());
-        }
-        let target = Target {
-            address: self.server.address,
-            protocol: case.protocol,
-            tokens: Some(self.tokens.clone()),
-        };
-        for (name, unit, value) in self.measure(round, case, &target, &[])? {
-            let value = (!name.starts_with("cpu_")).then_some(value);
-            self.figures.add(round, name, unit, Side::Direct, value);
-        }
-        Ok(())
-    }
-
-    fn measure_pair(&mut self, round: usize, case: &Case, at: usize) -> Result<()> {
-        let pair = &self.pairs[at].1;
-        let (target, pids, side) = (pair.target(case.protocol).clone(), pair.pids(), side(pair));
-        let before = self.server.served();
-        let samples = self.measure(round, case, &target, &pids)?;
-        self.pairs[at].1.empty_audit()?;
-        check_protocol(case.variant.server_protocol(case.protocol), before, self.server.served())?;
-        for (name, unit, value) in samples {
-            self.figures.add(round, name, unit, side, Some(value));
-        }
-        if case.name == MEMORY_CASE {
-            let resident = self.pairs[at].1.resident_mb()?;
-            self.figures.add(round, "rss_loaded_mb".into(), "MiB", side, Some(resident));
-        }
-        Ok(())
-    }
-
-    /// Measures one case and gives its figures: name, unit, value.
-    fn measure(
+impl Run<'_> {
+    fn round(
         &mut self,
         round: usize,
-        case: &Case,
-        target: &Target,
-        pids: &[u32],
-    ) -> Result<Vec<(String, &'static str, f64)>> {
-        let (plan, name) = (self.plan, case.name);
-        match case.pacing {
-            Loop::Closed => {
-                let result =
-                    load::closed(target, case.shape, plan.warm_up(), plan.closed_window(), pids)?;
-                if !pids.is_empty() {
-                    self.load_core_max = self.load_core_max.max(result.load_core);
-                }
-                if result.foreign > FOREIGN_MAX {
-                    self.disturbed.insert(round);
-                }
-                let mut figures = vec![(format!("cpu_{name}"), "us", result.cpu_us)];
-                for (which, cpu_us) in ["a", "b"].iter().zip(&result.cpu_us_each) {
-                    figures.push((format!("cpu_{which}_{name}"), "us", *cpu_us));
-                }
-                figures.push((format!("throughput_{name}"), "1/s", result.throughput));
-                Ok(figures)
+        measures: &[Box<dyn Measure>],
+        wanted: &Wanted,
+    ) -> Result<()> {
+        let plan = self.stage.plan;
+        for measure in measures.iter().filter(|measure| round < measure.rounds(&plan)) {
+            let mut sides = measure.sides();
+            sides.retain(|side| wanted.takes(*side));
+            if round % 2 == 1 {
+                sides.reverse();
             }
-            Loop::Open(rate) => {
-                let result =
-                    load::open(target, case.shape, rate, plan.warm_up(), plan.open_window())?;
-                Ok(vec![
-                    (format!("p50_{name}"), "us", result.p50_us),
-                    (format!("p99_{name}"), "us", result.p99_us),
-                ])
+            for side in sides {
+                let samples = measure
+                    .sample(&mut self.stage, side)
+                    .with_context(|| format!("{}, {side:?}", measure.name()))?;
+                for sample in samples {
+                    self.figures.add(round, side, sample);
+                }
             }
         }
+        if std::mem::take(&mut self.stage.disturbed) {
+            self.disturbed.insert(round);
+        }
+        Ok(())
     }
 
-    fn report(mut self, out: &Path, setting: &Setting) -> Result<()> {
+    fn report(mut self, out: &Path) -> Result<()> {
         let notes: Vec<String> =
             self.drop_unsteady().into_iter().chain(self.load_core_note()).collect();
         self.figures.summarise();
         let mut document = serde_json::to_value(&self.figures)?;
-        document["conditions"] = self.conditions(setting);
+        document["conditions"] = self.conditions();
         document["notes"] = json!(notes);
         let text = serde_json::to_string_pretty(&document)? + "\n";
         write(&out.join("summary.json"), &text)?;
         write(&out.join("table.md"), &self.figures.markdown())?;
-        println!("{}", self.figures.table());
+        println!("{}\n{}", self.figures.table(), self.figures.targets());
         for note in notes {
             println!("note: {note}");
         }
@@ -235,8 +151,8 @@ impl<'a> Bench<'a> {
 
     /// Takes out the rounds that do not count and says which; keeps all of them if most are such.
     fn drop_unsteady(&mut self) -> Option<String> {
-        let total = self.plan.rounds;
-        let mut bad = self.figures.unsteady("throughput_h1_fresh_es256", STEADY);
+        let total = self.stage.plan.rounds;
+        let mut bad = self.figures.unsteady(STEADY_FIGURE, STEADY);
         bad.extend(&self.disturbed);
         if bad.is_empty() {
             return None;
@@ -246,7 +162,7 @@ impl<'a> Bench<'a> {
              median, or other processes took more than a tenth of a core",
             bad.len()
         );
-        if bad.len() * 2 > total {
+        if bad.len() * 2 >= total {
             return Some(format!("{why}; they count all the same, so these figures are doubtful"));
         }
         self.figures.drop_rounds(&bad, total);
@@ -254,21 +170,23 @@ impl<'a> Bench<'a> {
     }
 
     fn load_core_note(&self) -> Option<String> {
-        (self.load_core_max > LOAD_CORE_MAX).then(|| {
+        let busy = self.stage.load_core_max;
+        (busy > LOAD_CORE_MAX).then(|| {
             format!(
                 "generator and server were busy up to {:.0} % of their core: throughput may be \
                  theirs, CPU per request is not affected",
-                self.load_core_max * 100.0
+                busy * 100.0
             )
         })
     }
 
-    fn conditions(&self, setting: &Setting) -> Value {
+    fn conditions(&self) -> Value {
+        let setting = self.stage.setting;
         json!({
             "machine": machine::describe(),
-            "plan": self.plan,
+            "plan": self.stage.plan,
             "token_bytes_peer": setting.tokens.token_bytes(),
-            "load_core_busy_max": self.load_core_max,
+            "load_core_busy_max": self.stage.load_core_max,
             "pinning": {"load": setting.cores.load, "proxies": setting.cores.proxies},
         })
     }
@@ -276,24 +194,4 @@ impl<'a> Bench<'a> {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
-}
-
-fn side(pair: &Pair) -> Side {
-    match pair.make {
-        Make::Countersign => Side::Ours,
-        Make::Envoy => Side::Peer,
-    }
-}
-
-/// Pairs that speak different protocols to the server do different jobs.
-fn check_protocol(wanted: Protocol, before: (u64, u64), after: (u64, u64)) -> Result<()> {
-    let (h1, h2) = (after.0 - before.0, after.1 - before.1);
-    let (right, wrong) = match wanted {
-        Protocol::H1 => (h1, h2),
-        Protocol::H2 => (h2, h1),
-    };
-    if right == 0 || wrong > 0 {
-        bail!("the server saw {h1} HTTP/1.1 and {h2} HTTP/2 requests, not only {wanted:?}");
-    }
-    Ok(())
 }

@@ -8,6 +8,7 @@ mod h1;
 mod h2;
 mod open;
 mod pace;
+mod reading;
 mod slot;
 
 use std::cell::{Cell, RefCell};
@@ -20,6 +21,7 @@ use tokio::runtime::Runtime;
 
 pub(crate) use closed::closed;
 pub(crate) use open::open;
+pub(crate) use reading::Load;
 pub(crate) use slot::{probe, status};
 
 use crate::tokens::TokenPool;

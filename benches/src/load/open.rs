@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::pace::Pace;
+use super::reading::{Load, Reading};
 use super::slot::{Slot, connect};
 use super::{Shape, Tally, Target, runtime};
 
@@ -43,17 +44,25 @@ pub(crate) fn open(
     rate: u32,
     warm_up: Duration,
     window: Duration,
-) -> Result<Open> {
+    pids: &[u32],
+) -> Result<(Open, Load)> {
     LocalSet::new().block_on(&runtime()?, async {
         let queue = Rc::new(Queue::default());
         for slot in connect(target, shape).await? {
             tokio::task::spawn_local(serve_queue(slot, target.clone(), queue.clone()));
         }
         let start = Instant::now();
-        let issued = issue(&queue, rate, start + warm_up + window).await?;
+        let end = start + warm_up + window;
+        let readings = async {
+            tokio::time::sleep(warm_up).await;
+            let before = Reading::take(&queue.tally, pids)?;
+            tokio::time::sleep(window).await;
+            Ok((before, Reading::take(&queue.tally, pids)?))
+        };
+        let (issued, (before, after)) = tokio::try_join!(issue(&queue, rate, end), readings)?;
         drain(&queue, issued).await?;
         queue.tally.check()?;
-        Ok(summarise(&queue.answered.borrow(), start + warm_up))
+        Ok((summarise(&queue.answered.borrow(), start + warm_up), after.since(&before)))
     })
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::process::Proxy;
-use super::{Make, Pair, RULES, Setting, Variant, free_port, write_json};
+use super::{Pair, RULES, Setting, Variant, free_port, write_json};
 use crate::load::{HOST, Protocol, Target};
 use crate::pki::{GATEWAY_ID, Leaf, ORDERS_ID, Pki, TRUST_DOMAIN};
 
@@ -37,10 +37,10 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
         Proxy::start(&format!("countersign-{variant:?}-{role}"), &mut command, &setting.work)
     };
     let target = |protocol| Target { address: at.a, protocol, tokens: None };
+    let b = start("b", &files.b)?;
+    let a = start("a", &files.a)?;
     Ok(Pair {
-        make: Make::Countersign,
-        b: start("b", &files.b)?,
-        a: start("a", &files.a)?,
+        proxies: vec![a, b],
         h1: target(Protocol::H1),
         h2: target(Protocol::H2),
         audit: files.audit,

@@ -14,7 +14,7 @@ use countersign_config::env;
 use serde_json::{Value, json};
 
 use super::process::Proxy;
-use super::{Make, Pair, RULES, Setting, Variant, free_port, write_json};
+use super::{Pair, RULES, Setting, Variant, free_port, write_json};
 use crate::load::{Protocol, Target};
 use crate::pki::{GATEWAY_ID, Leaf, ORDERS_ID, Pki, TRUST_DOMAIN};
 
@@ -68,10 +68,10 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
     };
     let tokens = (variant == Variant::FreshToken).then(|| setting.tokens.clone());
     let target = |address, protocol| Target { address, protocol, tokens: tokens.clone() };
+    let b = start("b", "4702", &b)?;
+    let a = start("a", "4701", &a)?;
     Ok(Pair {
-        make: Make::Envoy,
-        b: start("b", "4702", &b)?,
-        a: start("a", "4701", &a)?,
+        proxies: vec![a, b],
         h1: target(a_h1, Protocol::H1),
         h2: target(a_h2, Protocol::H2),
         audit: Vec::new(),

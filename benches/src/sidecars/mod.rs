@@ -22,7 +22,7 @@ pub(crate) use process::end_with_us;
 const RULES: usize = 20;
 
 /// Whose proxies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Make {
     /// The reference.
     Envoy,
@@ -31,18 +31,22 @@ pub(crate) enum Make {
 }
 
 impl Make {
+    /// Its name on the command line and in the results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Make::Envoy => "envoy",
+            Make::Countersign => "countersign",
+        }
+    }
+
     /// From its name on the command line.
     pub(crate) fn parse(name: &str) -> Option<Make> {
-        match name {
-            "envoy" => Some(Make::Envoy),
-            "countersign" => Some(Make::Countersign),
-            _ => None,
-        }
+        [Make::Envoy, Make::Countersign].into_iter().find(|make| make.name() == name)
     }
 }
 
 /// What authenticates the request beside the certificate of A.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Variant {
     /// B verifies an ES256 token that no earlier request carried.
     FreshToken,

@@ -37,10 +37,8 @@ pub(crate) struct Setting {
 
 /// Two running proxies.
 pub(crate) struct Pair {
-    /// Whose.
-    pub(crate) make: Make,
-    pub(super) a: Proxy,
-    pub(super) b: Proxy,
+    /// In the order of the path.
+    pub(super) proxies: Vec<Proxy>,
     pub(super) h1: Target,
     pub(super) h2: Target,
     /// Audit records, in files that grow with every request.
@@ -72,12 +70,12 @@ impl Pair {
         }
     }
 
-    /// Both processes.
-    pub(crate) fn pids(&self) -> [u32; 2] {
-        [self.a.pid(), self.b.pid()]
+    /// All processes, in the order of the path.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.proxies.iter().map(Proxy::pid).collect()
     }
 
-    /// Resident memory of both, in mebibytes.
+    /// Resident memory of all, in mebibytes.
     pub(crate) fn resident_mb(&self) -> Result<f64> {
         let mut bytes = 0;
         for pid in self.pids() {
@@ -112,10 +110,12 @@ impl Pair {
         let deadline = Instant::now() + READY_MAX;
         for target in [&self.h1, &self.h2] {
             while let Err(error) = probe(target) {
-                self.a.check_alive()?;
-                self.b.check_alive()?;
+                for proxy in &mut self.proxies {
+                    proxy.check_alive()?;
+                }
                 if Instant::now() > deadline {
-                    return Err(error.context(format!("{}{}", self.a.tail(), self.b.tail())));
+                    let tails: String = self.proxies.iter().map(Proxy::tail).collect();
+                    return Err(error.context(tails));
                 }
                 std::thread::sleep(Duration::from_millis(50));
             }
