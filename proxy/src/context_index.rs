@@ -25,7 +25,7 @@ use crate::signers::Signer;
 use call::{Ambiguous, Found};
 pub use call::{Asked, Call, Lookup, Propagation};
 use names::TokenName;
-pub use names::{Handle, TraceId};
+pub use names::{Handle, TRACEPARENT, TraceId};
 
 const SHARDS: usize = 16;
 

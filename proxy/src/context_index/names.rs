@@ -3,9 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::SHARDS;
+
+/// The field a trace id stands in.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Names one open inbound request to its own app. 16 random bytes, useless in any other pod.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,11 +75,27 @@ impl TraceId {
 
     /// A `traceparent` header for this trace, not sampled, with the given parent id.
     pub fn traceparent(self, parent: [u8; 8]) -> String {
-        format!("00-{:032x}-{:016x}-00", self.0, u64::from_be_bytes(parent).max(1))
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        push_hex(&mut text, &self.0.to_be_bytes());
+        text.push('-');
+        push_hex(&mut text, &u64::from_be_bytes(parent).max(1).to_be_bytes());
+        text.push_str("-00");
+        text
     }
 
     pub(super) fn shard(self) -> usize {
         usize::try_from(self.0 % (SHARDS as u128)).unwrap_or(0)
+    }
+}
+
+/// Lower-case digits, without the machinery of `format!`: it runs for every request.
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 0xf] {
+            let letter = digit >= 10;
+            text.push(char::from(if letter { b'a' + digit - 10 } else { b'0' + digit }));
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! mandatory; nobody else can state an address this way. A client holds at most
 //! `CONNS_PER_SOURCE_MAX` connections, silent ones included: it is counted before anything is read.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_config::{GatewayListener, limits};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
@@ -25,6 +26,7 @@ use crate::gateway::proxy_protocol::{self, Parsed, PpVersion};
 use crate::gateway::sources::Place;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
+use crate::http::hygiene;
 use crate::http::serve::{self, Ending, Exchange};
 use crate::inbound::accept::connection_age;
 use crate::intercept::prefixed::{Prefixed, Version, read_version};
@@ -52,6 +54,9 @@ pub struct Connection {
     proxied: Option<(IpAddr, PpVersion)>,
     sni: Option<String>,
     certificate: Option<ClientCertificate>,
+    /// What was last written of a client's address: that of the next request is nearly always the
+    /// same.
+    forwarded_for: RefCell<Option<(IpAddr, HeaderValue)>>,
     series: PeerSeries,
     _place: Option<Place>,
     _open: OpenConnection,
@@ -100,6 +105,7 @@ pub async fn connection(
             proxied,
             sni,
             certificate,
+            forwarded_for: RefCell::default(),
             series,
             _place: place,
             _open: open,
@@ -243,6 +249,19 @@ impl Connection {
     /// The address in the PROXY header.
     pub fn proxied(&self) -> Option<(IpAddr, PpVersion)> {
         self.proxied
+    }
+
+    /// What `X-Forwarded-For` says of `client`.
+    pub(super) fn forwarded_for(&self, client: IpAddr) -> HeaderValue {
+        let mut last = self.forwarded_for.borrow_mut();
+        match &*last {
+            Some((ip, value)) if *ip == client => value.clone(),
+            Some(_) | None => {
+                let value = hygiene::forwarded_for(client);
+                *last = Some((client, value.clone()));
+                value
+            }
+        }
     }
 
     /// Behind a trusted proxy a request takes one of its client's places, until it has ended.

@@ -34,12 +34,12 @@ mod tests;
 
 use countersign_config::CorsPreflight;
 use countersign_policy::doc::{ContextPolicy, WhenMissing};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 
 use crate::clock::Now;
-use crate::context_index::TraceId;
+use crate::context_index::{TRACEPARENT, TraceId};
 use crate::gateway::accept::Connection;
 use crate::gateway::callers::CallerError;
 use crate::gateway::capture::{CaptureError, KindMatch};
@@ -61,6 +61,8 @@ use crate::outbound::forward::{self, Outgoing};
 use crate::outbound::hand_on::Carries;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::tls::clients::ClientCertificate;
+
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// One request from outside, from the head to the response head.
 async fn serve(
@@ -85,7 +87,7 @@ async fn serve(
     let slot = conn.placed(slot, &client)?;
     check_length(conn, &parts)?;
     restart_trace(conn, &mut parts.headers);
-    hygiene::set_forwarded(&mut parts.headers, client.ip, conn.scheme());
+    hygiene::set_forwarded(&mut parts.headers, conn.forwarded_for(client.ip), conn.scheme());
     journal.client(&client);
     let route = route(rules, &head)?;
     let justification = stated(&rules.policy, &head)?;
@@ -267,11 +269,11 @@ fn stated(
 
 /// The mesh finds contexts by trace id, so an outsider may not choose one: the trace starts here.
 fn restart_trace(conn: &Connection, headers: &mut HeaderMap) {
-    headers.remove("tracestate");
+    headers.remove(TRACESTATE);
     let trace = TraceId::new(conn.worker().random());
     let text = trace.traceparent(conn.worker().random());
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.insert("traceparent", value);
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(TRACEPARENT, value);
     }
 }
 

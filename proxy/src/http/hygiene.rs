@@ -26,7 +26,7 @@ pub use reserved::{
     strip_reserved, take_reserved,
 };
 pub(crate) use values::percent_encode;
-pub use values::{encode_list, encode_scope, encode_value, is_grpc, set_forwarded};
+pub use values::{encode_list, encode_scope, encode_value, forwarded_for, is_grpc, set_forwarded};
 
 /// Why a head cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::request;
 
 use crate::clock::Now;
-use crate::context_index::{Asked, Call, Held, Lookup, TraceId};
+use crate::context_index::{Asked, Call, Held, Lookup, TRACEPARENT, TraceId};
 use crate::http::hygiene::{Field, Presented};
 use crate::inbound::again;
 use crate::journal::Journal;
@@ -36,7 +36,7 @@ pub fn find(
         Ok(Some(token)) => Asked::Once(token),
         Err(_) => Asked::Repeatedly,
     };
-    let mut traces = parts.headers.get_all("traceparent").iter();
+    let mut traces = parts.headers.get_all(TRACEPARENT).iter();
     let trace = match (traces.next(), traces.next()) {
         (Some(only), None) => only.to_str().ok().and_then(TraceId::parse),
         _ => None,

@@ -43,6 +43,8 @@ pub struct Endpoint {
 pub struct Destination {
     /// `namespace/name` of its document.
     pub name: Arc<str>,
+    /// `namespace/name:port` of its document; `None` where no document describes it.
+    pub document: Option<Arc<str>>,
     /// The port clients call.
     pub port: u16,
     /// What is spoken there; `None`: nothing is declared.
@@ -267,6 +269,7 @@ impl Pod {
 fn undeclared(name: &str, port: u16, peer: ToPeer, endpoints: Vec<Endpoint>) -> Destination {
     Destination {
         name: name.into(),
+        document: None,
         port,
         protocol: None,
         peer,
@@ -355,6 +358,7 @@ impl Read {
         }
         Destination {
             name: Arc::clone(name),
+            document: Some(format!("{name}:{}", port.port).into()),
             port: port.port,
             protocol: Some(port.protocol),
             peer: self.peer.clone(),

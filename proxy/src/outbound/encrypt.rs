@@ -121,7 +121,7 @@ pub async fn lease(
     let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);
     let begun = Instant::now();
     let mut tried: Option<SocketAddr> = None;
-    let mut last = refused(Refusal::UpstreamUnreachable, "the destination has no endpoint");
+    let mut last = None;
     for _ in 0..ENDPOINTS_TRIED_MAX {
         let Some(endpoint) = choose(worker, destination, way.only, tried.as_slice(), begun) else {
             break;
@@ -141,11 +141,12 @@ pub async fn lease(
         };
         match secured {
             Ok(secured) => return Ok(Secured { spent: begun.elapsed(), ..secured }),
-            Err(error) if may_try_another(&error) => last = of_error(&error),
+            Err(error) if may_try_another(&error) => last = Some(of_error(&error)),
             Err(error) => return Err(of_error(&error)),
         }
     }
-    Err(last)
+    let nowhere = "the destination has no endpoint";
+    Err(last.unwrap_or_else(|| refused(Refusal::UpstreamUnreachable, nowhere)))
 }
 
 /// Takes another connection for a request that is sent once more: to another endpoint where the

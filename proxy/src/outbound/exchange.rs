@@ -23,7 +23,7 @@ use crate::tls::peer::MeshPeer;
 use crate::upstream::breaker::Failure;
 use crate::upstream::endpoints::Visit;
 use crate::upstream::mesh::MeshEnds;
-use crate::upstream::pool::{Checkout, SendFailed};
+use crate::upstream::pool::{Checkout, Lease, SendFailed};
 use crate::upstream::retry::{self, Kept};
 use crate::worker::Worker;
 
@@ -40,13 +40,36 @@ pub(super) struct Try {
 /// A response head, and what its body holds until it ended.
 pub(super) type Answer = (Response<Incoming>, Checkout);
 
-/// A try that has ended, one way or the other.
-struct Tried {
-    sent: Result<Answer, Box<SendFailed>>,
-    kept: Option<Kept>,
+/// A try that is on its way.
+struct Sending {
+    kept: Option<Box<Kept>>,
     ends: Option<Rc<MeshEnds>>,
     /// The certificates of earlier holders that went along.
     brought: Vec<Thumbprint>,
+}
+
+impl Sending {
+    fn tried(self, sent: Result<Answer, Box<SendFailed>>) -> Tried {
+        let Sending { kept, ends, brought } = self;
+        Tried { sent, kept, ends, brought }
+    }
+}
+
+/// A try that has ended, one way or the other.
+struct Tried {
+    sent: Result<Answer, Box<SendFailed>>,
+    kept: Option<Box<Kept>>,
+    ends: Option<Rc<MeshEnds>>,
+    /// The certificates of earlier holders that went along.
+    brought: Vec<Thumbprint>,
+}
+
+/// What an answer says about the certificates that went along.
+enum Looked {
+    /// Nothing more is to be sent.
+    Done(Answer),
+    /// The callee lacks some, and answered with what it lacks.
+    Asked { answer: Answer, missing: Vec<Thumbprint>, kept: Option<Box<Kept>> },
 }
 
 /// What the tries of one request have in common.
@@ -74,31 +97,58 @@ impl Tries<'_> {
     ) -> Result<Answer, Refused> {
         let way = secured.way.clone().speaking(secured.alpn);
         let endpoint = secured.endpoint.clone();
-        let mut tried = self.attempt(secured, request, Bring::Unshown).await?;
-        if let Err(failed) = tried.sent {
-            let first = tried.ends.as_ref().map(|ends| ends.peer().id());
-            let (way, failed) = (way.clone(), (*failed, tried.kept));
-            let (again, request) = self.again(failed, (way, &endpoint), first, journal).await?;
-            tried = self.attempt(again, request, Bring::Unshown).await?;
+        let (lease, request, sending) = self.ready(secured, request, Bring::Unshown)?;
+        let mut tried = sending.tried(lease.send(request).await);
+        if tried.sent.is_err() {
+            // Boxed, here and below: few requests need room for a second try.
+            let once_more = self.once_more(tried, (way.clone(), &endpoint), journal);
+            tried = Box::pin(once_more).await?;
         }
+        let (answer, missing, kept) = match self.looked_at(tried)? {
+            Looked::Done(answer) => return Ok(answer),
+            Looked::Asked { answer, missing, kept } => (answer, missing, kept),
+        };
+        drop(answer);
+        Box::pin(self.with_certificates(kept, (way, &missing), journal)).await
+    }
+
+    /// Takes down what the callee has been shown, or what it asks for.
+    fn looked_at(&self, tried: Tried) -> Result<Looked, Refused> {
         let Tried { sent, kept, ends, brought } = tried;
         let answer = sent.map_err(|failed| broken(&failed.error))?;
-        let (Carries::Held(_), Some(ends)) = (self.carries, ends) else { return Ok(answer) };
+        let (Carries::Held(_), Some(ends)) = (self.carries, ends) else {
+            return Ok(Looked::Done(answer));
+        };
         let Some(missing) = hand_on::asked(&answer.0) else {
             if hand_on::has_looked(&answer.0) {
                 ends.note_shown(&brought);
             }
-            return Ok(answer);
+            return Ok(Looked::Done(answer));
         };
         ends.note_missing(&missing);
-        drop(answer);
-        self.with_certificates(kept, (way, &missing), journal).await
+        Ok(Looked::Asked { answer, missing, kept })
+    }
+
+    /// Sends a request once more whose first try failed, where it may be.
+    async fn once_more(
+        &self,
+        tried: Tried,
+        way: (Way, &Endpoint),
+        journal: &mut Journal,
+    ) -> Result<Tried, Refused> {
+        let first = tried.ends.as_ref().map(|ends| ends.peer().id());
+        let failed = match tried.sent {
+            Ok(_) => return Ok(tried),
+            Err(failed) => (*failed, tried.kept),
+        };
+        let (again, request) = self.again(failed, way, first, journal).await?;
+        self.attempt(again, request, Bring::Unshown).await
     }
 
     /// Sends the request once more to the same callee, with the certificates it asked for.
     async fn with_certificates(
         &self,
-        kept: Option<Kept>,
+        kept: Option<Box<Kept>>,
         (way, missing): (Way, &[Thumbprint]),
         journal: &mut Journal,
     ) -> Result<Answer, Refused> {
@@ -126,29 +176,41 @@ impl Tries<'_> {
     async fn attempt(
         &self,
         secured: Secured,
-        mut request: Request<ProxyBody>,
+        request: Request<ProxyBody>,
         bring: Bring<'_>,
     ) -> Result<Tried, Refused> {
+        let (lease, request, sending) = self.ready(secured, request, bring)?;
+        Ok(sending.tried(lease.send(request).await))
+    }
+
+    /// Writes the context for the callee of this connection. All that is over before the request is
+    /// sent happens here, so that the future which waits for the answer keeps none of it.
+    fn ready(
+        &self,
+        secured: Secured,
+        mut request: Request<ProxyBody>,
+        bring: Bring<'_>,
+    ) -> Result<(Lease, Request<ProxyBody>, Sending), Refused> {
         let Secured { lease, ends, endpoint, visit, .. } = secured;
         let peer = ends.as_ref().map(|ends| ends.peer().clone());
         self.last.replace(Try { visit, addr: endpoint.addr, peer });
         let headers = request.headers_mut();
         let brought = hand_on::attach(headers, self.carries, ends.as_deref(), bring)?;
-        let kept = Kept::of(&request);
-        let sent = lease.send(request).await;
-        Ok(Tried { sent, kept, ends, brought })
+        let kept = Kept::of(&request).map(Box::new);
+        Ok((lease, request, Sending { kept, ends, brought }))
     }
 
     /// Another connection for a request that may be sent again, and the request.
     async fn again(
         &self,
-        (failed, kept): (SendFailed, Option<Kept>),
+        (failed, kept): (SendFailed, Option<Box<Kept>>),
         (way, endpoint): (Way, &Endpoint),
         first: Option<&WorkloadId>,
         journal: &mut Journal,
     ) -> Result<(Secured, Request<ProxyBody>), Refused> {
         let error = broken(&failed.error);
-        let (request, why) = retry::again(failed, kept).map_err(|error| broken(&error))?;
+        let (request, why) =
+            retry::again(failed, kept.map(|kept| *kept)).map_err(|error| broken(&error))?;
         if !encrypt::may_retry(self.worker, why) {
             return Err(error);
         }

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +69,40 @@ pub async fn to_callee(
     outgoing: Outgoing,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
+    let (request, call) = ready(worker, &secured, destination, outgoing, journal)?;
+    let last = Try { visit: None, addr: secured.endpoint.addr, peer: None };
+    let last = RefCell::new(last);
+    let tries = Tries { worker, destination, carries: &call.carries, last: &last };
+    let answer = {
+        // Pinned here: who waits for it would keep room for it twice.
+        let sending = pin!(tries.run(secured, request, journal));
+        upload::head(sending, &call.upload, call.patience).await
+    };
+    let last = last.into_inner();
+    answered(worker, destination, (call, last), answer, journal)
+}
+
+/// What is left of a request that has been sent.
+struct Call {
+    upload: Awaited,
+    patience: Patience,
+    client_h1: bool,
+    authority: Authority,
+    carries: Carries,
+    slot: InFlight,
+    switch: Option<Switch>,
+    dialled: Option<SocketAddr>,
+}
+
+/// Makes the request that is sent. All that is over before then happens here, so that the future
+/// which waits for the answer keeps none of it.
+fn ready(
+    worker: &Rc<Worker>,
+    secured: &Secured,
+    destination: &Destination,
+    outgoing: Outgoing,
+    journal: &mut Journal,
+) -> Result<(Request<ProxyBody>, Call), Refused> {
     let Outgoing { mut parts, body, authority, carries, slot, switch, dialled } = outgoing;
     let client_h1 = parts.version < Version::HTTP_2;
     prepare(&mut parts, secured.alpn, &authority, destination, journal.direction)?;
@@ -91,18 +126,27 @@ pub async fn to_callee(
     if let Some(switch) = &switch {
         switch.restore(&mut request);
     }
-    let last = Try { visit: None, addr: secured.endpoint.addr, peer: None };
-    let last = RefCell::new(last);
-    let tries = Tries { worker, destination, carries: &carries, last: &last };
-    let answer = upload::head(tries.run(secured, request, journal), &upload, patience).await;
-    let Try { visit, addr, peer } = last.into_inner();
+    let call = Call { upload, patience, client_h1, authority, carries, slot, switch, dialled };
+    Ok((request, call))
+}
+
+/// Shapes what came of it into the response.
+fn answered(
+    worker: &Rc<Worker>,
+    destination: &Destination,
+    (call, last): (Call, Try),
+    answer: Result<Result<Answer, Refused>, Late>,
+    journal: &mut Journal,
+) -> Result<Response<ProxyBody>, Refused> {
+    let Try { visit, addr, peer } = last;
+    let Call { upload, patience, client_h1, authority, slot, switch, dialled, .. } = call;
     account(worker, destination, visit, &answer);
     let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::UpstreamTimeout))??;
     let guards = Guards { checkout: Some(checkout), in_flight: Some(slot), ..Guards::default() };
     let sender = if destination.is_mesh() { Sender::Mesh } else { Sender::Unauthenticated };
     let to = to(worker, destination, peer, &authority);
     let reached = to.map(|to| Reached { dialled, addr, to, exchange: switch.is_none() });
-    let answering = Answering { upload, client_h1, switch, deadline, reached };
+    let answering = Answering { upload, client_h1, switch, deadline: patience.until, reached };
     respond(worker, (response, sender), guards, answering, journal)
 }
 

@@ -49,7 +49,7 @@ pub enum To {
 /// The destination it was opened for.
 pub struct Name {
     /// `namespace/name:port` of the document; `None` for this pod itself.
-    document: Option<Box<str>>,
+    document: Option<Arc<str>>,
     /// Only the dialled address says what it leads to, so once that is gone nothing does.
     by_address: bool,
 }
@@ -57,10 +57,7 @@ pub struct Name {
 impl Name {
     /// Of a destination; `by_address` if nothing but a service's own address led there.
     pub fn of(destination: &Destination, by_address: bool) -> Name {
-        // Documents are `namespace/name`.
-        let document = destination.name.contains('/');
-        let document = document.then(|| format!("{}:{}", destination.name, destination.port));
-        Name { document: document.map(Into::into), by_address }
+        Name { document: destination.document.clone(), by_address }
     }
 
     /// What the documents say now.

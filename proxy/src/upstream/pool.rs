@@ -297,7 +297,8 @@ impl Slot {
         if opening > limits::ENDPOINT_PENDING_MAX && !target.is_app() {
             return Err(LeaseError::Crowded { addr: target.addr(), limit: "ENDPOINT_PENDING_MAX" });
         }
-        let (sender, ends) = open(target).await?;
+        // Boxed: a request that finds a connection needs no room for opening one.
+        let (sender, ends) = Box::pin(open(target)).await?;
         let sender = self.adopt(sender, ends.as_ref());
         Ok(Lease { sender, ends, reused: false, slot: self, place })
     }

@@ -23,9 +23,15 @@ pub fn encode_scope<'a>(items: impl IntoIterator<Item = &'a str>) -> HeaderValue
     encode_joined(items, " ")
 }
 
-/// Sets the forwarded fields of a request from outside, after the sender's were removed.
-pub fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str) {
-    headers.insert(X_FORWARDED_FOR, encode_value(&client.to_canonical().to_string()));
+/// What `X-Forwarded-For` says of this client.
+pub fn forwarded_for(client: IpAddr) -> HeaderValue {
+    encode_value(&client.to_canonical().to_string())
+}
+
+/// Sets the forwarded fields of a request from outside, after the sender's were removed; `client` is
+/// of [`forwarded_for`].
+pub fn set_forwarded(headers: &mut HeaderMap, client: HeaderValue, scheme: &'static str) {
+    headers.insert(X_FORWARDED_FOR, client);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
 }
 

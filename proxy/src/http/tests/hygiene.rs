@@ -345,7 +345,8 @@ fn the_gateway_replaces_what_was_said_about_the_client() {
     ]);
     gateway_request(&mut parts).unwrap();
     assert_eq!(names(&parts.headers), ["host"]);
-    set_forwarded(&mut parts.headers, "::ffff:203.0.113.7".parse().unwrap(), "https");
+    let client = forwarded_for("::ffff:203.0.113.7".parse().unwrap());
+    set_forwarded(&mut parts.headers, client, "https");
     assert_eq!(parts.headers["x-forwarded-for"], "203.0.113.7");
     assert_eq!(parts.headers["x-forwarded-proto"], "https");
 }
