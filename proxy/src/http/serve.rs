@@ -201,11 +201,12 @@ where
     let tunnel: Rc<RefCell<Option<Tunnel>>> = Rc::default();
     let service = {
         let (exchange, first) = (Rc::clone(&exchange), first.clone());
-        let (drain, monitor) = (ending.drain.clone(), monitor.clone());
+        // Shared: a clone of its tokens takes their locks, for every request.
+        let (drain, monitor) = (Rc::new(ending.drain.clone()), monitor.clone());
         let tunnel = Rc::clone(&tunnel);
         service_fn(move |request| {
             first.came();
-            let (exchange, drain) = (Rc::clone(&exchange), drain.clone());
+            let (exchange, drain) = (Rc::clone(&exchange), Rc::clone(&drain));
             let (monitor, tunnel) = (monitor.clone(), Rc::clone(&tunnel));
             // Boxed, because hyper keeps room for one such future as long as the connection lives.
             Box::pin(async move {
@@ -283,10 +284,10 @@ where
     let first = First::default();
     let service = {
         let first = first.clone();
-        let ending = ending.clone();
+        let ending = Rc::new(ending.clone());
         service_fn(move |request| {
             first.came();
-            let (exchange, ending) = (Rc::clone(&exchange), ending.clone());
+            let (exchange, ending) = (Rc::clone(&exchange), Rc::clone(&ending));
             async move {
                 let head = request.method() == Method::HEAD;
                 // Boxed: the stream is moved about before it runs, and all of this with it.
