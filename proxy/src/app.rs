@@ -72,6 +72,7 @@ enum Failed {
 
 /// Runs the proxy until a signal ends it.
 pub fn run(config: &Path) -> ExitCode {
+    machine::small_pages_only();
     match start(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed::Invalid(why)) => {

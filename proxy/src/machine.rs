@@ -1,4 +1,4 @@
-//! What this process was given: CPU and memory limits of its cgroup (v2 or v1), descriptors.
+//! What this process was given: CPU and memory limits of its cgroup (v2 or v1), descriptors, pages.
 
 use std::fs;
 use std::path::Path;
@@ -38,6 +38,12 @@ pub fn memory_limit() -> Option<u64> {
     read("/sys/fs/cgroup/memory.max")
         .or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
         .filter(|bytes| *bytes < 1 << 60)
+}
+
+/// No huge pages: where the kernel gives them to everybody, the few hundred pages that an idle proxy
+/// touches would each be 2 MiB.
+pub fn small_pages_only() {
+    _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Raises the descriptor limit as far as allowed; returns what is in force.
