@@ -44,11 +44,25 @@ logs in target/bench/work.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, address, count] = args.as_slice()
+        && word == measures::HOLD
+    {
+        return ended(holder(address, count));
+    }
     let Some(wanted) = wanted(&args) else {
         eprintln!("{HELP}");
         return ExitCode::from(2);
     };
-    match run::bench(&wanted) {
+    ended(run::bench(&wanted))
+}
+
+/// What the measure of memory starts: see [`measures::hold`].
+fn holder(address: &str, count: &str) -> anyhow::Result<()> {
+    measures::hold(address.parse()?, count.parse()?)
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("countersign-bench: {error:#}");

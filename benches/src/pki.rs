@@ -19,7 +19,11 @@ pub(crate) const GATEWAY_ID: &str = "spiffe://bench.test/ns/edge/sa/gateway";
 /// Proxy B: in front of the server.
 pub(crate) const ORDERS_ID: &str = "spiffe://bench.test/ns/shop/sa/orders";
 
+/// What proxies that check host names and no SPIFFE IDs call the server side of their TLS.
+pub(crate) const BASELINE_HOST: &str = "orders.bench.test";
+
 /// One workload's certificate and key, as files.
+#[derive(Clone)]
 pub(crate) struct Leaf {
     /// The chain, leaf first, PEM.
     pub(crate) certificate: PathBuf,
@@ -28,6 +32,7 @@ pub(crate) struct Leaf {
 }
 
 /// Everything the pairs need to authenticate each other.
+#[derive(Clone)]
 pub(crate) struct Pki {
     /// The CA certificate, PEM.
     pub(crate) bundle: PathBuf,
@@ -35,6 +40,8 @@ pub(crate) struct Pki {
     pub(crate) gateway: Leaf,
     /// The leaf of [`ORDERS_ID`].
     pub(crate) orders: Leaf,
+    /// The leaf of [`BASELINE_HOST`].
+    pub(crate) baseline: Leaf,
 }
 
 impl Pki {
@@ -46,23 +53,24 @@ impl Pki {
         let ca = Issuer::new(params, ca_key);
         Ok(Pki {
             bundle,
-            gateway: leaf(dir, "gateway", GATEWAY_ID, &ca)?,
-            orders: leaf(dir, "orders", ORDERS_ID, &ca)?,
+            gateway: leaf(dir, "gateway", uri(GATEWAY_ID)?, &ca)?,
+            orders: leaf(dir, "orders", uri(ORDERS_ID)?, &ca)?,
+            baseline: leaf(dir, "baseline", SanType::DnsName(BASELINE_HOST.try_into()?), &ca)?,
         })
     }
 }
 
 fn ca_params() -> Result<CertificateParams> {
-    let mut params = day_long(&format!("spiffe://{TRUST_DOMAIN}"))?;
+    let mut params = day_long(uri(&format!("spiffe://{TRUST_DOMAIN}"))?)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "countersign bench");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
 }
 
-fn leaf(dir: &Path, name: &str, id: &str, ca: &Issuer<'_, KeyPair>) -> Result<Leaf> {
+fn leaf(dir: &Path, name: &str, san: SanType, ca: &Issuer<'_, KeyPair>) -> Result<Leaf> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = day_long(id)?;
+    let mut params = day_long(san)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -74,11 +82,15 @@ fn leaf(dir: &Path, name: &str, id: &str, ca: &Issuer<'_, KeyPair>) -> Result<Le
     })
 }
 
-/// Empty subject, one URI SAN, valid from a minute ago for a day.
-fn day_long(id: &str) -> Result<CertificateParams> {
+fn uri(id: &str) -> Result<SanType> {
+    Ok(SanType::URI(id.try_into()?))
+}
+
+/// Empty subject, one alternative name, valid from a minute ago for a day.
+fn day_long(san: SanType) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
+    params.subject_alt_names = vec![san];
     let now = SystemTime::now();
     params.not_before = (now - Duration::from_secs(60)).into();
     params.not_after = (now + Duration::from_secs(24 * 3600)).into();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use crate::backend::Backend;
-use crate::load::Load;
+use crate::load::{Load, Protocol, Target};
 use crate::plan::Plan;
 use crate::sidecars::{Make, Pair, Setting, Variant};
 
@@ -45,6 +45,12 @@ impl<'a> Stage<'a> {
             Some(pair) => Ok(pair),
             None => anyhow::bail!("the {make:?} pair ({variant:?}) is gone"),
         }
+    }
+
+    /// The server without proxies.
+    pub(crate) fn direct(&self, protocol: Protocol) -> Target {
+        let tokens = Some(self.setting.tokens.clone());
+        Target { address: self.server.address, protocol, tokens }
     }
 
     /// Ends a pair that later measures do not need, or need fresh.

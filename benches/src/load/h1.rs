@@ -2,11 +2,11 @@
 //! the status and the length and skips the rest, so that the generator stays cheap.
 
 use std::io::{Error, ErrorKind, Result};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderValue;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::slot::Answer;
 use super::{HOST, PATH};
@@ -25,7 +25,21 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects; every request will use `method`, without a body.
     pub(super) async fn open(address: SocketAddr, method: &str) -> Result<Connection> {
-        let stream = TcpStream::connect(address).await?;
+        Connection::over(TcpStream::connect(address).await?, method)
+    }
+
+    /// The same from an address of our own.
+    pub(super) async fn open_from(
+        source: IpAddr,
+        address: SocketAddr,
+        method: &str,
+    ) -> Result<Connection> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        Connection::over(socket.connect(address).await?, method)
+    }
+
+    fn over(stream: TcpStream, method: &str) -> Result<Connection> {
         stream.set_nodelay(true)?;
         let request =
             format!("{method} {PATH} HTTP/1.1\r\nhost: {HOST}\r\naccept: */*\r\n").into_bytes();

@@ -3,9 +3,11 @@
 //! requests on a clock and measures from the intended start, so a stall is charged to every
 //! request it delayed (no coordinated omission).
 
+mod churn;
 mod closed;
 mod h1;
 mod h2;
+mod hold;
 mod open;
 mod pace;
 mod reading;
@@ -19,7 +21,9 @@ use anyhow::{Result, bail};
 use http::HeaderValue;
 use tokio::runtime::Runtime;
 
+pub(crate) use churn::churn;
 pub(crate) use closed::closed;
+pub(crate) use hold::hold;
 pub(crate) use open::open;
 pub(crate) use reading::Load;
 pub(crate) use slot::{probe, status};

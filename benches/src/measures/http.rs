@@ -101,7 +101,8 @@ impl Measure for Case {
 
     fn sides(&self) -> Vec<Side> {
         let direct = self.direct.then_some(Side::Direct);
-        direct.into_iter().chain([Make::Countersign, Make::Envoy].map(Side::Of)).collect()
+        let sides = direct.into_iter().chain([Make::Countersign, Make::Envoy].map(Side::Of));
+        sides.chain(self.baselines().iter().copied().map(Side::Of)).collect()
     }
 
     fn sample(&self, stage: &mut Stage<'_>, side: Side) -> Result<Vec<Sample>> {
@@ -121,6 +122,15 @@ impl Measure for Case {
 }
 
 impl Case {
+    /// Who can do this without deciding anything.
+    fn baselines(&self) -> &'static [Make] {
+        match (self.variant, self.protocol) {
+            (Variant::NoToken, Protocol::H1) => &[Make::Haproxy, Make::Nginx],
+            (Variant::NoToken, Protocol::H2) => &[Make::Haproxy],
+            (Variant::FreshToken, _) => &[],
+        }
+    }
+
     /// The server without proxies; what it costs is not ours to compare.
     fn bare(&self, stage: &mut Stage<'_>) -> Result<Vec<Sample>> {
         let target = Target {

@@ -1,38 +1,59 @@
-//! Resident memory of a pair that has had no load yet.
+//! Resident memory of one proxy: idle after its first requests, and with connections of clients
+//! that have each been used once and then fell silent. The processes are new: none has seen load.
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use super::hold::Held;
 use super::{Measure, Sample};
 use crate::figures::Side;
+use crate::load::Protocol;
+use crate::machine;
 use crate::plan::Plan;
-use crate::sidecars::{Make, Variant};
+use crate::sidecars::{Make, Pair, Variant};
 use crate::stage::Stage;
 
-/// Rest before it is read.
+/// Rest before memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Idle clients held at once.
+const IDLE: [usize; 2] = [1000, 8000];
 
-/// Both proxies of a pair, idle.
-pub(super) struct Idle;
+/// MB of proxy A, whose clients are the idle ones; without them the larger of both.
+pub(super) struct Resident;
 
-impl Measure for Idle {
+impl Measure for Resident {
     fn name(&self) -> &str {
-        "rss_idle_pair"
+        "rss"
     }
 
     fn sides(&self) -> Vec<Side> {
-        vec![Side::Of(Make::Countersign), Side::Of(Make::Envoy)]
+        [Make::Countersign, Make::Envoy, Make::Haproxy, Make::Nginx].map(Side::Of).into()
     }
 
-    fn rounds(&self, _: &Plan) -> usize {
-        1
+    fn rounds(&self, plan: &Plan) -> usize {
+        if plan.quick { 1 } else { 3 }
     }
 
     fn sample(&self, stage: &mut Stage<'_>, side: Side) -> Result<Vec<Sample>> {
         let Side::Of(make) = side else { return Ok(Vec::new()) };
-        let pair = stage.pair(make, Variant::FreshToken)?;
+        let pair = Pair::start(make, Variant::NoToken, stage.setting)?;
         std::thread::sleep(SETTLE);
-        Ok(vec![Sample::new(self.name(), "MiB", pair.resident_mb()?)])
+        let larger = resident(&pair)?.into_iter().fold(0.0, f64::max);
+        let mut samples = vec![Sample::new("rss_idle_mb", "MB", larger)];
+        for count in IDLE {
+            let held = Held::open(pair.target(Protocol::H1).address, count)?;
+            std::thread::sleep(SETTLE);
+            let first = resident(&pair)?.first().copied().context("a pair without proxies")?;
+            drop(held);
+            samples.push(Sample::new(format!("rss_{count}_idle_mb"), "MB", first));
+        }
+        Ok(samples)
     }
+}
+
+/// Megabytes of each proxy, in the order of the path.
+fn resident(pair: &Pair) -> Result<Vec<f64>> {
+    let megabytes = |pid| Ok(machine::resident_bytes(pid)? as f64 / 1e6);
+    pair.pids().into_iter().map(megabytes).collect()
 }

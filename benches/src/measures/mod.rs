@@ -2,10 +2,16 @@
 //! the pairs; the sides of a measure take turns within a round, so that what the machine does
 //! meanwhile meets all of them. To add one: a module here, and a line in [`all`].
 
+mod connections;
+mod hold;
 mod http;
 mod memory;
+mod startup;
+mod tcp;
 
 use anyhow::Result;
+
+pub(crate) use hold::{HOLD, hold};
 
 use crate::figures::Side;
 use crate::plan::Plan;
@@ -50,7 +56,10 @@ impl Sample {
 
 /// Everything, in the order of a round and of the table.
 pub(crate) fn all(plan: &Plan) -> Vec<Box<dyn Measure>> {
-    let mut measures: Vec<Box<dyn Measure>> = vec![Box::new(memory::Idle)];
+    let mut measures: Vec<Box<dyn Measure>> =
+        vec![Box::new(memory::Resident), Box::new(startup::Start)];
     measures.extend(http::cases(plan));
+    measures.push(Box::new(connections::New));
+    measures.push(Box::new(tcp::Bulk));
     measures
 }

@@ -23,18 +23,11 @@ const SCOPE: &str = "orders.read";
 
 /// Starts both proxies. The caller has pinned this thread to the core they shall use.
 pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
-    let program = &setting.proxy;
-    ensure!(
-        program.is_file(),
-        "no proxy at {}; build it: cargo build --release --package countersign-proxy",
-        program.display()
-    );
     let at = Addresses { a: free_port()?, b: free_port()?, server: setting.server };
     let files = documents(setting, variant, &at)?;
     let start = |role: &str, config: &Path| {
-        let mut command = Command::new(program);
-        command.arg("--config").arg(config);
-        Proxy::start(&format!("countersign-{variant:?}-{role}"), &mut command, &setting.work)
+        let name = format!("countersign-{variant:?}-{role}");
+        Proxy::start(&name, &mut command(config, setting)?, &setting.work)
     };
     let target = |protocol| Target { address: at.a, protocol, tokens: None };
     let b = start("b", &files.b)?;
@@ -47,22 +40,35 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
     })
 }
 
+/// What starts one proxy.
+pub(super) fn command(config: &Path, setting: &Setting) -> Result<Command> {
+    let program = &setting.proxy;
+    ensure!(
+        program.is_file(),
+        "no proxy at {}; build it: cargo build --release --package countersign-proxy",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    command.arg("--config").arg(config);
+    Ok(command)
+}
+
 /// Who listens where.
-struct Addresses {
-    a: SocketAddr,
-    b: SocketAddr,
-    server: SocketAddr,
+pub(super) struct Addresses {
+    pub(super) a: SocketAddr,
+    pub(super) b: SocketAddr,
+    pub(super) server: SocketAddr,
 }
 
 /// The `ProxyConfig` of each, and where both write audit records.
-struct Files {
+pub(super) struct Files {
     a: PathBuf,
-    b: PathBuf,
+    pub(super) b: PathBuf,
     audit: Vec<PathBuf>,
 }
 
 /// Writes all documents of one pair.
-fn documents(setting: &Setting, variant: Variant, at: &Addresses) -> Result<Files> {
+pub(super) fn documents(setting: &Setting, variant: Variant, at: &Addresses) -> Result<Files> {
     let pki = &setting.pki;
     let file = |name: &str| setting.work.join(format!("countersign-{variant:?}-{name}"));
     let (mesh_file, access_file) = (file("mesh.yaml"), file("access.yaml"));
@@ -102,7 +108,7 @@ fn documents(setting: &Setting, variant: Variant, at: &Addresses) -> Result<File
 }
 
 /// What the configurations of A and B have in common.
-fn process(own: &Leaf, pki: &Pki, id: &str, audit: &Path) -> Value {
+pub(super) fn process(own: &Leaf, pki: &Pki, id: &str, audit: &Path) -> Value {
     json!({
         "identity": {"expectedId": id, "source": {"files":
             {"certificate": own.certificate, "key": own.key, "bundle": pki.bundle}}},
@@ -178,7 +184,7 @@ fn rule(variant: Variant, name: &str, caller: &Value, path: &str) -> Value {
     rule
 }
 
-fn document(kind: &str, metadata: Value, spec: Value) -> Value {
+pub(super) fn document(kind: &str, metadata: Value, spec: Value) -> Value {
     json!({"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec})
 }
 

@@ -32,20 +32,8 @@ const TLS_UP: &str =
 
 /// Starts both Envoys. The caller has pinned this thread to the core they shall use.
 pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
-    let program = program(setting.envoy.as_deref())?;
     let (a_h1, a_h2, b_h1, b_h2) = (free_port()?, free_port()?, free_port()?, free_port()?);
-    let server = setting.server;
-    let filters = || inbound_filters(variant, setting.tokens.jwks());
-    let b = json!({"static_resources": {
-        "listeners": [
-            listener("h1", b_h1, filters(), Some(tls_down(&setting.pki))),
-            listener("h2", b_h2, filters(), Some(tls_down(&setting.pki))),
-        ],
-        "clusters": [
-            cluster("h1", server, Protocol::H1, None),
-            cluster("h2", server, variant.server_protocol(Protocol::H2), None),
-        ],
-    }});
+    let b = inbound(variant, setting, [b_h1, b_h2]);
     let a = json!({"static_resources": {
         "listeners": [
             listener("h1", a_h1, vec![router()], None),
@@ -56,26 +44,52 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
             cluster("h2", b_h2, Protocol::H2, Some(tls_up(&setting.pki))),
         ],
     }});
-    let start = |role: &str, base_id: &str, config: &Value| {
+    let start = |role: &str, base_id: u32, config: &Value| {
         let name = format!("envoy-{variant:?}-{role}");
-        let path = setting.work.join(format!("{name}.json"));
-        write_json(&path, config)?;
-        let mut command = Command::new(&program);
-        command.arg("-c").arg(&path);
-        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
-        command.args(["--base-id", base_id]);
-        Proxy::start(&name, &mut command, &setting.work)
+        Proxy::start(&name, &mut command(&name, base_id, config, setting)?, &setting.work)
     };
     let tokens = (variant == Variant::FreshToken).then(|| setting.tokens.clone());
     let target = |address, protocol| Target { address, protocol, tokens: tokens.clone() };
-    let b = start("b", "4702", &b)?;
-    let a = start("a", "4701", &a)?;
+    let b = start("b", 4702, &b)?;
+    let a = start("a", 4701, &a)?;
     Ok(Pair {
         proxies: vec![a, b],
         h1: target(a_h1, Protocol::H1),
         h2: target(a_h2, Protocol::H2),
         audit: Vec::new(),
     })
+}
+
+/// The configuration of B, with a listener for each protocol that the client speaks to A.
+pub(super) fn inbound(variant: Variant, setting: &Setting, [h1, h2]: [SocketAddr; 2]) -> Value {
+    let server = setting.server;
+    let filters = || inbound_filters(variant, setting.tokens.jwks());
+    json!({"static_resources": {
+        "listeners": [
+            listener("h1", h1, filters(), Some(tls_down(&setting.pki))),
+            listener("h2", h2, filters(), Some(tls_down(&setting.pki))),
+        ],
+        "clusters": [
+            cluster("h1", server, Protocol::H1, None),
+            cluster("h2", server, variant.server_protocol(Protocol::H2), None),
+        ],
+    }})
+}
+
+/// What starts one Envoy, one worker, with its configuration in `work/NAME.json`.
+pub(super) fn command(
+    name: &str,
+    base_id: u32,
+    config: &Value,
+    setting: &Setting,
+) -> Result<Command> {
+    let path = setting.work.join(format!("{name}.json"));
+    write_json(&path, config)?;
+    let mut command = Command::new(program(setting.envoy.as_deref())?);
+    command.arg("-c").arg(&path);
+    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
+    command.args(["--base-id", &base_id.to_string()]);
+    Ok(command)
 }
 
 /// A listener on `address` whose requests all go to the cluster of the same name.
@@ -164,12 +178,12 @@ fn router() -> Value {
     json!({"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}})
 }
 
-fn tls_down(pki: &Pki) -> Value {
+pub(super) fn tls_down(pki: &Pki) -> Value {
     json!({"@type": TLS_DOWN, "require_client_certificate": true,
         "common_tls_context": tls(pki, &pki.orders, GATEWAY_ID)})
 }
 
-fn tls_up(pki: &Pki) -> Value {
+pub(super) fn tls_up(pki: &Pki) -> Value {
     json!({"@type": TLS_UP, "common_tls_context": tls(pki, &pki.gateway, ORDERS_ID)})
 }
 
@@ -185,11 +199,11 @@ fn tls(pki: &Pki, own: &Leaf, peer: &str) -> Value {
     })
 }
 
-fn transport_socket(tls: Value) -> Value {
+pub(super) fn transport_socket(tls: Value) -> Value {
     json!({"name": "envoy.transport_sockets.tls", "typed_config": tls})
 }
 
-fn socket(address: SocketAddr) -> Value {
+pub(super) fn socket(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 

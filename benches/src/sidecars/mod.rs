@@ -2,21 +2,26 @@
 //! mTLS, B authenticates A, decides, and calls the server. Same certificates, same number of
 //! rules, one worker each.
 
+pub(crate) mod alone;
 mod countersign;
 mod envoy;
+mod haproxy;
+mod nginx;
+mod opaque;
 mod pair;
 mod process;
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::load::Protocol;
 
+pub(crate) use opaque::Opaque;
 pub(crate) use pair::{Pair, Setting};
-pub(crate) use process::end_with_us;
+pub(crate) use process::{Proxy, end_with_us};
 
 /// Rules B decides with; only the last one matches.
 const RULES: usize = 20;
@@ -28,6 +33,10 @@ pub(crate) enum Make {
     Envoy,
     /// Ours.
     Countersign,
+    /// TLS in both directions and nothing else.
+    Haproxy,
+    /// The same, with HTTP/1.1 between the two.
+    Nginx,
 }
 
 impl Make {
@@ -36,12 +45,20 @@ impl Make {
         match self {
             Make::Envoy => "envoy",
             Make::Countersign => "countersign",
+            Make::Haproxy => "haproxy",
+            Make::Nginx => "nginx",
         }
     }
 
     /// From its name on the command line.
     pub(crate) fn parse(name: &str) -> Option<Make> {
-        [Make::Envoy, Make::Countersign].into_iter().find(|make| make.name() == name)
+        let all = [Make::Envoy, Make::Countersign, Make::Haproxy, Make::Nginx];
+        all.into_iter().find(|make| make.name() == name)
+    }
+
+    /// Whether it does the whole job; the others only show what TLS in both directions costs.
+    pub(crate) fn decides(self) -> bool {
+        matches!(self, Make::Envoy | Make::Countersign)
     }
 }
 
@@ -65,8 +82,17 @@ impl Variant {
     }
 }
 
+/// Where Debian puts a server: `/usr/sbin` is not in everybody's path.
+fn installed(name: &str) -> Result<PathBuf> {
+    let folders = ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
+    let mut places = folders.into_iter().map(|folder| Path::new(folder).join(name));
+    places
+        .find(|path| path.is_file())
+        .with_context(|| format!("no {name}; `cargo xtask testbed` installs it"))
+}
+
 /// A loopback port that was free a moment ago.
-fn free_port() -> Result<SocketAddr> {
+pub(crate) fn free_port() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("could not find a free port")?;
     Ok(listener.local_addr()?)
 }

@@ -51,7 +51,8 @@ fn kill_children() {
     }
 }
 
-pub(super) struct Proxy {
+/// One running process.
+pub(crate) struct Proxy {
     name: String,
     child: Child,
     log: PathBuf,
@@ -59,7 +60,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Starts `command` with its output in `work/NAME.log`, on the cores of the calling thread.
-    pub(super) fn start(name: &str, command: &mut Command, work: &Path) -> Result<Proxy> {
+    pub(crate) fn start(name: &str, command: &mut Command, work: &Path) -> Result<Proxy> {
         let log = work.join(format!("{name}.log"));
         let output =
             File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
@@ -73,12 +74,12 @@ impl Proxy {
         Ok(Proxy { name: name.to_owned(), child, log })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// An error with the end of its log if the process is gone.
-    pub(super) fn check_alive(&mut self) -> Result<()> {
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!("{} ended with {status}{}", self.name, self.tail()),
@@ -86,7 +87,7 @@ impl Proxy {
     }
 
     /// The end of the log, introduced by its path.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let tail = text.get(text.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
         format!("\n--- {}\n{}", self.log.display(), String::from_utf8_lossy(tail))
