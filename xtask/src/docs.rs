@@ -4,15 +4,20 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{conformance, repo};
+use crate::{conformance, performance, repo};
 
-struct Page {
-    path: &'static str,
-    make: fn() -> Result<String>,
+/// A page, or a plot on one.
+pub(crate) struct Page {
+    /// Where it is.
+    pub(crate) path: &'static str,
+    /// What makes it.
+    pub(crate) make: fn() -> Result<String>,
 }
 
 /// Every generated page.
-const PAGES: &[Page] = &[
+const PAGES: [&[Page]; 2] = [TABLES, &performance::PAGES];
+
+const TABLES: &[Page] = &[
     Page { path: "docs/day-one.md", make: || Ok(countersign_config::reference::day_one()) },
     Page { path: "docs/config.md", make: || Ok(countersign_config::reference::config()) },
     Page { path: "docs/environment.md", make: || Ok(countersign_config::reference::environment()) },
@@ -23,8 +28,13 @@ const PAGES: &[Page] = &[
 
 /// Writes every page that can be made; says which cannot.
 pub(crate) fn write() -> Result<()> {
+    write_pages(PAGES.into_iter().flatten())
+}
+
+/// Writes some of them.
+pub(crate) fn write_pages<'a>(pages: impl IntoIterator<Item = &'a Page>) -> Result<()> {
     let mut problems = Vec::new();
-    for Page { path, make } in PAGES {
+    for Page { path, make } in pages {
         match make() {
             Ok(text) => {
                 std::fs::write(path, text).with_context(|| format!("could not write {path}"))?;
@@ -39,7 +49,7 @@ pub(crate) fn write() -> Result<()> {
 /// Says which pages are not what `write` would write.
 pub(crate) fn check() -> Result<()> {
     let mut problems = Vec::new();
-    for Page { path, make } in PAGES {
+    for Page { path, make } in PAGES.into_iter().flatten() {
         match make() {
             Ok(text) if std::fs::read_to_string(path).ok().as_deref() == Some(text.as_str()) => {}
             Ok(_) => problems.push(format!("{path} is stale; run `cargo xtask docs` and commit")),
@@ -47,7 +57,10 @@ pub(crate) fn check() -> Result<()> {
         }
     }
     report(&problems)?;
-    println!("docs: {} generated pages are fresh", PAGES.len());
+    println!(
+        "docs: {} generated pages are fresh",
+        PAGES.iter().map(|pages| pages.len()).sum::<usize>()
+    );
     Ok(())
 }
 

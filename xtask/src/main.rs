@@ -7,6 +7,7 @@ mod ci;
 mod conformance;
 mod docs;
 mod graph;
+mod performance;
 mod repo;
 mod suite;
 mod testbed;
@@ -22,7 +23,9 @@ cargo xtask <task>
   ci                   everything CI runs: check, then every test suite
   check                fmt, clippy, tidy, crate graph, docs, deny
   test [SUITE]         unit | foundation | interception | all (default); what `make test` runs
-  bench [quick]        a countersign pair against an Envoy pair
+  bench [quick]        a countersign pair beside Envoy, HAProxy and nginx
+  bench publish        put the figures of the last full run into docs/performance.md
+  bench pages          make tables and plots of docs/performance.md anew
   bin                  print the folder of the programs tests and the demo start
   docs [--check]       write the generated pages of docs/, or say which are stale
   tidy                 the house rules a program can watch
@@ -52,6 +55,8 @@ fn run(words: &[&str]) -> Result<()> {
         ["test", name] => suite::run(name),
         ["bench"] => suite::bench(suite::Plan::Full),
         ["bench", "quick"] => suite::bench(suite::Plan::Quick),
+        ["bench", "publish"] => performance::publish(),
+        ["bench", "pages"] => performance::write(),
         ["bin"] => {
             println!("{}", suite::programs_dir("e2e")?.display());
             Ok(())

@@ -152,7 +152,7 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
         Plan::Full => "release",
         Plan::Quick => "e2e",
     };
-    programs(profile, &["countersign-proxy"])?;
+    programs(profile, PROGRAMS)?; // the authority is in the CLI
     let mut command = repo::cargo();
     command.args(["run", "--locked", "--profile", "e2e", "--package", "countersign-benches"]);
     command.args(["--bin", "countersign-bench", "--", "run"]);
