@@ -165,6 +165,10 @@ bounds! {
     H2_FRAME_BYTES_MAX: u32 = 16_384;
     /// Bytes buffered for sending on one HTTP/2 stream.
     H2_SEND_BUF_BYTES_MAX: usize = 256 * KIB;
+    /// Room an HTTP/2 connection takes when it begins to write, freed when everything is written.
+    GATHERED_BYTES_MIN: usize = 16 * KIB;
+    /// Bytes an HTTP/2 connection holds to write them together; whoever has more waits for the socket.
+    GATHERED_BYTES_MAX: usize = 64 * KIB;
     /// Time between HTTP/2 keep-alive pings.
     H2_PING_MS: u64 = 30_000;
     /// Time for the answer to an HTTP/2 ping.
@@ -234,13 +238,19 @@ bounds! {
     /// Relay buffer of a bulk transfer.
     RELAY_BUF_LARGE_BYTES: usize = 256 * KIB;
     /// Bytes moved without a pause after which a relay takes the ordinary buffer.
-    RELAY_GROW_MID_BYTES: u64 = 128 * 1024;
+    RELAY_GROW_MID_BYTES: u64 = 4 * 1024;
     /// Bytes moved without a pause after which a relay takes the bulk buffer.
-    RELAY_GROW_LARGE_BYTES: u64 = 10 * 1024 * 1024;
+    RELAY_GROW_LARGE_BYTES: u64 = 512 * 1024;
     /// Silence after which a relay begins with the smallest buffer again.
     RELAY_PAUSE_MS: u64 = 5_000;
     /// Relay buffers of a worker: kept for reuse, and lent in larger sizes than the smallest.
     RELAY_POOL_BYTES_MAX: usize = 8 * MIB;
+    /// Read from a TLS connection's socket in one call.
+    AHEAD_BYTES: usize = 64 * KIB;
+    /// Bytes lent to TLS connections of a thread that have read more than they could take; above, they read in small pieces.
+    AHEAD_POOL_BYTES_MAX: usize = 4 * MIB;
+    /// Such buffers a thread keeps for reuse.
+    AHEAD_KEPT_MAX: usize = 4;
     /// Idle time of a TCP or upgraded connection.
     TCP_IDLE_MS_MAX: u64 = 3_600_000;
     /// Idle time of a TCP or upgraded connection that one side has closed already.

@@ -3,6 +3,7 @@
 pub mod body;
 pub mod certs;
 pub mod deadline;
+pub mod gathered;
 pub mod head;
 pub mod hygiene;
 pub mod lasting;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::DecisionId;
 use crate::http::body::ProxyBody;
+use crate::http::gathered::Gathered;
 use crate::http::head::{HeadError, HeadGuarded, HeadLimits, HeadMonitor, refusal_bytes};
 use crate::http::streams::Streams;
 use crate::http::upgrade::Tunnel;
@@ -320,7 +321,8 @@ where
         .max_send_buf_size(limits::H2_SEND_BUF_BYTES_MAX)
         .keep_alive_interval(Duration::from_millis(limits::H2_PING_MS))
         .keep_alive_timeout(Duration::from_millis(limits::H2_PING_TIMEOUT_MS));
-    let connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(Gathered::new(io)), service));
     let graceful =
         |connection: Pin<&mut http2::Connection<_, _, Streams>>| connection.graceful_shutdown();
     // HTTP/1 has its own clock for heads; here a silent connection would last for its whole age.

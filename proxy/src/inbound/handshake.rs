@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::clock::Now;
 use crate::live::Snapshot;
+use crate::tls::ahead::Ahead;
 use crate::tls::hello::{self, Hello};
 use crate::tls::peer::MeshPeer;
 use crate::tls::verify::{handshake_reason, peer_refused};
@@ -37,7 +38,7 @@ pub(super) struct Failed {
 /// A finished handshake.
 pub(super) struct Done {
     /// The connection.
-    pub(super) stream: Box<TlsStream<TcpStream>>,
+    pub(super) stream: Box<TlsStream<Ahead<TcpStream>>>,
     /// Who is on the other end.
     pub(super) peer: MeshPeer,
 }
@@ -113,7 +114,7 @@ async fn finish(
     // Boxed, and the stream too: a connection should not keep room for stages it has left.
     let work =
         Box::pin(paced(&worker.handshakes, || worker.metrics.limit_hit("HANDSHAKES_MAX"), async {
-            let start = StartHandshake::from_parts(hello.accepted, stream);
+            let start = StartHandshake::from_parts(hello.accepted, Ahead::new(stream));
             start.into_stream(config).await
         }));
     let stream = timeout_at(until, work).await.map_err(|_| late())?.map_err(|error| {

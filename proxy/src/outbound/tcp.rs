@@ -28,6 +28,7 @@ use crate::refusal::{Refusal, Refused, Stage};
 use crate::registry::Registered;
 use crate::relay::{self, OnTcp, reset};
 use crate::telemetry::Direction;
+use crate::tls::ahead::Ahead;
 use crate::upstream::connect::{self, ConnectError};
 use crate::upstream::dial;
 use crate::upstream::endpoints::Visit;
@@ -40,7 +41,7 @@ const ENDPOINTS_TRIED_MAX: usize = 2;
 /// The connection onward.
 enum Upstream {
     /// TLS: to another sidecar, or to a service outside the mesh; counted at its endpoint.
-    Tls(Box<TlsStream<TcpStream>>, Option<Count>),
+    Tls(Box<TlsStream<Ahead<TcpStream>>>, Option<Count>),
     /// Bytes, to an unknown address that may be passed.
     Plain(TcpStream),
 }
@@ -163,7 +164,7 @@ async fn connect(
     endpoint: &Endpoint,
     snap: &Snapshot,
     journal: &mut OpaqueJournal,
-) -> Result<Result<(Box<TlsStream<TcpStream>>, Registered), ConnectError>, Refused> {
+) -> Result<Result<(Box<TlsStream<Ahead<TcpStream>>>, Registered), ConnectError>, Refused> {
     let (worker, destination, addr) = (conn.worker(), &found.destination, endpoint.addr);
     let dialled = conn.orig_dst();
     // An endpoint the app dialled itself belongs to its service; a service's address is its own.

@@ -4,6 +4,7 @@
 //! no early data: a resumed session would skip the chain, expiry and identity checks.
 //! Invariant: no other module builds a rustls configuration for the mesh.
 
+pub mod ahead;
 pub mod chain;
 pub mod clients;
 pub mod edge;

@@ -17,8 +17,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::http::body::ProxyBody;
+use crate::http::gathered::Gathered;
 use crate::judged;
 use crate::registry::{Registered, Registry};
+use crate::tls::ahead::Ahead;
 use crate::tls::outside::{self, OutsideTls};
 use crate::tls::peer::MeshPeer;
 use crate::tls::verify::{ExpectedIds, handshake_reason, peer_refused};
@@ -142,7 +144,7 @@ pub async fn to_outside(
     offer: Offer,
 ) -> Result<Sender, ConnectError> {
     let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
-    let handshake = TlsConnector::from(tls.client(offer)).connect(tls.name(), tcp);
+    let handshake = TlsConnector::from(tls.client(offer)).connect(tls.name(), Ahead::new(tcp));
     let stream = timed(addr, limits::HANDSHAKE_MS_MAX, handshake)
         .await?
         .map_err(|source| outside_error(addr, source))?;
@@ -161,9 +163,9 @@ pub async fn to_outside(
 pub async fn to_outside_tcp(
     addr: SocketAddr,
     tls: &OutsideTls,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
+) -> Result<TlsStream<Ahead<TcpStream>>, ConnectError> {
     let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
-    let handshake = TlsConnector::from(tls.for_bytes()).connect(tls.name(), tcp);
+    let handshake = TlsConnector::from(tls.for_bytes()).connect(tls.name(), Ahead::new(tcp));
     timed(addr, limits::HANDSHAKE_MS_MAX, handshake)
         .await?
         .map_err(|source| outside_error(addr, source))
@@ -204,7 +206,7 @@ pub async fn to_mesh_tcp(
     addr: SocketAddr,
     expected: &Arc<ExpectedIds>,
     tls: &MeshTls,
-) -> Result<(TlsStream<TcpStream>, MeshPeer), ConnectError> {
+) -> Result<(TlsStream<Ahead<TcpStream>>, MeshPeer), ConnectError> {
     mesh_stream(addr, expected, tls, Alpn::Tcp).await
 }
 
@@ -217,7 +219,7 @@ pub async fn to_mesh_http1(
     addr: SocketAddr,
     expected: &Arc<ExpectedIds>,
     tls: &MeshTls,
-) -> Result<(TlsStream<TcpStream>, MeshPeer), ConnectError> {
+) -> Result<(TlsStream<Ahead<TcpStream>>, MeshPeer), ConnectError> {
     mesh_stream(addr, expected, tls, Alpn::Http1).await
 }
 
@@ -226,12 +228,12 @@ async fn mesh_stream(
     expected: &Arc<ExpectedIds>,
     tls: &MeshTls,
     alpn: Alpn,
-) -> Result<(TlsStream<TcpStream>, MeshPeer), ConnectError> {
+) -> Result<(TlsStream<Ahead<TcpStream>>, MeshPeer), ConnectError> {
     let config = tls.client(expected, alpn)?;
     let tcp = tcp(addr, limits::CONNECT_MESH_MS_MAX, dial::mesh(addr)).await?;
     // The name is never sent (SNI is off) and never compared: the verifier checks SPIFFE IDs.
     let name = ServerName::IpAddress(addr.ip().into());
-    let handshake = TlsConnector::from(config).connect(name, tcp);
+    let handshake = TlsConnector::from(config).connect(name, Ahead::new(tcp));
     let stream = timed(addr, limits::HANDSHAKE_MS_MAX, handshake)
         .await?
         .map_err(|source| tls_error(addr, source))?;
@@ -330,7 +332,7 @@ where
 {
     if h2 {
         let (sender, connection) = h2_builder()
-            .handshake(TokioIo::new(Watched::new(io, registered)))
+            .handshake(TokioIo::new(Gathered::new(Watched::new(io, registered))))
             .await
             .map_err(|source| ConnectError::Http { addr, source })?;
         tokio::task::spawn_local(drive(addr, connection, None));
