@@ -82,16 +82,17 @@ fn open(address: SocketAddr, kind: Kind) -> io::Result<std::net::TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if shared {
+        // Each accepted connection inherits them, which saves it six system calls.
+        tune(&SockRef::from(&socket));
         socket.listen(i32::try_from(limits::LISTEN_BACKLOG_MAX).unwrap_or(i32::MAX))?;
     }
     Ok(socket.into())
 }
 
-/// Options every connection gets, right after accept or connect. A socket that refuses one is
-/// still usable, so failures are not errors.
-pub fn tune(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let socket = SockRef::from(stream);
+/// Options every connection has: from its listener, or set right after connect. A socket that refuses
+/// one is still usable, so failures are not errors.
+pub fn tune(socket: &SockRef<'_>) {
+    let _ = socket.set_tcp_nodelay(true);
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(limits::TCP_KEEPALIVE_IDLE_S))
         .with_interval(Duration::from_secs(limits::TCP_KEEPALIVE_INTERVAL_S))
@@ -135,10 +136,7 @@ pub async fn accept(
     let mut pause_ms = limits::ACCEPT_BACKOFF_MS_MIN;
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => {
-                tune(&stream);
-                return Ok((stream, from));
-            }
+            Ok(accepted) => return Ok(accepted),
             Err(error) => match classify(&error) {
                 AcceptError::Connection => tokio::task::yield_now().await,
                 AcceptError::Pressure => {
@@ -163,6 +161,24 @@ mod tests {
         assert_eq!(of(rustix::io::Errno::MFILE), AcceptError::Pressure);
         assert_eq!(of(rustix::io::Errno::CONNABORTED), AcceptError::Connection);
         assert_eq!(of(rustix::io::Errno::BADF), AcceptError::Permanent);
+    }
+
+    #[test]
+    fn an_accepted_connection_has_the_options_of_its_listener() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = bind(any.parse().unwrap(), "test").unwrap();
+            let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            let socket = SockRef::from(&stream);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            let idle = Duration::from_secs(limits::TCP_KEEPALIVE_IDLE_S);
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
+            let pause = Duration::from_secs(limits::TCP_KEEPALIVE_INTERVAL_S);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), pause);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), limits::TCP_KEEPALIVE_PROBES_MAX);
+            let unacknowledged = Duration::from_millis(limits::TCP_USER_TIMEOUT_MS);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(unacknowledged));
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(super) struct Half {
     state: State,
     /// Present only while it holds bytes not yet written.
     lent: Option<(Lent, usize, usize)>,
+    /// What the reader said behind those bytes: its end, or that it broke.
+    said: Option<io::Result<()>>,
     size: Size,
     burst: u64,
     last: Instant,
@@ -53,6 +55,7 @@ impl Half {
         Half {
             state: State::Moving,
             lent: None,
+            said: None,
             size: Size::Small,
             burst: 0,
             last: Instant::now(),
@@ -82,12 +85,15 @@ impl Half {
             match self.state {
                 State::Moving => {
                     ready!(self.poll_write(cx, writer, &count)).map_err(Broken::Writing)?;
-                    match self.poll_read(cx, reader, buffers).map_err(Broken::Reading)? {
-                        Poll::Ready(()) => {}
-                        Poll::Pending => {
-                            self.poll_flush(cx, writer).map_err(Broken::Writing)?;
-                            return Poll::Pending;
-                        }
+                    if self.said.is_none() && self.poll_read(cx, reader, buffers).is_pending() {
+                        self.poll_flush(cx, writer).map_err(Broken::Writing)?;
+                        return Poll::Pending;
+                    }
+                    if self.lent.is_none()
+                        && let Some(said) = self.said.take()
+                    {
+                        said.map_err(Broken::Reading)?;
+                        self.state = State::Ending;
                     }
                 }
                 State::Ending => {
@@ -124,19 +130,30 @@ impl Half {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads what has come, as far as the buffer reaches: TLS hands out one record at a time, and each
+    /// write is a system call.
     fn poll_read<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         buffers: &Rc<Buffers>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<()> {
         let mut lent = buffers.lend(self.size);
         let mut into = ReadBuf::new(lent.bytes_mut());
-        ready!(Pin::new(reader).poll_read(cx, &mut into))?;
-        let count = into.filled().len();
+        let mut count = 0;
+        while into.remaining() > 0 {
+            let read = match Pin::new(&mut *reader).poll_read(cx, &mut into) {
+                Poll::Pending => break,
+                Poll::Ready(read) => read,
+            };
+            if read.is_err() || into.filled().len() == count {
+                self.said = Some(read);
+                break;
+            }
+            count = into.filled().len();
+        }
         if count == 0 {
-            self.state = State::Ending;
-            return Poll::Ready(Ok(()));
+            return if self.said.is_some() { Poll::Ready(()) } else { Poll::Pending };
         }
         let now = Instant::now();
         if now.duration_since(self.last) > Duration::from_millis(limits::RELAY_PAUSE_MS) {
@@ -146,7 +163,7 @@ impl Half {
         self.size = Size::after(self.burst);
         self.last = now;
         self.lent = Some((lent, 0, count));
-        Poll::Ready(Ok(()))
+        Poll::Ready(())
     }
 
     /// TLS keeps what did not fit into the socket; it goes out before the direction rests.

@@ -98,7 +98,7 @@ fn buffers_return_after_idle() {
         while limits.moved.to_b() < 3000 + 4096 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(limits.buffers.lent_bytes(), limits::RELAY_BUF_SMALL_BYTES);
+        assert_eq!(limits.buffers.lent_bytes(), limits::RELAY_BUF_MID_BYTES);
         assert_eq!(limits.moved.to_b(), 3000 + 4096, "counted while it runs");
     });
 }

@@ -98,7 +98,7 @@ fn socket(addr: SocketAddr) -> io::Result<TcpSocket> {
 
 async fn connect(socket: TcpSocket, addr: SocketAddr) -> io::Result<TcpStream> {
     let stream = socket.connect(addr).await?;
-    listen::tune(&stream);
+    listen::tune(&SockRef::from(&stream));
     Ok(stream)
 }
 

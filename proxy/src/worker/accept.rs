@@ -77,7 +77,6 @@ fn accept_queued(listener: TcpListener, spawn: impl Fn(TcpStream, SocketAddr)) {
                 let stream =
                     stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
                 if let Ok(stream) = stream {
-                    listen::tune(&stream);
                     spawn(stream, from);
                 }
             }
