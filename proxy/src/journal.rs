@@ -76,7 +76,8 @@ pub struct Journal {
     callee: Option<Box<Callee>>,
     lookup: Option<Lookup>,
     removed: [usize; 2],
-    fields: ContextFields,
+    /// Boxed: most exchanges show a token that was verified, or none.
+    fields: Option<Box<ContextFields>>,
     recorded: bool,
     room: Option<AuditSlot>,
     minted: bool,
@@ -84,7 +85,7 @@ pub struct Journal {
     /// The status a refused head was answered with, where it is finer than the table's.
     answered: Option<u16>,
     /// The answer of a service of this process to what it refuses.
-    own_answer: Option<Response<ProxyBody>>,
+    own_answer: Option<Box<Response<ProxyBody>>>,
     worker: Rc<Worker>,
     snap: Arc<Snapshot>,
 }
@@ -109,7 +110,7 @@ impl Journal {
         snap: &Arc<Snapshot>,
         direction: Direction,
         request: &Request<Incoming>,
-    ) -> Journal {
+    ) -> Box<Journal> {
         let protocol = match request.version() {
             _ if hygiene::is_grpc(request.headers()) => Protocol::Grpc,
             Version::HTTP_2 => Protocol::Http2,
@@ -126,14 +127,18 @@ impl Journal {
         snap: &Arc<Snapshot>,
         direction: Direction,
         method: Method,
-    ) -> Journal {
+    ) -> Box<Journal> {
         let started = Now::read();
         let id = worker.decision_id(started);
         Journal::open(worker, snap, (id, started), direction, (Protocol::Http2, method))
     }
 
     /// Opens the account of something that never became a request.
-    pub fn without_request(worker: &Rc<Worker>, id: DecisionId, direction: Direction) -> Journal {
+    pub fn without_request(
+        worker: &Rc<Worker>,
+        id: DecisionId,
+        direction: Direction,
+    ) -> Box<Journal> {
         let head = (Protocol::Http1, Method::GET);
         Journal::open(worker, &worker.snapshot(), (id, Now::read()), direction, head)
     }
@@ -144,8 +149,9 @@ impl Journal {
         (id, started): (DecisionId, Now),
         direction: Direction,
         (protocol, method): (Protocol, Method),
-    ) -> Journal {
-        Journal {
+    ) -> Box<Journal> {
+        // In its place from the beginning: it is handed from stage to stage, and to what lasts.
+        Box::new(Journal {
             id,
             started,
             direction,
@@ -164,7 +170,7 @@ impl Journal {
             callee: None,
             lookup: None,
             removed: [0; 2],
-            fields: ContextFields::default(),
+            fields: None,
             recorded: false,
             room: None,
             minted: false,
@@ -173,7 +179,12 @@ impl Journal {
             own_answer: None,
             worker: Rc::clone(worker),
             snap: Arc::clone(snap),
-        }
+        })
+    }
+
+    /// What of the context is collected by hand.
+    fn fields(&mut self) -> &mut ContextFields {
+        self.fields.get_or_insert_default()
     }
 
     /// The time since the head had arrived.
@@ -226,7 +237,7 @@ impl Journal {
     /// Notes the workload outside the mesh that calls with a token of its own.
     pub fn caller(&mut self, caller: &ServiceCaller) {
         self.peer = Some(Peer::None(caller.kind().no_peer()));
-        self.fields.service = Some(ServiceFields {
+        self.fields().service = Some(ServiceFields {
             id: caller.id().clone(),
             pod: caller.pod().map(|pod| PodFields {
                 name: pod.name.clone().into(),
@@ -246,7 +257,7 @@ impl Journal {
 
     /// Notes the captured client address.
     pub fn client(&mut self, client: &ClientAddress) {
-        self.fields.source =
+        self.fields().source =
             Some(SourceFields { ip: client.ip, via: Some(client.src.to_string().into()) });
     }
 
@@ -282,32 +293,33 @@ impl Journal {
 
     /// If this is refused, the caller gets this answer instead of problem details.
     pub fn answer_with(&mut self, answer: Response<ProxyBody>) {
-        self.own_answer = Some(answer);
+        self.own_answer = Some(Box::new(answer));
     }
 
     /// Notes the token that was made.
     pub fn minted(&mut self, minted: &Minted) {
         let context = &minted.context;
         self.minted = true;
-        self.fields.origin = Some(Text::Static(context.rctx.origin.as_str()));
-        self.fields.entry = Some(context.req_wl.clone());
-        self.fields.txn = Some(minted.txn.clone().into());
-        self.fields.jti = Some(minted.jti.clone().into());
-        self.fields.token_sha256 = Some(minted.sha256);
-        self.fields.scope.clone_from(&context.scope);
-        self.fields.user = context.sub.user().map(|user| UserFields {
+        let fields = self.fields();
+        fields.origin = Some(Text::Static(context.rctx.origin.as_str()));
+        fields.entry = Some(context.req_wl.clone());
+        fields.txn = Some(minted.txn.clone().into());
+        fields.jti = Some(minted.jti.clone().into());
+        fields.token_sha256 = Some(minted.sha256);
+        fields.scope.clone_from(&context.scope);
+        fields.user = context.sub.user().map(|user| UserFields {
             provider: context.rctx.idp.clone().unwrap_or_default().into(),
             id: user.id().to_owned().into(),
             account: context.rctx.acct.clone().map(Text::from),
             groups_from: context.rctx.groups_src.clone().map(Text::from),
         });
-        self.fields.device = context.rctx.dev.as_ref().map(|device| DeviceFields {
+        fields.device = context.rctx.dev.as_ref().map(|device| DeviceFields {
             id: Some(device.id.clone().into()),
             tier: device.tier.clone().map(Text::from),
             managed: device.managed,
             source: Some(device.src.to_string().into()),
         });
-        self.fields.justification = context.rctx.just.as_ref().map(|just| JustificationFields {
+        fields.justification = context.rctx.just.as_ref().map(|just| JustificationFields {
             kind: just.kind.clone().into(),
             reference: just.reference.clone().into(),
             by: just.by.clone().map(Text::from),
@@ -320,12 +332,13 @@ impl Journal {
     pub fn deferred(&mut self, made: &MadeGrant) {
         let grant = &made.content;
         self.minted = true;
-        self.fields.origin = Some(Text::Static("deferred"));
-        self.fields.entry = Some(grant.req_wl.clone());
-        self.fields.txn = Some(grant.txn.clone().into());
-        self.fields.jti = Some(made.jti.clone().into());
-        self.fields.scope.clone_from(&grant.scope);
-        self.fields.user = grant.sub.user().map(|user| UserFields {
+        let fields = self.fields();
+        fields.origin = Some(Text::Static("deferred"));
+        fields.entry = Some(grant.req_wl.clone());
+        fields.txn = Some(grant.txn.clone().into());
+        fields.jti = Some(made.jti.clone().into());
+        fields.scope.clone_from(&grant.scope);
+        fields.user = grant.sub.user().map(|user| UserFields {
             provider: grant.rctx.idp.clone().unwrap_or_default().into(),
             id: user.id().to_owned().into(),
             account: grant.rctx.acct.clone().map(Text::from),
@@ -374,7 +387,7 @@ impl Journal {
 
     /// Closes the account: one record, its metrics, and the response for the caller.
     pub fn finish(
-        mut self,
+        mut self: Box<Self>,
         series: &PeerSeries,
         outcome: Result<Response<ProxyBody>, Refused>,
     ) -> Response<ProxyBody> {
@@ -447,7 +460,7 @@ impl Journal {
 
     /// Closes the account of a head that was refused before it became a request. The connection's
     /// guard has answered already.
-    pub fn refuse_head(mut self, error: HeadError) {
+    pub fn refuse_head(mut self: Box<Self>, error: HeadError) {
         self.closed = true;
         self.answered = Some(error.status().0);
         let refusal = match error {
@@ -509,7 +522,7 @@ impl Journal {
         self.remember(Verdict::Deny, Some(row.http), Some(refused));
         if let Some(mut answer) = self.own_answer.take() {
             problem::set_decision(answer.headers_mut(), &self.text);
-            return answer;
+            return *answer;
         }
         let message = self.decision.as_ref().and_then(|decision| decision.message.clone());
         let audience = match &self.peer {
@@ -567,7 +580,10 @@ impl Journal {
         if let Some(verified) = self.context.as_ref().filter(|_| !self.minted) {
             return Some(AuditContext::Verified(Arc::clone(verified)));
         }
-        let mut fields = self.fields.clone();
+        let mut fields = match (&self.fields, &self.txn) {
+            (None, None) => return None,
+            (fields, _) => fields.as_deref().cloned().unwrap_or_default(),
+        };
         if fields.txn.is_none() {
             fields.txn = self.txn.clone().map(Text::Shared);
         }

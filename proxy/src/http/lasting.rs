@@ -71,8 +71,8 @@ impl Lasting {
     }
 
     /// Keeps the account, for a second record.
-    pub fn keep(&mut self, account: Journal) {
-        self.account = Some(Box::new(account));
+    pub fn keep(&mut self, account: Box<Journal>) {
+        self.account = Some(account);
     }
 
     /// Whether it must end; if not, the task of `cx` is told when it must.

@@ -292,8 +292,7 @@ where
             async move {
                 let head = request.method() == Method::HEAD;
                 // Boxed: the stream is moved about before it runs, and all of this with it.
-                let handled = Box::pin(exchange.handle(request));
-                let mut response = handled.await;
+                let mut response = Box::pin(exchange.handle(request)).await;
                 if head {
                     response.body_mut().omit();
                 }

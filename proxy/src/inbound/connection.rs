@@ -153,12 +153,18 @@ impl Connection {
 }
 
 impl Exchange for Connection {
-    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ProxyBody> {
-        let snap = self.worker.snapshot();
-        let mut journal = Journal::start(&self.worker, &snap, Direction::Inbound, &request);
-        journal.at_port(self.port).peer(&self.peer);
-        let outcome = super::serve(&self, request, &snap, &mut journal).await;
-        journal.finish(&self.series, outcome)
+    #[expect(clippy::manual_async_fn, reason = "an async fn would keep the request twice")]
+    fn handle(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<ProxyBody>> {
+        async move {
+            let snap = self.worker.snapshot();
+            let mut journal = Journal::start(&self.worker, &snap, Direction::Inbound, &request);
+            journal.at_port(self.port).peer(&self.peer);
+            let outcome = super::serve(&self, request, &snap, &mut journal).await;
+            journal.finish(&self.series, outcome)
+        }
     }
 
     fn next_id(&self) -> DecisionId {

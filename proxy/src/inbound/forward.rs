@@ -3,6 +3,7 @@
 //! Invariant: takes a [`Permit`] by value; the app is dialled at its configured address only. App
 //! responses are never rewritten, but nothing reserved that an app writes gets out.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use countersign_config::limits;
@@ -26,7 +27,7 @@ use crate::telemetry::RemovedFrom;
 use crate::tls::Alpn;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::opening::LeaseError;
-use crate::upstream::pool::{Checkout, Lease, Target};
+use crate::upstream::pool::{Checkout, Lease, SendFailed, Target};
 use crate::upstream::retry::{self, Kept};
 use crate::upstream::upload::{self, Awaited, Patience};
 use crate::worker::InFlight;
@@ -45,47 +46,74 @@ pub struct Arrived {
     pub switch: Option<Switch>,
 }
 
+/// A request that is ready to be sent to the app.
+pub struct Leaving {
+    request: Request<ProxyBody>,
+    target: Target,
+    patience: Patience,
+    guards: Guards,
+    answering: Answering,
+}
+
+impl Leaving {
+    /// Makes a permitted request ready. No limit of its body has to wait for a connection.
+    ///
+    /// # Errors
+    /// `body_too_large`, `request_malformed`, or `app_timeout` where its deadline has passed.
+    pub fn of(conn: &Connection, arrived: Arrived, journal: &Journal) -> Result<Leaving, Refused> {
+        let Arrived { enriched, body, permit, slot, switch } = arrived;
+        let config = &conn.worker().shared.config;
+        let limits = &config.limits;
+        let end = end_of(&permit, journal.started);
+        let body = ProxyBody::stream(body).counting(conn.count_trailers());
+        let mut body = body.within(limits).until(end);
+        if let Some(max) = limits.body_bytes_max {
+            declared_at_most(&body, max)?;
+            body = body.at_most(max);
+        }
+        let upload = Awaited::new(body.begin_upload());
+        let (mut request, speaks, mut guards) = enriched.into_request(body);
+        if let Some(switch) = &switch {
+            switch.restore(&mut request);
+        }
+        let deadline = journal.deadline(request.headers_mut(), Refusal::AppTimeout)?;
+        request.body_mut().end_at(deadline);
+        let head = Duration::from_millis(limits.request_ms_max);
+        let patience = Patience {
+            head: Some(head).filter(|_| !hygiene::is_grpc(request.headers())),
+            idle: Duration::from_millis(limits.body_idle_ms_max),
+            until: deadline,
+        };
+        let client = conn.captured().client().0;
+        let h2 = speaks == Restored::Http2 && switch.is_none();
+        let keep = conn.alpn() == Some(Alpn::Http1);
+        let target = Target::app(config, conn.app(), h2, client).keeping_case(keep);
+        guards.in_flight = Some(slot);
+        let answering = Answering { upload, end, switch, deadline };
+        Ok(Leaving { request, target, patience, guards, answering })
+    }
+}
+
 /// Forwards the request and prepares the response for the caller.
 ///
 /// # Errors
 /// `app_not_listening`, `app_timeout`, `app_failed`, `body_too_large`, `overloaded`.
-pub async fn to_app(
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+pub fn to_app(
     conn: &Connection,
-    arrived: Arrived,
+    leaving: Leaving,
     journal: &mut Journal,
-) -> Result<Response<ProxyBody>, Refused> {
-    let Arrived { enriched, body, permit, slot, switch } = arrived;
-    let limits = &conn.worker().shared.config.limits;
-    let end = end_of(&permit, journal.started);
-    let body = ProxyBody::stream(body).counting(conn.count_trailers());
-    let mut body = body.within(limits).until(end);
-    if let Some(max) = limits.body_bytes_max {
-        declared_at_most(&body, max)?;
-        body = body.at_most(max);
+) -> impl Future<Output = Result<Response<ProxyBody>, Refused>> {
+    async move {
+        let answer = {
+            let exchange = pin!(exchange(conn, leaving.request, &leaving.target));
+            upload::head(exchange, &leaving.answering.upload, leaving.patience).await
+        };
+        let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::AppTimeout))??;
+        let mut guards = leaving.guards;
+        guards.checkout = Some(checkout);
+        respond(conn, response, guards, leaving.answering, journal)
     }
-    let upload = Awaited::new(body.begin_upload());
-    let (mut request, speaks, mut guards) = enriched.into_request(body);
-    if let Some(switch) = &switch {
-        switch.restore(&mut request);
-    }
-    let deadline = journal.deadline(request.headers_mut(), Refusal::AppTimeout)?;
-    request.body_mut().end_at(deadline);
-    let head = Duration::from_millis(limits.request_ms_max);
-    let patience = Patience {
-        head: Some(head).filter(|_| !hygiene::is_grpc(request.headers())),
-        idle: Duration::from_millis(limits.body_idle_ms_max),
-        until: deadline,
-    };
-    let client = conn.captured().client().0;
-    let config = &conn.worker().shared.config;
-    let h2 = speaks == Restored::Http2 && switch.is_none();
-    let keep = conn.alpn() == Some(Alpn::Http1);
-    let target = Target::app(config, conn.app(), h2, client).keeping_case(keep);
-    let answer = upload::head(exchange(conn, request, &target), &upload, patience).await;
-    let (response, checkout) = answer.map_err(|late| of_late(late, Refusal::AppTimeout))??;
-    guards.checkout = Some(checkout);
-    guards.in_flight = Some(slot);
-    respond(conn, response, guards, Answering { upload, end, switch, deadline }, journal)
 }
 
 /// When the permit ends, for exchanges that are still streaming then (a time window, an age limit).
@@ -107,22 +135,33 @@ fn declared_at_most(body: &ProxyBody, max: u64) -> Result<(), Refused> {
 
 /// Sends once, and once more where that is provably safe (the app had closed the idle connection)
 /// and the budget allows it.
-async fn exchange(
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+fn exchange(
     conn: &Connection,
     request: Request<ProxyBody>,
     target: &Target,
+) -> impl Future<Output = Result<(Response<Incoming>, Checkout), Refused>> {
+    async move {
+        conn.worker().retries.borrow_mut().request();
+        let first = lease(conn, target).await?;
+        // Only a connection that has served before can have been closed meanwhile.
+        let kept = if first.is_new() { None } else { Kept::of(&request) };
+        match first.send(request).await {
+            Ok(answer) => Ok(answer),
+            Err(failed) => Box::pin(once_more(conn, *failed, kept, target)).await,
+        }
+    }
+}
+
+async fn once_more(
+    conn: &Connection,
+    failed: SendFailed,
+    kept: Option<Kept>,
+    target: &Target,
 ) -> Result<(Response<Incoming>, Checkout), Refused> {
     let broken = |error: &hyper::Error| refuse(Refusal::AppFailed, error.to_string());
-    conn.worker().retries.borrow_mut().request();
-    let first = lease(conn, target).await?;
-    // Only a connection that has served before can have been closed meanwhile.
-    let kept = if first.is_new() { None } else { Kept::of(&request) };
-    let failed = match first.send(request).await {
-        Ok(answer) => return Ok(answer),
-        Err(failed) => failed,
-    };
     let error = broken(&failed.error);
-    let (request, why) = retry::again(*failed, kept).map_err(|error| broken(&error))?;
+    let (request, why) = retry::again(failed, kept).map_err(|error| broken(&error))?;
     if !encrypt::may_retry(conn.worker(), why) {
         return Err(error);
     }

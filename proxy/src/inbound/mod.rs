@@ -21,29 +21,71 @@ pub mod service;
 mod tcp;
 mod vouched;
 
+use std::pin::pin;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{Request, Response, request};
 use hyper::body::Incoming;
 
 use crate::http::body::ProxyBody;
-use crate::http::lasting;
+use crate::http::lasting::{self, Lasting};
 use crate::http::request::Head;
 use crate::http::upgrade::Switch;
 use crate::inbound::accept::Connection;
-use crate::inbound::forward::Arrived;
+use crate::inbound::context::Context;
+use crate::inbound::decide::Permit;
+use crate::inbound::forward::{Arrived, Leaving};
 use crate::inbound::service::Called;
 use crate::journal::Journal;
 use crate::live::Snapshot;
 use crate::refusal::Refused;
+use crate::worker::InFlight;
 
-/// One request, from the head to the response head.
+/// One request, from the head to the response head. Between its two halves nothing is kept but what
+/// the second needs: whatever a future holds across a wait is moved with it.
 async fn serve(
     conn: &Rc<Connection>,
     request: Request<Incoming>,
     snap: &Snapshot,
     journal: &mut Journal,
 ) -> Result<Response<ProxyBody>, Refused> {
+    let asked = permit(conn, request, snap, journal)?;
+    journal.before_forward().await?;
+    if let Some(service) = conn.service() {
+        let called = Called {
+            parts: &asked.parts,
+            head: &asked.head,
+            body: asked.body,
+            permit: asked.permit,
+        };
+        return Box::pin(service::answer(conn, service, called, snap, journal)).await;
+    }
+    let (leaving, lasting) = leave(conn, *asked, snap, journal)?;
+    let answered = {
+        let forwarded = pin!(forward::to_app(conn, leaving, journal));
+        lasting::until_ended(lasting, forwarded).await
+    };
+    answered.map_err(|ended| ended.refused(journal))
+}
+
+/// A request that may go on.
+struct Asked {
+    parts: request::Parts,
+    head: Head,
+    body: Incoming,
+    switch: Option<Switch>,
+    ctx: Context,
+    permit: Permit,
+    slot: InFlight,
+}
+
+/// The stages up to the decision.
+fn permit(
+    conn: &Connection,
+    request: Request<Incoming>,
+    snap: &Snapshot,
+    journal: &mut Journal,
+) -> Result<Box<Asked>, Refused> {
     let now = journal.started;
     let slot = conn.worker().admit()?;
     let (mut parts, body) = request.into_parts();
@@ -54,15 +96,20 @@ async fn serve(
     again::check_revoked(conn, &head, &ctx, snap, now)?;
     let permit = decide::authorize(conn, &head, &parts, &ctx, snap, now, journal)?;
     conn.worker().shared.once.take(&permit, &ctx, now)?;
-    journal.before_forward().await?;
-    if let Some(service) = conn.service() {
-        let called = Called { parts: &parts, head: &head, body, permit };
-        return service::answer(conn, service, called, snap, journal).await;
-    }
+    Ok(Box::new(Asked { parts, head, body, switch, ctx, permit, slot }))
+}
+
+/// The stages behind it: what the app is to see, and the place in the registry.
+fn leave(
+    conn: &Rc<Connection>,
+    asked: Asked,
+    snap: &Snapshot,
+    journal: &mut Journal,
+) -> Result<(Leaving, Lasting), Refused> {
+    let Asked { parts, head, body, switch, ctx, permit, slot } = asked;
     let noted = again::note(&parts, snap);
     let enriched = enrich::apply(conn, parts, &head, &permit, &ctx, snap, journal)?;
-    let lasting = again::register(conn, head, ctx, noted, &permit, snap, now);
-    let forwarded =
-        forward::to_app(conn, Arrived { enriched, body, permit, slot, switch }, journal);
-    lasting::until_ended(lasting, forwarded).await.map_err(|ended| ended.refused(journal))
+    let lasting = again::register(conn, head, ctx, noted, &permit, snap, journal.started);
+    let arrived = Arrived { enriched, body, permit, slot, switch };
+    Ok((Leaving::of(conn, arrived, journal)?, lasting))
 }
