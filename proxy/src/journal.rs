@@ -23,8 +23,8 @@ use tokio::time::Instant;
 use crate::admin::{Carried, Explain, StageRefusal, WhyEntry};
 use crate::audit::{
     self, AuditContext, AuditSlot, Callee, ContextFields, DecidedInput, DecisionId, DeviceFields,
-    JustificationFields, PodFields, Reason, Record, RecordKind, RequestFacts, ResponseFacts,
-    ServiceFields, SourceFields, Text, Timing, UserFields,
+    IdText, JustificationFields, PodFields, Reason, Record, RecordKind, RequestFacts,
+    ResponseFacts, ServiceFields, SourceFields, Text, Timing, UserFields,
 };
 use crate::clock::Now;
 use crate::gateway::callers::ServiceCaller;
@@ -66,7 +66,7 @@ pub struct Journal {
     pub path_of_context: Option<Arc<Path>>,
     /// The transaction of an attached context.
     pub txn: Option<Arc<str>>,
-    text: String,
+    text: IdText,
     protocol: Protocol,
     method: Method,
     port: u16,
@@ -160,7 +160,7 @@ impl Journal {
             context: None,
             path_of_context: None,
             txn: None,
-            text: id.encode().as_str().to_owned(),
+            text: id.encode(),
             protocol,
             method,
             port: 0,
@@ -219,7 +219,7 @@ impl Journal {
 
     /// The decision id as text.
     pub fn id_text(&self) -> &str {
-        &self.text
+        self.text.as_str()
     }
 
     /// Sets the port the request was sent to.
@@ -397,7 +397,7 @@ impl Journal {
                 self.allowed(&response);
                 // Outbound and gateway hand on the callee's id; here it is the proxy's own.
                 if self.direction == Direction::Inbound {
-                    problem::set_decision(response.headers_mut(), &self.text);
+                    problem::set_decision(response.headers_mut(), self.text.as_str());
                 }
                 response
             }
@@ -451,7 +451,7 @@ impl Journal {
             tracing::info!(
                 reason = reason.text(),
                 detail = reason.detail(),
-                decision = %self.text,
+                decision = %self.text.as_str(),
                 rule = decision.and_then(|d| d.rule).map(tracing::field::display),
                 "ended"
             );
@@ -515,13 +515,13 @@ impl Journal {
             reason = %refused.reason(),
             direction = self.direction.text(),
             stage = refused.stage.name(),
-            decision = %self.text,
+            decision = %self.text.as_str(),
             rule = self.decision.as_ref().and_then(|d| d.rule.as_ref()).map(tracing::field::display),
             "refused"
         );
         self.remember(Verdict::Deny, Some(row.http), Some(refused));
         if let Some(mut answer) = self.own_answer.take() {
-            problem::set_decision(answer.headers_mut(), &self.text);
+            problem::set_decision(answer.headers_mut(), self.text.as_str());
             return *answer;
         }
         let message = self.decision.as_ref().and_then(|decision| decision.message.clone());
@@ -532,7 +532,7 @@ impl Journal {
             }
         };
         let grpc = self.protocol == Protocol::Grpc;
-        let mut response = problem::response(refused.refusal, &self.text, grpc, audience);
+        let mut response = problem::response(refused.refusal, self.text.as_str(), grpc, audience);
         problem::add(response.headers_mut(), &refused.answer);
         response
     }

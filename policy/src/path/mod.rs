@@ -10,6 +10,7 @@ pub(crate) use template::canonical_pattern;
 pub use template::{PathTemplate, Segment, TemplateError};
 
 use std::fmt;
+use std::sync::Arc;
 
 /// What is done about spellings that are legal but risky.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,8 @@ impl PathError {
 /// A request target in canonical form.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CanonicalPath {
-    target: String,
+    /// Shared: who records or remembers a request keeps its path too.
+    target: Arc<str>,
     path_len: usize,
 }
 
@@ -126,11 +128,23 @@ impl CanonicalPath {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
+        if is_plain(path) {
+            return Ok(Self { target: target.into(), path_len: path.len() });
+        }
+        Self::spelled(path, query, options)
+    }
+
+    /// The canonical form of a path in any spelling.
+    fn spelled(
+        path: &str,
+        query: Option<&str>,
+        options: CanonicalOptions,
+    ) -> Result<Self, PathError> {
         check_bytes(path)?;
         check_escapes(path)?;
         check_separators(path)?;
         check_utf8(path)?;
-        let mut canonical = String::with_capacity(target.len());
+        let mut canonical = String::with_capacity(path.len());
         respell(path, &mut canonical);
         canonical = resolve_segments(canonical, options.normalization)?;
         check_params(&canonical, options.params)?;
@@ -139,7 +153,7 @@ impl CanonicalPath {
             canonical.push('?');
             canonical.push_str(query);
         }
-        Ok(Self { target: canonical, path_len })
+        Ok(Self { target: canonical.into(), path_len })
     }
 
     /// Parses a request target in any form a request line may have. `host` is the canonical host
@@ -151,7 +165,7 @@ impl CanonicalPath {
         options: CanonicalOptions,
     ) -> Result<Self, PathError> {
         if target == "*" {
-            let asterisk = Self { target: "*".to_owned(), path_len: 1 };
+            let asterisk = Self { target: "*".into(), path_len: 1 };
             return if method == "OPTIONS" { Ok(asterisk) } else { Err(PathError::Form) };
         }
         if target.starts_with('/') {
@@ -203,6 +217,22 @@ impl fmt::Debug for CanonicalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("CanonicalPath").field(&self.path()).finish()
     }
+}
+
+/// Whether a path is canonical as it came, as most are, because nothing in it has two readings:
+/// no `%`, no `;`, no segment that is empty or begins with a dot, no byte that is refused.
+fn is_plain(path: &str) -> bool {
+    let plain = |b: u8| {
+        b.is_ascii_alphanumeric()
+            || matches!(b, b'/' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'')
+            || matches!(b, b'(' | b')' | b'*' | b'+' | b',' | b':' | b'=' | b'@')
+    };
+    let mut before = 0;
+    path.bytes().all(|b| {
+        let risky = before == b'/' && (b == b'/' || b == b'.');
+        before = b;
+        plain(b) && !risky
+    })
 }
 
 fn check_bytes(path: &str) -> Result<(), PathError> {

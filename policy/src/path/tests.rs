@@ -200,3 +200,24 @@ proptest! {
         let _ = PathTemplate::parse(&target);
     }
 }
+
+/// The short cut for paths that are canonical as they come says what the long way says.
+#[test]
+fn what_is_plain_has_one_spelling() {
+    const PARTS: [&str; 16] =
+        ["/", "a", "Z", ".", "..", "~", "%41", "%2f", ";", "*", "-", "_", "\\", "|", "=@:", "+,!"];
+    let mut plain = 0;
+    for seed in 0..PARTS.len().pow(4) {
+        let parts = (0..4).map(|at| PARTS[seed / PARTS.len().pow(at) % PARTS.len()]);
+        let path: String = std::iter::once("/").chain(parts).collect();
+        if !is_plain(&path) {
+            continue;
+        }
+        plain += 1;
+        let options = CanonicalOptions::default();
+        let spelled = CanonicalPath::spelled(&path, Some("q"), options);
+        assert_eq!(spelled.as_ref().map(CanonicalPath::path), Ok(path.as_str()));
+        assert_eq!(CanonicalPath::parse(&format!("{path}?q"), options), spelled, "{path}");
+    }
+    assert!(plain > 1_000, "{plain}");
+}

@@ -9,6 +9,9 @@ use std::str::FromStr;
 use crate::clock::Now;
 
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+/// What each byte stands for; `NO_DIGIT`: nothing.
+const DIGITS: [u8; 256] = digits();
+const NO_DIGIT: u8 = 0xff;
 /// Characters of an id.
 pub const ID_LEN: usize = 26;
 
@@ -63,6 +66,19 @@ impl IdText {
     }
 }
 
+/// Ids are read for each response that comes back, so a digit is looked up, in either case.
+const fn digits() -> [u8; 256] {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < ALPHABET.len() {
+        let letter = ALPHABET[value];
+        digits[letter as usize] = value as u8;
+        digits[letter.to_ascii_lowercase() as usize] = value as u8;
+        value += 1;
+    }
+    digits
+}
+
 impl FromStr for DecisionId {
     type Err = NotADecisionId;
 
@@ -72,12 +88,14 @@ impl FromStr for DecisionId {
         }
         let mut value: u128 = 0;
         for byte in text.bytes() {
-            let upper = byte.to_ascii_uppercase();
-            let digit = ALPHABET.iter().position(|known| *known == upper).ok_or(NotADecisionId)?;
+            let digit = DIGITS.get(usize::from(byte)).copied().unwrap_or(NO_DIGIT);
+            if digit == NO_DIGIT {
+                return Err(NotADecisionId);
+            }
             if value >> 123 != 0 {
                 return Err(NotADecisionId);
             }
-            value = value << 5 | u128::try_from(digit).map_err(|_| NotADecisionId)?;
+            value = value << 5 | u128::from(digit);
         }
         Ok(DecisionId(value))
     }

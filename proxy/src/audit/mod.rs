@@ -16,7 +16,7 @@ mod wire;
 mod writer;
 
 pub use decided::DecidedInput;
-pub use id::DecisionId;
+pub use id::{DecisionId, IdText};
 pub use pseudonym::{Personal, PseudonymKey};
 pub use record::{
     AuditContext, Callee, ContextFields, Control, DeviceFields, JustificationFields, Peer,

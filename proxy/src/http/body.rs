@@ -92,8 +92,11 @@ pub struct Guards {
 }
 
 impl ProxyBody {
-    /// A body that streams through.
+    /// A body that streams through. One that has ended already is none.
     pub fn stream(inner: Incoming) -> ProxyBody {
+        if inner.is_end_stream() {
+            return ProxyBody::Empty;
+        }
         ProxyBody::guarded(inner, Guards::default())
     }
 

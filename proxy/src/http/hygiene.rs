@@ -16,7 +16,7 @@ use http::uri::{Authority, Scheme};
 use http::{Method, Version, request, response};
 
 use self::hop::Nominations;
-use self::names::Class;
+use self::names::{Class, Names};
 use self::reserved::Reads;
 use super::translate::join_cookies;
 
@@ -211,7 +211,13 @@ pub fn check_request(parts: &request::Parts) -> Result<Authority, HygieneError> 
     match (host, target) {
         (None, None) => Err(HygieneError::HostMissing),
         (None, Some(_)) if parts.version < Version::HTTP_2 => Err(HygieneError::HostMissing),
-        (None, Some(target)) => read_authority(target),
+        (None, Some(target)) => {
+            check_authority(target)?;
+            // It was read as one already.
+            let authority = parts.uri.authority().ok_or(HygieneError::HostMissing)?;
+            fits_authority(authority)?;
+            Ok(authority.clone())
+        }
         (Some(host), None) => read_authority(host),
         (Some(host), Some(target)) => {
             let (host, target) = (read_authority(host)?, read_authority(target)?);
@@ -227,11 +233,11 @@ pub fn check_request(parts: &request::Parts) -> Result<Authority, HygieneError> 
 fn clean_request(parts: &mut request::Parts, reads: Reads) -> Result<CleanRequest, HygieneError> {
     let authority = check_request(parts)?;
     let headers = &mut parts.headers;
-    check_length(headers)?;
-    let notable = names::notable(headers);
-    let presented = reserved::take(headers, &notable, reads);
-    let hop = hop::remove(headers, &notable, parts.version, Nominations::Strict)?;
-    for (name, class) in &notable {
+    let names = names::look(headers);
+    check_length(headers, &names)?;
+    let presented = reserved::take(headers, &names.notable, reads);
+    let hop = hop::remove(headers, &names, parts.version, Nominations::Strict)?;
+    for (name, class) in &names.notable {
         let lies = match class {
             Class::ClientCert | Class::Override => true,
             Class::Forwarded => reads == Reads::Edge,
@@ -241,7 +247,9 @@ fn clean_request(parts: &mut request::Parts, reads: Reads) -> Result<CleanReques
             headers.remove(name);
         }
     }
-    join_cookies(headers);
+    if names.cookie {
+        join_cookies(headers);
+    }
     Ok(CleanRequest { authority, presented, hop })
 }
 
@@ -250,22 +258,24 @@ fn clean_response(
     reads: Reads,
 ) -> Result<CleanResponse, HygieneError> {
     let headers = &mut parts.headers;
-    if headers.contains_key(TRANSFER_ENCODING) {
+    let names = names::look(headers);
+    if names.framing && headers.contains_key(TRANSFER_ENCODING) {
         // RFC 9112 §6.3: the coding wins, and the length must not be passed on.
         headers.remove(CONTENT_LENGTH);
     }
-    check_length(headers)?;
-    let notable = names::notable(headers);
-    let presented = reserved::take(headers, &notable, reads);
-    let hop = hop::remove(headers, &notable, parts.version, Nominations::Lenient)?;
+    check_length(headers, &names)?;
+    let presented = reserved::take(headers, &names.notable, reads);
+    let hop = hop::remove(headers, &names, parts.version, Nominations::Lenient)?;
     Ok(CleanResponse { presented, hop })
 }
 
 /// One length at most, a plain number, and none beside a coding.
-fn check_length(headers: &HeaderMap) -> Result<(), HygieneError> {
-    // Servers behind CGI-like interfaces read `_` as `-`; over HTTP/2 no head check sees these.
-    if headers.contains_key("content_length") || headers.contains_key("transfer_encoding") {
+fn check_length(headers: &HeaderMap, names: &Names) -> Result<(), HygieneError> {
+    if names.odd_framing {
         return Err(HygieneError::LengthAmbiguous);
+    }
+    if !names.framing {
+        return Ok(());
     }
     let mut lines = headers.get_all(CONTENT_LENGTH).iter();
     let Some(value) = lines.next() else {
@@ -284,12 +294,22 @@ fn check_method(method: &Method) -> Result<(), HygieneError> {
     const STANDARD: [&str; 9] =
         ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
     let name = method.as_str();
+    if STANDARD.contains(&name) {
+        return Ok(());
+    }
     let misspelled = |standard: &&str| standard.eq_ignore_ascii_case(name) && *standard != name;
     if STANDARD.iter().any(misspelled) { Err(HygieneError::MethodCase) } else { Ok(()) }
 }
 
 /// A host with an optional port, nothing else.
 fn read_authority(bytes: &[u8]) -> Result<Authority, HygieneError> {
+    check_authority(bytes)?;
+    let authority = Authority::try_from(bytes).map_err(|_| HygieneError::HostMalformed)?;
+    fits_authority(&authority)?;
+    Ok(authority)
+}
+
+fn check_authority(bytes: &[u8]) -> Result<(), HygieneError> {
     if bytes.contains(&b'@') {
         return Err(HygieneError::UserinfoPresent);
     }
@@ -297,14 +317,14 @@ fn read_authority(bytes: &[u8]) -> Result<Authority, HygieneError> {
     if !bytes.iter().all(plain) || bytes.last() == Some(&b':') {
         return Err(HygieneError::HostMalformed);
     }
-    let authority = Authority::try_from(bytes).map_err(|_| HygieneError::HostMalformed)?;
+    Ok(())
+}
+
+fn fits_authority(authority: &Authority) -> Result<(), HygieneError> {
     let host = authority.host();
     let port = authority.as_str().strip_prefix(host).unwrap_or_default();
     let port_fits = port.is_empty() || authority.port_u16().is_some();
-    if host.is_empty() || !port_fits {
-        return Err(HygieneError::HostMalformed);
-    }
-    Ok(authority)
+    if host.is_empty() || !port_fits { Err(HygieneError::HostMalformed) } else { Ok(()) }
 }
 
 #[cfg(test)]

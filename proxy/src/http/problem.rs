@@ -5,10 +5,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_A
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use crate::http::body::ProxyBody;
+use crate::http::hygiene;
 use crate::refusal::Refusal;
-
-/// Name of the one reserved response header that travels to the client.
-pub const DECISION: &str = "countersign-decision";
 
 /// Who reads the refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +43,10 @@ pub fn add(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
     }
 }
 
-/// Sets `Countersign-Decision`.
+/// Sets `Countersign-Decision`, the one reserved response header that travels to the client.
 pub fn set_decision(headers: &mut HeaderMap, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(DECISION, value);
+        headers.insert(hygiene::DECISION, value);
     }
 }
 

@@ -5,13 +5,14 @@ use std::rc::Rc;
 
 use countersign_config::{AppPort, AppService};
 use countersign_workload_id::WorkloadId;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::audit::DecisionId;
 use crate::clock::Now;
 use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
+use crate::http::hygiene;
 use crate::http::serve::{Ending, Exchange};
 use crate::http::upgrade::Allowed;
 use crate::inbound::accept::{Entry, connection_age};
@@ -32,6 +33,8 @@ pub struct Connection {
     port: u16,
     app: SocketAddr,
     peer: Peer,
+    /// The same, as the app is told.
+    caller: Option<HeaderValue>,
     series: PeerSeries,
     alpn: Option<Alpn>,
     /// The identity this end proved on this connection: whom tokens must have been handed to.
@@ -68,6 +71,7 @@ impl Connection {
             captured,
             port,
             app,
+            caller: peer.mesh().map(|peer| hygiene::encode_value(peer.id().as_str())),
             peer,
             series,
             alpn,
@@ -100,6 +104,11 @@ impl Connection {
     /// Who is on the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Their identity as the app is told of it.
+    pub fn caller(&self) -> Option<&HeaderValue> {
+        self.caller.as_ref()
     }
 
     /// What is known of the connection's addresses.

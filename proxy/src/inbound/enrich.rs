@@ -75,9 +75,10 @@ pub fn apply(
 ) -> Result<Enriched, Refused> {
     set_target(&mut parts, head)?;
     let speaks = restore(&mut parts, head)?;
-    let mut ours = HeaderMap::with_capacity(12);
-    if let Peer::Mesh(peer) = conn.peer() {
-        ours.insert(CALLER, hygiene::encode_value(peer.id().as_str()));
+    // Hygiene left none of these names in the head, so each is written here once.
+    let mut ours = Ours { headers: &mut parts.headers, bytes: 0 };
+    if let Some(caller) = conn.caller() {
+        ours.insert(CALLER, caller.clone());
     }
     if let Ok(id) = HeaderValue::from_str(journal.id_text()) {
         ours.insert(DECISION, id);
@@ -97,8 +98,8 @@ pub fn apply(
         }
     }
     let held = shown.and_then(|(token, path)| held(head, token, path));
-    guards.context = open_context(conn, &mut parts, &mut ours, held);
-    let bytes: usize = ours.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    guards.context = open_context(conn, &mut ours, held);
+    let bytes = ours.bytes;
     if bytes > limits::VERIFIED_HEADERS_BYTES_MAX {
         let detail = format!("{bytes} bytes of verified headers");
         return Err(Refused::new(Refusal::ContextTooLarge, Stage::Enrich, detail));
@@ -106,10 +107,23 @@ pub fn apply(
     if let (Peer::Mesh(peer), which @ [_, ..]) =
         (conn.peer(), conn.worker().shared.config.caller_certificate.as_slice())
     {
-        caller_cert::describe(&mut ours, which, peer, snap.identity().map(|me| &me.id))?;
+        let me = snap.identity().map(|me| &me.id);
+        caller_cert::describe(&mut parts.headers, which, peer, me)?;
     }
-    parts.headers.extend(ours);
     Ok(Enriched { parts, speaks, guards })
+}
+
+/// The headers of ours in the head, whose size is bounded.
+struct Ours<'a> {
+    headers: &'a mut HeaderMap,
+    bytes: usize,
+}
+
+impl Ours<'_> {
+    fn insert(&mut self, name: HeaderName, value: HeaderValue) {
+        self.bytes += name.as_str().len() + value.len() + 4;
+        self.headers.insert(name, value);
+    }
 }
 
 /// What is forwarded is what was decided on, byte for byte.
@@ -146,7 +160,7 @@ fn restore(parts: &mut request::Parts, head: &Head) -> Result<Restored, Refused>
 }
 
 /// The facts of the context, as headers.
-fn describe(ours: &mut HeaderMap, ctx: &RequestContext, path: &Path, opted_in: &[String]) {
+fn describe(ours: &mut Ours<'_>, ctx: &RequestContext, path: &Path, opted_in: &[String]) {
     if let Some(user) = ctx.sub.user().map(UserName::as_str) {
         ours.insert(USER, hygiene::encode_value(user));
     }
@@ -158,7 +172,7 @@ fn describe(ours: &mut HeaderMap, ctx: &RequestContext, path: &Path, opted_in: &
     }
 }
 
-fn describe_opted_in(ours: &mut HeaderMap, ctx: &RequestContext, name: &str) {
+fn describe_opted_in(ours: &mut Ours<'_>, ctx: &RequestContext, name: &str) {
     let rctx = &ctx.rctx;
     let (header, value) = match name {
         "sub" => (SUBJECT, Some(hygiene::encode_value(&ctx.sub.to_string()))),
@@ -218,8 +232,7 @@ fn held(head: &Head, ctx: &Arc<Verified<RequestContext>>, path: &Path) -> Option
 /// context is remembered too: under its trace id nobody else's context may be found.
 fn open_context(
     conn: &Connection,
-    parts: &mut request::Parts,
-    ours: &mut HeaderMap,
+    ours: &mut Ours<'_>,
     held: Option<Arc<Held>>,
 ) -> Option<OpenContext> {
     let worker = conn.worker();
@@ -228,18 +241,18 @@ fn open_context(
         return None;
     }
     let handle = Handle::new(worker.random());
-    let trace = if propagation.traceparent { trace_id(conn, parts) } else { None };
+    let trace = if propagation.traceparent { trace_id(conn, ours.headers) } else { None };
     let token = held.as_ref().map(|held| held.token.clone());
     let contexts = &worker.shared.contexts;
     let Some(open) = contexts.open(handle, trace, held, propagation.token) else {
         worker.metrics.limit_hit("CONTEXT_INDEX_ENTRIES_MAX");
-        restart_trace(conn, parts);
+        restart_trace(conn, ours.headers);
         return None;
     };
     let Some(token) = token else { return Some(open) };
     if open.by_token() {
         // Beside the verified headers, whose bound is not for a token.
-        parts.headers.insert(hygiene::TXN_TOKEN, token);
+        ours.headers.insert(hygiene::TXN_TOKEN, token);
     } else if propagation.token {
         worker.metrics.limit_hit("CONTEXT_INDEX_TOKEN_MAX");
     }
@@ -260,20 +273,20 @@ fn sensitive(token: &HeaderValue) -> HeaderValue {
 
 /// The request's trace id; a request without one gets one, so that an app which propagates trace
 /// context carries ours.
-fn trace_id(conn: &Connection, parts: &mut request::Parts) -> Option<TraceId> {
-    let mut sent = parts.headers.get_all(TRACEPARENT).iter();
+fn trace_id(conn: &Connection, headers: &mut HeaderMap) -> Option<TraceId> {
+    let mut sent = headers.get_all(TRACEPARENT).iter();
     match (sent.next(), sent.next()) {
         (Some(only), None) => only.to_str().ok().and_then(TraceId::parse),
         _ => None,
     }
-    .or_else(|| restart_trace(conn, parts))
+    .or_else(|| restart_trace(conn, headers))
 }
 
 /// A fresh trace id in place of the sender's.
-fn restart_trace(conn: &Connection, parts: &mut request::Parts) -> Option<TraceId> {
+fn restart_trace(conn: &Connection, headers: &mut HeaderMap) -> Option<TraceId> {
     let trace = TraceId::new(conn.worker().random());
     let text = trace.traceparent(conn.worker().random());
-    parts.headers.insert(TRACEPARENT, HeaderValue::from_str(&text).ok()?);
+    headers.insert(TRACEPARENT, HeaderValue::from_str(&text).ok()?);
     Some(trace)
 }
 

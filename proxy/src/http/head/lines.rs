@@ -204,8 +204,23 @@ fn hexadecimal(text: &[u8]) -> Option<u64> {
 }
 
 /// RFC 9110 §5.6.2 `tchar`.
+const fn token() -> [bool; 256] {
+    let mut token = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 0x80 {
+        token[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-')
+            || matches!(byte, b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    token
+}
+
+/// Looked up, because it is asked for every byte of every name.
+const TOKEN: [bool; 256] = token();
+
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
 /// What a field value may contain: visible bytes, space, tab, and `obs-text`.

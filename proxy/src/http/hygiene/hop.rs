@@ -4,7 +4,7 @@ use http::Version;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 
 use super::HygieneError;
-use super::names::{Class, may_be_nominated};
+use super::names::{Class, Names, may_be_nominated};
 
 /// What the hop-by-hop fields said before they were removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +27,18 @@ pub(super) enum Nominations {
 /// Reads and removes the hop-by-hop fields and everything `Connection` nominates.
 pub(super) fn remove(
     headers: &mut HeaderMap,
-    notable: &[(HeaderName, Class)],
+    names: &Names,
     version: Version,
     mode: Nominations,
 ) -> Result<HopByHop, HygieneError> {
+    // Whatever nominates is such a field itself.
+    if !names.has(Class::HopByHop) {
+        return Ok(HopByHop::default());
+    }
     let mut hop =
         HopByHop { te_trailers: names_token(headers, &TE, "trailers"), ..HopByHop::default() };
     let nominated = nominations(headers, &mut hop, version, mode)?;
-    for (name, _) in notable.iter().filter(|(_, class)| *class == Class::HopByHop) {
+    for (name, _) in names.notable.iter().filter(|(_, class)| *class == Class::HopByHop) {
         headers.remove(name);
     }
     for name in nominated {

@@ -10,6 +10,11 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// A header value of ours: bytes outside `0x21..=0x7E` and `% , ; "` percent-encoded.
 pub fn encode_value(text: &str) -> HeaderValue {
+    if text.bytes().all(is_plain)
+        && let Ok(value) = HeaderValue::from_str(text)
+    {
+        return value;
+    }
     encode_joined(std::iter::once(text), "")
 }
 
@@ -48,12 +53,16 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 pub(crate) fn percent_encode(out: &mut String, text: &[u8]) {
     for byte in text {
-        match byte {
-            b'%' | b',' | b';' | b'"' => escape(out, *byte),
-            0x21..=0x7e => out.push(char::from(*byte)),
-            _ => escape(out, *byte),
+        if is_plain(*byte) {
+            out.push(char::from(*byte));
+        } else {
+            escape(out, *byte);
         }
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'%' | b',' | b';' | b'"')
 }
 
 fn encode_joined<'a>(items: impl IntoIterator<Item = &'a str>, separator: &str) -> HeaderValue {
