@@ -152,7 +152,8 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
         Plan::Full => "release",
         Plan::Quick => "e2e",
     };
-    programs(profile, PROGRAMS)?; // the authority is in the CLI
+    programs(profile, &["countersign-proxy"])?;
+    programs("e2e", &["countersign-cli"])?; // its authority gives identities; it is not measured
     let mut command = repo::cargo();
     command.args(["run", "--locked", "--profile", "e2e", "--package", "countersign-benches"]);
     command.args(["--bin", "countersign-bench", "--", "run"]);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::{Measure, Sample};
 use crate::figures::Side;
@@ -82,6 +82,14 @@ fn start_once(make: Make, setting: &Setting, socket: Option<&Path>) -> Result<Du
     Ok(started.elapsed())
 }
 
+/// The CLI: beside the proxy, or beside us.
+fn program(setting: &Setting) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("could not find my own executable")?;
+    let places = [&setting.proxy, &own].map(|program| program.with_file_name("countersign"));
+    let found = places.into_iter().find(|program| program.is_file());
+    found.context("no `countersign` for its authority; build it: cargo build -p countersign-cli")
+}
+
 /// Whether `GET /ready` is answered with 200.
 fn is_ready(address: SocketAddr) -> bool {
     let ask = || {
@@ -104,7 +112,7 @@ struct Authority {
 impl Authority {
     fn start(setting: &Setting) -> Result<Authority> {
         let folder = setting.work.join("authority");
-        let mut command = Command::new(setting.proxy.with_file_name("countersign"));
+        let mut command = Command::new(program(setting)?);
         command.args(["dev", "authority", "--trust-domain", TRUST_DOMAIN]);
         command.args(["--workload", "shop/orders", "--dir"]).arg(&folder);
         let mut process = Proxy::start("authority", &mut command, &setting.work)?;
