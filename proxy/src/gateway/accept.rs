@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::audit::DecisionId;
 use crate::clock::Now;
@@ -54,9 +55,7 @@ pub struct Connection {
     proxied: Option<(IpAddr, PpVersion)>,
     sni: Option<String>,
     certificate: Option<ClientCertificate>,
-    /// What was last written of a client's address: that of the next request is nearly always the
-    /// same.
-    forwarded_for: RefCell<Option<(IpAddr, HeaderValue)>>,
+    forwarded_for: ForwardedFor,
     series: PeerSeries,
     _place: Option<Place>,
     _open: OpenConnection,
@@ -105,7 +104,7 @@ pub async fn connection(
             proxied,
             sni,
             certificate,
-            forwarded_for: RefCell::default(),
+            forwarded_for: ForwardedFor::default(),
             series,
             _place: place,
             _open: open,
@@ -116,7 +115,26 @@ pub async fn connection(
     };
     let stream = Prefixed::new(seen.into(), stream);
     // Boxed, and the stream too: a connection should not keep room for stages it has left.
-    let handshake = Box::pin(TlsAcceptor::from(Arc::clone(&tls.current().server)).accept(stream));
+    let handshake = Box::pin(shake_hands(&worker, tls, stream, from));
+    let Some(Shaken { stream, sni, certificate, version }) = handshake.await else { return };
+    http(conn(Some(sni), certificate), version, Bytes::new(), stream).await;
+}
+
+/// What a finished TLS handshake shows.
+struct Shaken {
+    stream: Box<TlsStream<Prefixed<TcpStream>>>,
+    sni: String,
+    certificate: Option<ClientCertificate>,
+    version: Version,
+}
+
+async fn shake_hands(
+    worker: &Worker,
+    tls: &EdgeTls,
+    stream: Prefixed<TcpStream>,
+    from: SocketAddr,
+) -> Option<Shaken> {
+    let handshake = TlsAcceptor::from(Arc::clone(&tls.current().server)).accept(stream);
     let deadline = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
     match tokio::time::timeout(deadline, handshake).await {
         Ok(Ok(stream)) => {
@@ -126,13 +144,17 @@ pub async fn connection(
             let certificate = ClientCertificate::of_handshake(session.peer_certificates());
             let h2 = session.alpn_protocol() == Some(b"h2");
             let version = if h2 { Version::Http2 } else { Version::Http1 };
-            http(conn(Some(sni), certificate), version, Bytes::new(), Box::new(stream)).await;
+            Some(Shaken { stream: Box::new(stream), sni, certificate, version })
         }
         Ok(Err(error)) => {
             worker.metrics.handshake(Direction::Gateway, handshake_reason(&error));
             tracing::debug!(%from, %error, "public handshake failed");
+            None
         }
-        Err(_) => worker.metrics.handshake(Direction::Gateway, "timeout"),
+        Err(_) => {
+            worker.metrics.handshake(Direction::Gateway, "timeout");
+            None
+        }
     }
 }
 
@@ -253,15 +275,7 @@ impl Connection {
 
     /// What `X-Forwarded-For` says of `client`.
     pub(super) fn forwarded_for(&self, client: IpAddr) -> HeaderValue {
-        let mut last = self.forwarded_for.borrow_mut();
-        match &*last {
-            Some((ip, value)) if *ip == client => value.clone(),
-            Some(_) | None => {
-                let value = hygiene::forwarded_for(client);
-                *last = Some((client, value.clone()));
-                value
-            }
-        }
+        self.forwarded_for.of(client)
     }
 
     /// Behind a trusted proxy a request takes one of its client's places, until it has ended.
@@ -279,6 +293,25 @@ impl Connection {
             return Err(refused.with_sub("per_source"));
         };
         Ok(slot.holding(place))
+    }
+}
+
+/// What was last written of a client's address: that of the next request of a connection is nearly
+/// always the same.
+#[derive(Default)]
+struct ForwardedFor(RefCell<Option<(IpAddr, HeaderValue)>>);
+
+impl ForwardedFor {
+    fn of(&self, client: IpAddr) -> HeaderValue {
+        let mut last = self.0.borrow_mut();
+        match &*last {
+            Some((ip, value)) if *ip == client => value.clone(),
+            Some(_) | None => {
+                let value = hygiene::forwarded_for(client);
+                *last = Some((client, value.clone()));
+                value
+            }
+        }
     }
 }
 
@@ -303,5 +336,19 @@ impl Exchange for Connection {
 
     fn head_limits(&self) -> HeadLimits {
         HeadLimits::from(&self.worker.shared.config.limits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests of several clients come over one connection of a trusted proxy.
+    #[test]
+    fn each_request_is_forwarded_for_its_own_client() {
+        let written = ForwardedFor::default();
+        for client in ["203.0.113.7", "203.0.113.7", "198.51.100.9", "203.0.113.7", "2001:db8::1"] {
+            assert_eq!(written.of(client.parse().unwrap()), client);
+        }
     }
 }

@@ -245,7 +245,8 @@ where
     }
     let tunnel = tunnel.take();
     if let Some(tunnel) = tunnel {
-        tunnel.run(ending).await;
+        // Boxed: hardly any connection ends as one, and each would keep room for it.
+        Box::pin(tunnel.run(ending)).await;
     }
 }
 
