@@ -68,6 +68,11 @@ impl Summary {
         if let Some(rounds) = self.conditions["plan"]["rounds"].as_u64() {
             out.push_str(&format!("; {rounds} rounds"));
         }
+        match self.conditions["pods"].as_bool() {
+            Some(true) => out.push_str("; network namespaces, captured by the redirect"),
+            Some(false) => out.push_str("; loopback, explicit mode"),
+            None => {}
+        }
         for note in &self.notes {
             out.push_str(&format!("; {note}"));
         }
@@ -136,7 +141,7 @@ mod tests {
                             {"ours": 10.0, "peer": null, "ratio": null}]},
                 {"name": "rss", "unit": "MB", "ours": 12.0, "peer": null, "ratio": null,
                  "ratio_spread": null, "target": "<= 10", "met": false, "rounds": []}],
-               "conditions": {"plan": {"quick": true, "rounds": 2}, "machine": "m"}}"#,
+               "conditions": {"plan": {"quick": true, "rounds": 2}, "machine": "m", "pods": false}}"#,
         )
         .unwrap();
         let [new, rss] = summary.figures.as_slice() else { panic!("two figures") };
@@ -147,6 +152,6 @@ mod tests {
         assert_eq!(new.share_of_target(), Some(0.8));
         assert_eq!(rss.share_of_target(), Some(1.2));
         assert!(summary.is_quick());
-        assert_eq!(summary.made_with(), "m; 2 rounds");
+        assert_eq!(summary.made_with(), "m; 2 rounds; loopback, explicit mode");
     }
 }
