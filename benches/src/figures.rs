@@ -154,6 +154,12 @@ impl Figures {
         }
     }
 
+    /// What was measured of one side in one round.
+    pub(crate) fn value(&self, round: usize, side: Side, name: &str) -> Option<f64> {
+        let figure = self.figures.iter().find(|figure| figure.name == name)?;
+        figure.rounds.get(round)?.of(side)
+    }
+
     /// The rounds in which the server alone, at `name`, was more than `tolerance` away from its
     /// median: then the machine moved, not the proxies.
     pub(crate) fn unsteady(&self, name: &str, tolerance: f64) -> BTreeSet<usize> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The two cores of a run.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,12 @@ pub(crate) fn pin_thread(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).with_context(|| format!("could not pin to core {cpu}"))
+}
+
+/// CPU time the calling thread has used.
+pub(crate) fn own_cpu_time() -> Duration {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
 }
 
 /// CPU time a process has used, all threads, user and system, ended threads included.

@@ -4,9 +4,8 @@
 //! pair: client -> proxy A -> mTLS -> proxy B -> server. Both proxies of a pair share one core;
 //! the load generator and the server have the other. What comes out are ratios of medians over
 //! interleaved rounds: a table on stdout and `target/bench/summary.json`.
-//! Everything listens on loopback, every run is bounded, and one failed response fails the run.
-
-#![forbid(unsafe_code)]
+//! As root each pair has network namespaces with the redirect of a pod; otherwise everything listens
+//! on loopback. Every run is bounded, and one failed response fails the run.
 
 mod backend;
 mod figures;
@@ -15,6 +14,7 @@ mod machine;
 mod measures;
 mod pki;
 mod plan;
+mod pods;
 mod run;
 mod sidecars;
 mod stage;

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType,
 };
 
 /// The trust domain of the bench.
@@ -18,6 +18,9 @@ pub(crate) const TRUST_DOMAIN: &str = "bench.test";
 pub(crate) const GATEWAY_ID: &str = "spiffe://bench.test/ns/edge/sa/gateway";
 /// Proxy B: in front of the server.
 pub(crate) const ORDERS_ID: &str = "spiffe://bench.test/ns/shop/sa/orders";
+
+/// Behind the app of B, where that calls on.
+pub(crate) const BILLING_ID: &str = "spiffe://bench.test/ns/shop/sa/billing";
 
 /// What proxies that check host names and no SPIFFE IDs call the server side of their TLS.
 pub(crate) const BASELINE_HOST: &str = "orders.bench.test";
@@ -38,24 +41,30 @@ pub(crate) struct Pki {
     pub(crate) bundle: PathBuf,
     /// The leaf of [`GATEWAY_ID`].
     pub(crate) gateway: Leaf,
+    /// Another one, with an Ed25519 key.
+    pub(crate) gateway_ed25519: Leaf,
     /// The leaf of [`ORDERS_ID`].
     pub(crate) orders: Leaf,
     /// The leaf of [`BASELINE_HOST`].
     pub(crate) baseline: Leaf,
+    /// The leaf of [`BILLING_ID`].
+    pub(crate) billing: Leaf,
 }
 
 impl Pki {
     /// Makes the CA and both leaves and writes them into `dir`.
     pub(crate) fn create(dir: &Path) -> Result<Pki> {
-        let ca_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let ca_key = p256()?;
         let params = ca_params()?;
         let bundle = write(dir, "bundle.pem", &params.self_signed(&ca_key)?.pem())?;
         let ca = Issuer::new(params, ca_key);
         Ok(Pki {
             bundle,
-            gateway: leaf(dir, "gateway", uri(GATEWAY_ID)?, &ca)?,
-            orders: leaf(dir, "orders", uri(ORDERS_ID)?, &ca)?,
-            baseline: leaf(dir, "baseline", SanType::DnsName(BASELINE_HOST.try_into()?), &ca)?,
+            gateway: leaf(dir, "gateway", uri(GATEWAY_ID)?, p256()?, &ca)?,
+            gateway_ed25519: leaf(dir, "gateway-ed25519", uri(GATEWAY_ID)?, ed25519()?, &ca)?,
+            orders: leaf(dir, "orders", uri(ORDERS_ID)?, p256()?, &ca)?,
+            billing: leaf(dir, "billing", uri(BILLING_ID)?, p256()?, &ca)?,
+            baseline: leaf(dir, "baseline", dns(BASELINE_HOST)?, p256()?, &ca)?,
         })
     }
 }
@@ -68,8 +77,25 @@ fn ca_params() -> Result<CertificateParams> {
     Ok(params)
 }
 
-fn leaf(dir: &Path, name: &str, san: SanType, ca: &Issuer<'_, KeyPair>) -> Result<Leaf> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+fn dns(name: &str) -> Result<SanType> {
+    Ok(SanType::DnsName(name.try_into()?))
+}
+
+fn p256() -> Result<KeyPair> {
+    Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)
+}
+
+fn ed25519() -> Result<KeyPair> {
+    Ok(KeyPair::generate_for(&PKCS_ED25519)?)
+}
+
+fn leaf(
+    dir: &Path,
+    name: &str,
+    san: SanType,
+    key: KeyPair,
+    ca: &Issuer<'_, KeyPair>,
+) -> Result<Leaf> {
     let mut params = day_long(san)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =

@@ -15,9 +15,10 @@ use crate::machine::{self, Cores};
 use crate::measures::{self, Measure};
 use crate::pki::Pki;
 use crate::plan::Plan;
+use crate::pods;
 use crate::sidecars::{self, Make, Setting};
 use crate::stage::Stage;
-use crate::tokens::TokenPool;
+use crate::tokens::{Algorithm, TokenPool};
 
 /// A round counts only if the server alone was this close to its median.
 const STEADY: f64 = 0.05;
@@ -62,15 +63,16 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
     ensure!(!measures.is_empty(), "no measure's name contains {:?}", wanted.case);
     let programs = program_dir()?;
     let out = programs.parent().context("my executable has no target folder")?.join("bench");
-    let work = out.join("work");
-    fs::create_dir_all(&work).with_context(|| format!("could not make {}", work.display()))?;
+    fs::create_dir_all(&out).with_context(|| format!("could not make {}", out.display()))?;
+    let work = work_folder(&out)?;
     sidecars::end_with_us()?;
     let cores = Cores::pick()?;
     machine::pin_thread(cores.load)?;
     let server = Backend::start(cores.load)?;
     let setting = Setting {
         pki: Pki::create(&work)?,
-        tokens: Rc::new(TokenPool::sign()?),
+        tokens: Rc::new(TokenPool::sign(Algorithm::Es256)?),
+        ed25519_tokens: Rc::new(TokenPool::sign(Algorithm::Ed25519)?),
         server: server.address,
         envoy: wanted.envoy.clone(),
         proxy: wanted.proxy.clone().unwrap_or_else(|| programs.join("countersign-proxy")),
@@ -87,6 +89,20 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
         run.round(round, &measures, wanted)?;
     }
     run.report(&out)
+}
+
+/// Where configurations, keys and logs go: `work` in `out`, or if the user of the sidecars does not
+/// reach that, a folder for temporary files.
+fn work_folder(out: &Path) -> Result<PathBuf> {
+    let work = if pods::is_reachable(out) {
+        out.join("work")
+    } else {
+        let user = rustix::process::geteuid().as_raw();
+        std::env::temp_dir().join(format!("countersign-bench-{user}"))
+    };
+    fs::create_dir_all(&work).with_context(|| format!("could not make {}", work.display()))?;
+    pods::open_to_all(&work)?;
+    Ok(work)
 }
 
 /// Where this executable is: the folder of its profile in `target`.
@@ -125,6 +141,11 @@ impl Run<'_> {
                 }
             }
         }
+        for side in [Side::OURS, Side::PEER] {
+            for sample in measures::derived::samples(&self.figures, round, side) {
+                self.figures.add(round, side, sample);
+            }
+        }
         if std::mem::take(&mut self.stage.disturbed) {
             self.disturbed.insert(round);
         }
@@ -132,8 +153,9 @@ impl Run<'_> {
     }
 
     fn report(mut self, out: &Path) -> Result<()> {
-        let notes: Vec<String> =
-            self.drop_unsteady().into_iter().chain(self.load_core_note()).collect();
+        let notes =
+            self.drop_unsteady().into_iter().chain(self.load_core_note()).chain(self.place_note());
+        let notes: Vec<String> = notes.collect();
         self.figures.summarise();
         let mut document = serde_json::to_value(&self.figures)?;
         document["conditions"] = self.conditions();
@@ -180,11 +202,19 @@ impl Run<'_> {
         })
     }
 
+    fn place_note(&self) -> Option<String> {
+        let why = self.stage.without_pods.as_ref()?;
+        Some(format!(
+            "explicit mode on loopback, without redirect, and nothing that needs three proxies: {why}"
+        ))
+    }
+
     fn conditions(&self) -> Value {
         let setting = self.stage.setting;
         json!({
             "machine": machine::describe(),
             "plan": self.stage.plan,
+            "pods": self.stage.has_pods(),
             "token_bytes_peer": setting.tokens.token_bytes(),
             "load_core_busy_max": self.stage.load_core_max,
             "pinning": {"load": setting.cores.load, "proxies": setting.cores.proxies},

@@ -11,6 +11,26 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::slot::Answer;
 use super::{HOST, PATH};
 
+/// One connection of an app in the middle, for calls one after the other.
+pub(crate) struct Call(Connection);
+
+impl Call {
+    /// Calls will name `host`.
+    pub(crate) fn open(stream: TcpStream, host: &str) -> Result<Call> {
+        Connection::to(stream, "GET", host).map(Call)
+    }
+
+    /// One call with some header lines; an error unless it went well.
+    pub(crate) async fn exchange(&mut self, lines: &[u8]) -> Result<()> {
+        let answer = self.0.exchange_lines(lines).await?;
+        if answer.status == 200 {
+            return Ok(());
+        }
+        let told = format!("status {}{}", answer.status, answer.reason);
+        Err(Error::new(ErrorKind::InvalidData, told))
+    }
+}
+
 /// An answer's head beyond this is an error.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -39,10 +59,15 @@ impl Connection {
         Connection::over(socket.connect(address).await?, method)
     }
 
-    fn over(stream: TcpStream, method: &str) -> Result<Connection> {
+    /// The same over a connection that is there.
+    pub(super) fn over(stream: TcpStream, method: &str) -> Result<Connection> {
+        Connection::to(stream, method, HOST)
+    }
+
+    fn to(stream: TcpStream, method: &str, host: &str) -> Result<Connection> {
         stream.set_nodelay(true)?;
         let request =
-            format!("{method} {PATH} HTTP/1.1\r\nhost: {HOST}\r\naccept: */*\r\n").into_bytes();
+            format!("{method} {PATH} HTTP/1.1\r\nhost: {host}\r\naccept: */*\r\n").into_bytes();
         let fixed = request.len();
         Ok(Connection { stream, request, fixed, received: Vec::with_capacity(8 * 1024) })
     }
@@ -54,6 +79,17 @@ impl Connection {
             self.request.extend_from_slice(token.as_bytes());
             self.request.extend_from_slice(b"\r\n");
         }
+        self.answered().await
+    }
+
+    async fn exchange_lines(&mut self, lines: &[u8]) -> Result<Answer> {
+        self.request.truncate(self.fixed);
+        self.request.extend_from_slice(lines);
+        self.answered().await
+    }
+
+    /// Ends the request, sends it and reads the answer.
+    async fn answered(&mut self) -> Result<Answer> {
         self.request.extend_from_slice(b"\r\n");
         self.stream.write_all(&self.request).await?;
         self.received.clear();

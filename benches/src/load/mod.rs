@@ -19,15 +19,18 @@ use std::rc::Rc;
 
 use anyhow::{Result, bail};
 use http::HeaderValue;
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 pub(crate) use churn::churn;
 pub(crate) use closed::closed;
+pub(crate) use h1::Call;
 pub(crate) use hold::hold;
 pub(crate) use open::open;
 pub(crate) use reading::Load;
 pub(crate) use slot::{probe, status};
 
+use crate::pods::Pod;
 use crate::tokens::TokenPool;
 
 /// The host every request names; `Destination.hosts` of the countersign pair lists it.
@@ -42,6 +45,8 @@ pub(crate) enum Protocol {
     H1,
     /// HTTP/2 in clear text with prior knowledge.
     H2,
+    /// The same with unary gRPC calls: a POST with a message, an answer with trailers.
+    Grpc,
 }
 
 /// How many requests are in flight at most: on how many connections, and how many on each.
@@ -62,9 +67,18 @@ pub(crate) struct Target {
     pub(crate) protocol: Protocol,
     /// Tokens to send, a new one with each request.
     pub(crate) tokens: Option<Rc<TokenPool>>,
+    /// The pod the client is in, if the pair has pods.
+    pub(crate) pod: Option<Pod>,
 }
 
 impl Target {
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        match &self.pod {
+            Some(pod) => pod.connect(self.address).await,
+            None => TcpStream::connect(self.address).await,
+        }
+    }
+
     fn next_token(&self) -> Option<&HeaderValue> {
         self.tokens.as_deref().map(TokenPool::next)
     }

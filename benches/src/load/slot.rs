@@ -6,7 +6,7 @@ use http::HeaderValue;
 use tokio::task::LocalSet;
 
 use super::{Protocol, Shape, Target, h1, h2, runtime};
-use crate::backend::BODY_BYTES;
+use crate::backend::{BODY_BYTES, MESSAGE_BYTES};
 
 /// One request slot: an HTTP/1.1 connection, or a share of an HTTP/2 connection.
 pub(super) enum Slot {
@@ -17,14 +17,15 @@ pub(super) enum Slot {
 impl Slot {
     /// Sends one request and reads the whole answer; anything but a complete 200 is an error.
     pub(super) async fn exchange(&mut self, token: Option<&HeaderValue>) -> Result<()> {
-        let answer = match self {
-            Slot::H1(connection) => connection.exchange(token).await?,
-            Slot::H2(stream) => stream.exchange(token).await?,
+        let (answer, expected) = match self {
+            Slot::H1(connection) => (connection.exchange(token).await?, BODY_BYTES),
+            Slot::H2(stream) if stream.grpc => (stream.exchange(token).await?, MESSAGE_BYTES),
+            Slot::H2(stream) => (stream.exchange(token).await?, BODY_BYTES),
         };
         if answer.status != 200 {
             bail!("status {}{}", answer.status, answer.reason);
         }
-        if answer.body_bytes != BODY_BYTES {
+        if answer.body_bytes != expected {
             bail!("a body of {} bytes", answer.body_bytes);
         }
         Ok(())
@@ -45,10 +46,11 @@ pub(super) async fn connect(target: &Target, shape: Shape) -> Result<Vec<Slot>> 
     for _ in 0..shape.connections {
         match target.protocol {
             Protocol::H1 => {
-                slots.push(Slot::H1(h1::Connection::open(target.address, "GET").await?))
+                slots.push(Slot::H1(h1::Connection::over(target.connect().await?, "GET")?));
             }
-            Protocol::H2 => {
-                let connection = h2::Connection::open(target.address).await?;
+            Protocol::H2 | Protocol::Grpc => {
+                let grpc = target.protocol == Protocol::Grpc;
+                let connection = h2::Connection::over(target.connect().await?, grpc).await?;
                 slots.extend((0..shape.streams).map(|_| Slot::H2(connection.stream())));
             }
         }
@@ -68,7 +70,7 @@ pub(crate) fn probe(target: &Target) -> Result<()> {
 /// The status of one HTTP/1.1 request, whatever it is.
 pub(crate) fn status(target: &Target, method: &str) -> Result<u16> {
     LocalSet::new().block_on(&runtime()?, async {
-        let mut connection = h1::Connection::open(target.address, method).await?;
+        let mut connection = h1::Connection::over(target.connect().await?, method)?;
         Ok(connection.exchange(target.next_token()).await?.status)
     })
 }

@@ -31,7 +31,7 @@ impl Measure for New {
         let (target, pids) = match side {
             Side::Direct => (stage.direct(Protocol::H1), Vec::new()),
             Side::Of(make) => {
-                let pair = stage.pair(make, Variant::NoToken)?;
+                let pair = stage.loopback_pair(make, Variant::NoToken)?;
                 (pair.target(Protocol::H1).clone(), pair.pids())
             }
         };
@@ -39,7 +39,7 @@ impl Measure for New {
         let mut samples = vec![Sample::new("new_connections", "1/s", load.throughput)];
         if let Side::Of(make) = side {
             stage.saw(&load, true);
-            stage.pair(make, Variant::NoToken)?.empty_audit()?;
+            stage.loopback_pair(make, Variant::NoToken)?.empty_audit()?;
             samples.push(Sample::new("cpu_new_connection", "us", load.cpu_us));
         }
         Ok(samples)

@@ -35,6 +35,9 @@ struct Case {
     direct: bool,
     /// Whether a short run has it.
     quick: bool,
+    /// How often an app behind B calls on for each request, if there is one. Such a request goes
+    /// through a pair that often and once more: figures are per passage of a pair.
+    calls: usize,
 }
 
 const ONE: Shape = Shape { connections: 1, streams: 1 };
@@ -44,15 +47,20 @@ const H2_4X8: Shape = Shape { connections: 4, streams: 8 };
 const LOW_RATE: Loop = Loop::Open(1000);
 
 /// The cases in the order of a round. The names are part of `summary.json`: keep them.
-const CASES: [Case; 10] = {
+const CASES: [Case; 15] = {
     use Loop::Closed;
-    use Protocol::{H1, H2};
-    use Variant::{FreshToken, NoToken};
+    use Protocol::{Grpc, H1, H2};
+    use Variant::{FreshEd25519, FreshToken, NoToken, Onward, OnwardNoToken};
     [
         case("h1_fresh_es256", FreshToken, H1, H1_32, Closed).direct(),
         case("h1_no_token", NoToken, H1, H1_32, Closed),
         case("h2_fresh_es256", FreshToken, H2, H2_4X8, Closed).direct(),
         case("h2_no_token", NoToken, H2, H2_4X8, Closed),
+        case("grpc_no_token", NoToken, Grpc, H2_4X8, Closed),
+        case("h1_fresh_ed25519", FreshEd25519, H1, H1_32, Closed),
+        case("h1_reused4", Onward, H1, H1_32, Closed).calling_on(4),
+        case("h1_onward_fresh", Onward, H1, H1_32, Closed),
+        case("h1_onward_no_token", OnwardNoToken, H1, H1_32, Closed),
         case("h1_one_connection_fresh", FreshToken, H1, ONE, Closed).full(),
         case("h1_one_connection_no_token", NoToken, H1, ONE, Closed).full(),
         case("h1_128_fresh", FreshToken, H1, H1_128, Closed).full(),
@@ -69,12 +77,17 @@ const fn case(
     shape: Shape,
     pacing: Loop,
 ) -> Case {
-    Case { name, variant, protocol, shape, pacing, direct: false, quick: true }
+    Case { name, variant, protocol, shape, pacing, direct: false, quick: true, calls: 1 }
 }
 
 impl Case {
     const fn direct(mut self) -> Case {
         self.direct = true;
+        self
+    }
+
+    const fn calling_on(mut self, times: usize) -> Case {
+        self.calls = times;
         self
     }
 
@@ -101,17 +114,24 @@ impl Measure for Case {
 
     fn sides(&self) -> Vec<Side> {
         let direct = self.direct.then_some(Side::Direct);
-        let sides = direct.into_iter().chain([Make::Countersign, Make::Envoy].map(Side::Of));
-        sides.chain(self.baselines().iter().copied().map(Side::Of)).collect()
+        let pairs = [Make::Countersign, Make::Envoy].iter().chain(self.baselines());
+        direct.into_iter().chain(pairs.copied().map(Side::Of)).collect()
     }
 
     fn sample(&self, stage: &mut Stage<'_>, side: Side) -> Result<Vec<Sample>> {
         let Side::Of(make) = side else { return self.bare(stage) };
+        if self.is_onward() && !stage.has_pods() {
+            return Ok(Vec::new());
+        }
         let pair = stage.pair(make, self.variant)?;
+        pair.call_on(self.calls);
         let (target, pids) = (pair.target(self.protocol).clone(), pair.pids());
         let before = stage.server.served();
         let mut samples = self.measure(stage, &target, &pids)?;
         check_protocol(self.variant.server_protocol(self.protocol), before, stage.server.served())?;
+        if self.calls > 1 {
+            per_passage(&mut samples, self.calls + 1);
+        }
         let pair = stage.pair(make, self.variant)?;
         pair.empty_audit()?;
         if self.name == MEMORY_CASE {
@@ -122,13 +142,19 @@ impl Measure for Case {
 }
 
 impl Case {
-    /// Who can do this without deciding anything.
+    /// Who else: Envoy with HTTP/1.1 in between where that differs and nothing hides it, and who can
+    /// do this without deciding anything.
     fn baselines(&self) -> &'static [Make] {
         match (self.variant, self.protocol) {
-            (Variant::NoToken, Protocol::H1) => &[Make::Haproxy, Make::Nginx],
+            (Variant::NoToken, Protocol::H1) => &[Make::EnvoyHttp1, Make::Haproxy, Make::Nginx],
             (Variant::NoToken, Protocol::H2) => &[Make::Haproxy],
-            (Variant::FreshToken, _) => &[],
+            (Variant::FreshToken | Variant::FreshEd25519, Protocol::H1) => &[Make::EnvoyHttp1],
+            _ => &[],
         }
+    }
+
+    fn is_onward(&self) -> bool {
+        matches!(self.variant, Variant::Onward | Variant::OnwardNoToken)
     }
 
     /// The server without proxies; what it costs is not ours to compare.
@@ -137,6 +163,7 @@ impl Case {
             address: stage.server.address,
             protocol: self.protocol,
             tokens: Some(stage.setting.tokens.clone()),
+            pod: None,
         };
         let mut samples = self.measure(stage, &target, &[])?;
         for sample in samples.iter_mut().filter(|sample| sample.name.starts_with("cpu_")) {
@@ -169,6 +196,17 @@ impl Case {
     }
 }
 
+/// A request that went through a pair `passages` times.
+fn per_passage(samples: &mut [Sample], passages: usize) {
+    for sample in samples {
+        let times = passages as f64;
+        sample.value = sample.value.map(|value| match sample.unit {
+            "1/s" => value * times,
+            _ => value / times,
+        });
+    }
+}
+
 fn cpu(name: &str, load: &Load) -> Vec<Sample> {
     let mut samples = vec![Sample::new(format!("cpu_{name}"), "us", load.cpu_us)];
     for (which, cpu_us) in ["a", "b", "c"].iter().zip(&load.cpu_us_each) {
@@ -182,7 +220,7 @@ fn check_protocol(wanted: Protocol, before: (u64, u64), after: (u64, u64)) -> Re
     let (h1, h2) = (after.0 - before.0, after.1 - before.1);
     let (right, wrong) = match wanted {
         Protocol::H1 => (h1, h2),
-        Protocol::H2 => (h2, h1),
+        Protocol::H2 | Protocol::Grpc => (h2, h1),
     };
     if right == 0 || wrong > 0 {
         bail!("the server saw {h1} HTTP/1.1 and {h2} HTTP/2 requests, not only {wanted:?}");

@@ -3,9 +3,12 @@
 //! meanwhile meets all of them. To add one: a module here, and a line in [`all`].
 
 mod connections;
+mod decision;
+pub(crate) mod derived;
 mod hold;
 mod http;
 mod memory;
+mod signatures;
 mod startup;
 mod tcp;
 
@@ -56,10 +59,14 @@ impl Sample {
 
 /// Everything, in the order of a round and of the table.
 pub(crate) fn all(plan: &Plan) -> Vec<Box<dyn Measure>> {
-    let mut measures: Vec<Box<dyn Measure>> =
-        vec![Box::new(memory::Resident), Box::new(startup::Start)];
+    let mut measures: Vec<Box<dyn Measure>> = vec![
+        Box::new(memory::Resident),
+        Box::new(startup::Start),
+        Box::new(signatures::Signatures),
+    ];
     measures.extend(http::cases(plan));
     measures.push(Box::new(connections::New));
     measures.push(Box::new(tcp::Bulk));
+    measures.push(Box::new(decision::Decision));
     measures
 }

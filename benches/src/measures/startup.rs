@@ -49,7 +49,7 @@ impl Measure for Start {
 fn measure(make: Make, setting: &Setting) -> Result<Vec<Sample>> {
     let authority = match make {
         Make::Countersign => Some(Authority::start(setting)?),
-        Make::Envoy | Make::Haproxy | Make::Nginx => None,
+        Make::Envoy | Make::EnvoyHttp1 | Make::Haproxy | Make::Nginx => None,
     };
     let socket = authority.as_ref().map(|authority| authority.socket.as_path());
     let mut times = Vec::with_capacity(STARTS);

@@ -29,15 +29,10 @@ pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
         let name = format!("countersign-{variant:?}-{role}");
         Proxy::start(&name, &mut command(config, setting)?, &setting.work)
     };
-    let target = |protocol| Target { address: at.a, protocol, tokens: None };
+    let target = |protocol| Target { address: at.a, protocol, tokens: None, pod: None };
     let b = start("b", &files.b)?;
     let a = start("a", &files.a)?;
-    Ok(Pair {
-        proxies: vec![a, b],
-        h1: target(Protocol::H1),
-        h2: target(Protocol::H2),
-        audit: files.audit,
-    })
+    Ok(Pair::explicit(vec![a, b], target(Protocol::H1), target(Protocol::H2), files.audit))
 }
 
 /// What starts one proxy.
@@ -74,24 +69,26 @@ pub(super) fn documents(setting: &Setting, variant: Variant, at: &Addresses) -> 
     let (mesh_file, access_file) = (file("mesh.yaml"), file("access.yaml"));
     let keys = file("jwks.json");
     std::fs::write(&keys, setting.tokens.jwks())?;
-    write_json(&mesh_file, &mesh(at.b, &keys))?;
-    write_json(&access_file, &access(variant))?;
+    let orders = (("orders", HOST, ORDERS_ID), at.b);
+    write_json(&mesh_file, &mesh(&[orders], &keys))?;
+    write_json(&access_file, &access(variant, "orders", ("edge", "gateway")))?;
     let read = json!({"files": [mesh_file, access_file]});
 
     let (audit_a, audit_b) = (file("a.audit"), file("b.audit"));
-    let mut a = process(&pki.gateway, pki, GATEWAY_ID, &audit_a);
+    let gateway = match variant {
+        Variant::FreshEd25519 => &pki.gateway_ed25519,
+        _ => &pki.gateway,
+    };
+    let mut a = process(gateway, pki, GATEWAY_ID, &audit_a);
     a["namespace"] = json!("edge");
     a["labels"] = json!({"app": "gateway"});
     a["documents"] = read.clone();
-    match variant {
-        Variant::FreshToken => {
-            a["listeners"] = json!({"gateway": [{"address": at.a}]});
-            a["gateway"] = json!({"routes": [
-                {"host": HOST, "path": {"prefix": "/"}, "destination": "shop/orders"}]});
-        }
-        Variant::NoToken => {
-            a["listeners"] = json!({"outbound": [{"address": at.a, "destination": "shop/orders"}]});
-        }
+    if variant.mints() {
+        a["listeners"] = json!({"gateway": [{"address": at.a}]});
+        a["gateway"] = json!({"routes": [
+            {"host": HOST, "path": {"prefix": "/"}, "destination": "shop/orders"}]});
+    } else {
+        a["listeners"] = json!({"outbound": [{"address": at.a, "destination": "shop/orders"}]});
     }
 
     let mut b = process(&pki.orders, pki, ORDERS_ID, &audit_b);
@@ -119,9 +116,12 @@ pub(super) fn process(own: &Leaf, pki: &Pki, id: &str, audit: &Path) -> Value {
     })
 }
 
-/// The mesh, its one gateway and its one destination, and the identity provider that a gateway
-/// must have; no request here carries one of its tokens.
-fn mesh(b: SocketAddr, keys: &Path) -> Value {
+/// Account, host and SPIFFE ID of a destination, and where it is.
+type Destination = ((&'static str, &'static str, &'static str), SocketAddr);
+
+/// The mesh, its one gateway and its destinations, and the identity provider that a gateway must
+/// have; no request here carries one of its tokens.
+pub(super) fn mesh(destinations: &[Destination], keys: &Path) -> Value {
     let provider = json!({"issuer": "https://login.bench.test/", "audiences": ["bench"],
         "algorithms": ["ES256"], "tokenTypes": ["JWT"], "keys": {"file": keys},
         "from": [{"header": "Authorization", "scheme": "Bearer"}],
@@ -133,12 +133,15 @@ fn mesh(b: SocketAddr, keys: &Path) -> Value {
         "mint": [{"match": {"http": {"paths": [{"template": TEMPLATE}]}}, "scope": SCOPE,
             "emit": {"rctx": ["req_ip"], "tctx": ["m", "p"]}}],
     });
-    let orders = json!({
-        "hosts": [HOST],
-        "ports": [{"port": b.port(), "protocol": "http"}],
-        "endpoints": [{"address": b.ip(), "port": b.port()}],
-        "peer": {"mesh": {"identities": [ORDERS_ID]}},
-    });
+    let destination = |((account, host, id), at): &Destination| {
+        let spec = json!({
+            "hosts": [host],
+            "ports": [{"port": at.port(), "protocol": "http"}],
+            "endpoints": [{"address": at.ip(), "port": at.port()}],
+            "peer": {"mesh": {"identities": [id]}},
+        });
+        json!({"name": account, "namespace": "shop", "spec": spec})
+    };
     let issuer = json!({"id": GATEWAY_ID, "keys": "x5c",
         "allow": {"origin": ["user"], "sub": ["anon"], "scope": [SCOPE]}});
     let spec = json!({
@@ -146,13 +149,13 @@ fn mesh(b: SocketAddr, keys: &Path) -> Value {
         "context": {"issuers": [issuer]},
         "identityProviders": [{"name": "corp", "spec": provider}],
         "gateways": [{"name": "edge", "namespace": "edge", "spec": gateway}],
-        "destinations": [{"name": "orders", "namespace": "shop", "spec": orders}],
+        "destinations": destinations.iter().map(destination).collect::<Vec<_>>(),
     });
     document("MeshConfig", json!({"name": "default"}), spec)
 }
 
-/// [`RULES`] rules, of which only the last permits the requests.
-fn access(variant: Variant) -> Value {
+/// [`RULES`] rules of an app, of which only the last permits the requests, to `caller`.
+pub(super) fn access(variant: Variant, app: &str, (namespace, account): (&str, &str)) -> Value {
     let mut rules: Vec<Value> = (1..RULES)
         .map(|number| {
             let caller =
@@ -161,25 +164,24 @@ fn access(variant: Variant) -> Value {
             rule(variant, &format!("rule-{number:02}"), &caller, &path)
         })
         .collect();
-    let gateway = json!({"namespace": "edge", "serviceAccount": "gateway"});
-    rules.push(rule(variant, "rule-99", &gateway, TEMPLATE));
-    let spec = json!({"selector": {"matchLabels": {"app": "orders"}}, "direction": "inbound",
+    let caller = json!({"namespace": namespace, "serviceAccount": account});
+    rules.push(rule(variant, "rule-99", &caller, TEMPLATE));
+    let spec = json!({"selector": {"matchLabels": {"app": app}}, "direction": "inbound",
         "rules": rules});
-    document("AccessPolicy", json!({"name": "bench", "namespace": "shop"}), spec)
+    document("AccessPolicy", json!({"name": app, "namespace": "shop"}), spec)
 }
 
 fn rule(variant: Variant, name: &str, caller: &Value, path: &str) -> Value {
     let mut rule = json!({
         "name": name, "effect": "allow",
         "match": {"caller": {"anyOf": [caller]},
-            "http": {"methods": ["GET"], "paths": [{"template": path}]}},
+            "http": {"methods": ["GET", "POST"], "paths": [{"template": path}]}},
     });
-    match variant {
-        Variant::FreshToken => {
-            rule["context"] = json!("required");
-            rule["require"] = json!({"token": {"scopes": {"anyOf": [SCOPE]}}});
-        }
-        Variant::NoToken => rule["context"] = json!("none"),
+    if variant.mints() {
+        rule["context"] = json!("required");
+        rule["require"] = json!({"token": {"scopes": {"anyOf": [SCOPE]}}});
+    } else {
+        rule["context"] = json!("none");
     }
     rule
 }
@@ -196,23 +198,24 @@ mod tests {
 
     use super::*;
     use crate::machine::Cores;
-    use crate::tokens::TokenPool;
+    use crate::tokens::{Algorithm, TokenPool};
 
     #[test]
-    fn the_documents_of_both_variants_are_accepted() {
+    fn the_documents_of_all_pairs_are_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let setting = Setting {
             work: dir.path().to_path_buf(),
             cores: Cores::pick().unwrap(),
             pki: Pki::create(dir.path()).unwrap(),
-            tokens: Rc::new(TokenPool::sign().unwrap()),
+            tokens: Rc::new(TokenPool::sign(Algorithm::Es256).unwrap()),
+            ed25519_tokens: Rc::new(TokenPool::sign(Algorithm::Ed25519).unwrap()),
             server: at(2003),
             envoy: None,
             proxy: PathBuf::new(),
         };
         let at = Addresses { a: at(2001), b: at(2002), server: setting.server };
-        for variant in [Variant::FreshToken, Variant::NoToken] {
+        for variant in [Variant::FreshToken, Variant::FreshEd25519, Variant::NoToken] {
             let files = documents(&setting, variant, &at).unwrap();
             for file in [files.a, files.b] {
                 ProxyConfig::load(&file).unwrap_or_else(|problems| panic!("{problems}"));

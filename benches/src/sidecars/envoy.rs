@@ -14,7 +14,7 @@ use countersign_config::env;
 use serde_json::{Value, json};
 
 use super::process::Proxy;
-use super::{Pair, RULES, Setting, Variant, free_port, write_json};
+use super::{Make, Pair, RULES, Setting, Variant, free_port, write_json};
 use crate::load::{Protocol, Target};
 use crate::pki::{GATEWAY_ID, Leaf, ORDERS_ID, Pki, TRUST_DOMAIN};
 
@@ -25,45 +25,48 @@ const JWT: &str =
     "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-const TLS_DOWN: &str =
+pub(super) const TLS_DOWN: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
-const TLS_UP: &str =
+pub(super) const TLS_UP: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 
 /// Starts both Envoys. The caller has pinned this thread to the core they shall use.
-pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
+pub(super) fn start(make: Make, variant: Variant, setting: &Setting) -> Result<Pair> {
     let (a_h1, a_h2, b_h1, b_h2) = (free_port()?, free_port()?, free_port()?, free_port()?);
     let b = inbound(variant, setting, [b_h1, b_h2]);
+    let between = if make == Make::EnvoyHttp1 { Protocol::H1 } else { Protocol::H2 };
+    let up = |protocol| {
+        let pki = &setting.pki;
+        tls(TLS_UP, pki, &pki.gateway, ORDERS_ID, &[alpn(protocol)])
+    };
     let a = json!({"static_resources": {
         "listeners": [
             listener("h1", a_h1, vec![router()], None),
             listener("h2", a_h2, vec![router()], None),
         ],
         "clusters": [
-            cluster("h1", b_h1, Protocol::H2, Some(tls_up(&setting.pki))),
-            cluster("h2", b_h2, Protocol::H2, Some(tls_up(&setting.pki))),
+            cluster("h1", b_h1, between, Some(up(between))),
+            cluster("h2", b_h2, Protocol::H2, Some(up(Protocol::H2))),
         ],
     }});
     let start = |role: &str, base_id: u32, config: &Value| {
-        let name = format!("envoy-{variant:?}-{role}");
+        let name = format!("{}-{variant:?}-{role}", make.name());
         Proxy::start(&name, &mut command(&name, base_id, config, setting)?, &setting.work)
     };
-    let tokens = (variant == Variant::FreshToken).then(|| setting.tokens.clone());
-    let target = |address, protocol| Target { address, protocol, tokens: tokens.clone() };
+    let tokens = variant.tokens(setting).cloned();
+    let target =
+        |address, protocol| Target { address, protocol, tokens: tokens.clone(), pod: None };
     let b = start("b", 4702, &b)?;
     let a = start("a", 4701, &a)?;
-    Ok(Pair {
-        proxies: vec![a, b],
-        h1: target(a_h1, Protocol::H1),
-        h2: target(a_h2, Protocol::H2),
-        audit: Vec::new(),
-    })
+    let (h1, h2) = (target(a_h1, Protocol::H1), target(a_h2, Protocol::H2));
+    Ok(Pair::explicit(vec![a, b], h1, h2, Vec::new()))
 }
 
 /// The configuration of B, with a listener for each protocol that the client speaks to A.
 pub(super) fn inbound(variant: Variant, setting: &Setting, [h1, h2]: [SocketAddr; 2]) -> Value {
     let server = setting.server;
-    let filters = || inbound_filters(variant, setting.tokens.jwks());
+    let filters =
+        || inbound_filters(variant.tokens(setting).map(|tokens| tokens.jwks()), GATEWAY_ID);
     json!({"static_resources": {
         "listeners": [
             listener("h1", h1, filters(), Some(tls_down(&setting.pki))),
@@ -93,7 +96,18 @@ pub(super) fn command(
 }
 
 /// A listener on `address` whose requests all go to the cluster of the same name.
-fn listener(name: &str, address: SocketAddr, filters: Vec<Value>, tls: Option<Value>) -> Value {
+pub(super) fn listener(
+    name: &str,
+    address: SocketAddr,
+    filters: Vec<Value>,
+    tls: Option<Value>,
+) -> Value {
+    let chain = http_chain(name, filters, tls);
+    json!({"name": name, "address": socket(address), "filter_chains": [chain]})
+}
+
+/// A filter chain whose requests all go to the cluster of the same name.
+pub(super) fn http_chain(name: &str, filters: Vec<Value>, tls: Option<Value>) -> Value {
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
     let mut chain = json!({"filters": [{
         "name": "envoy.filters.network.http_connection_manager",
@@ -107,13 +121,26 @@ fn listener(name: &str, address: SocketAddr, filters: Vec<Value>, tls: Option<Va
     if let Some(tls) = tls {
         chain["transport_socket"] = transport_socket(tls);
     }
-    json!({"name": name, "address": socket(address), "filter_chains": [chain]})
+    chain
 }
 
-fn cluster(name: &str, address: SocketAddr, protocol: Protocol, tls: Option<Value>) -> Value {
+/// What TLS says for a protocol.
+pub(super) fn alpn(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::H1 => "http/1.1",
+        Protocol::H2 | Protocol::Grpc => "h2",
+    }
+}
+
+pub(super) fn cluster(
+    name: &str,
+    address: SocketAddr,
+    protocol: Protocol,
+    tls: Option<Value>,
+) -> Value {
     let options = match protocol {
         Protocol::H1 => json!({"http_protocol_options": {}}),
-        Protocol::H2 => json!({"http2_protocol_options": {}}),
+        Protocol::H2 | Protocol::Grpc => json!({"http2_protocol_options": {}}),
     };
     let no_limit = 1_000_000;
     let mut cluster = json!({
@@ -133,17 +160,15 @@ fn cluster(name: &str, address: SocketAddr, protocol: Protocol, tls: Option<Valu
     cluster
 }
 
-fn inbound_filters(variant: Variant, jwks: &str) -> Vec<Value> {
+/// What B does for `caller`, with a token where there are keys.
+pub(super) fn inbound_filters(jwks: Option<&str>, caller: &str) -> Vec<Value> {
     let rbac = json!({"name": "envoy.filters.http.rbac", "typed_config":
-        {"@type": RBAC, "rules": {"action": "ALLOW", "policies": policies()}}});
-    match variant {
-        Variant::FreshToken => vec![jwt_authn(jwks), rbac, router()],
-        Variant::NoToken => vec![rbac, router()],
-    }
+        {"@type": RBAC, "rules": {"action": "ALLOW", "policies": policies(caller)}}});
+    jwks.map(jwt_authn).into_iter().chain([rbac, router()]).collect()
 }
 
 fn jwt_authn(jwks: &str) -> Value {
-    let provider = json!({"issuer": GATEWAY_ID, "audiences": [TRUST_DOMAIN],
+    let provider = json!({"issuer": GATEWAY_ID, "audiences": [TRUST_DOMAIN], "forward": true,
         "local_jwks": {"inline_string": jwks}});
     json!({"name": "envoy.filters.http.jwt_authn", "typed_config": {
         "@type": JWT, "providers": {"bench": provider},
@@ -152,11 +177,11 @@ fn jwt_authn(jwks: &str) -> Value {
 }
 
 /// [`RULES`] policies by name; only the last one, in Envoy's order too, permits the requests.
-fn policies() -> Value {
+fn policies(permitted: &str) -> Value {
     let policy = |caller: &str, path: &str| {
         json!({
             "permissions": [{"and_rules": {"rules": [
-                {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
+                {"header": {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|POST"}}}},
                 {"url_path": {"path": {"safe_regex": {"regex": path}}}},
             ]}}],
             "principals": [{"authenticated": {"principal_name": {"exact": caller}}}],
@@ -170,33 +195,38 @@ fn policies() -> Value {
             policy(&caller, &format!("/v{rule}/users/[^/]+/orders")),
         );
     }
-    policies.insert("rule-99".into(), policy(GATEWAY_ID, "/v1/users/[^/]+/orders"));
+    policies.insert("rule-99".into(), policy(permitted, "/v1/users/[^/]+/orders"));
     Value::Object(policies)
 }
 
-fn router() -> Value {
+pub(super) fn router() -> Value {
     json!({"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}})
 }
 
 pub(super) fn tls_down(pki: &Pki) -> Value {
-    json!({"@type": TLS_DOWN, "require_client_certificate": true,
-        "common_tls_context": tls(pki, &pki.orders, GATEWAY_ID)})
+    tls(TLS_DOWN, pki, &pki.orders, GATEWAY_ID, &["h2", "http/1.1"])
 }
 
 pub(super) fn tls_up(pki: &Pki) -> Value {
-    json!({"@type": TLS_UP, "common_tls_context": tls(pki, &pki.gateway, ORDERS_ID)})
+    tls(TLS_UP, pki, &pki.gateway, ORDERS_ID, &["h2"])
 }
 
-fn tls(pki: &Pki, own: &Leaf, peer: &str) -> Value {
-    json!({
-        "alpn_protocols": ["h2"],
+/// One side of mTLS 1.3, for a peer of this SPIFFE ID.
+pub(super) fn tls(side: &str, pki: &Pki, own: &Leaf, peer: &str, protocols: &[&str]) -> Value {
+    let common = json!({
+        "alpn_protocols": protocols,
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3",
             "tls_maximum_protocol_version": "TLSv1_3", "ecdh_curves": ["X25519"]},
         "tls_certificates": [{"certificate_chain": {"filename": own.certificate},
             "private_key": {"filename": own.key}}],
         "validation_context": {"trusted_ca": {"filename": pki.bundle},
             "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": peer}}]},
-    })
+    });
+    let mut socket = json!({"@type": side, "common_tls_context": common});
+    if side == TLS_DOWN {
+        socket["require_client_certificate"] = json!(true);
+    }
+    socket
 }
 
 pub(super) fn transport_socket(tls: Value) -> Value {

@@ -25,13 +25,10 @@ pub(super) fn start(setting: &Setting) -> Result<Pair> {
     let mut a = global("http");
     section(&mut a, "h1", (a_h1, ""), (b_h1, &call));
     section(&mut a, "h2", (a_h2, " proto h2"), (b_h2, &call));
-    let target = |address, protocol| Target { address, protocol, tokens: None };
-    Ok(Pair {
-        proxies: vec![process("a", &a, setting)?, process("b", &b, setting)?],
-        h1: target(a_h1, Protocol::H1),
-        h2: target(a_h2, Protocol::H2),
-        audit: Vec::new(),
-    })
+    let target = |address, protocol| Target { address, protocol, tokens: None, pod: None };
+    let proxies = vec![process("a", &a, setting)?, process("b", &b, setting)?];
+    let (h1, h2) = (target(a_h1, Protocol::H1), target(a_h2, Protocol::H2));
+    Ok(Pair::explicit(proxies, h1, h2, Vec::new()))
 }
 
 /// Starts both for opaque bytes.

@@ -9,15 +9,18 @@ mod haproxy;
 mod nginx;
 mod opaque;
 mod pair;
+mod placed;
 mod process;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::load::Protocol;
+use crate::tokens::{Algorithm, TokenPool};
 
 pub(crate) use opaque::Opaque;
 pub(crate) use pair::{Pair, Setting};
@@ -29,8 +32,10 @@ const RULES: usize = 20;
 /// Whose proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Make {
-    /// The reference.
+    /// The reference: HTTP/2 between the two, as between ours.
     Envoy,
+    /// The same as Istio has it by default: what came as HTTP/1.1 goes on as HTTP/1.1.
+    EnvoyHttp1,
     /// Ours.
     Countersign,
     /// TLS in both directions and nothing else.
@@ -44,6 +49,7 @@ impl Make {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Make::Envoy => "envoy",
+            Make::EnvoyHttp1 => "envoy_http1",
             Make::Countersign => "countersign",
             Make::Haproxy => "haproxy",
             Make::Nginx => "nginx",
@@ -52,13 +58,13 @@ impl Make {
 
     /// From its name on the command line.
     pub(crate) fn parse(name: &str) -> Option<Make> {
-        let all = [Make::Envoy, Make::Countersign, Make::Haproxy, Make::Nginx];
+        let all = [Make::Envoy, Make::EnvoyHttp1, Make::Countersign, Make::Haproxy, Make::Nginx];
         all.into_iter().find(|make| make.name() == name)
     }
 
     /// Whether it does the whole job; the others only show what TLS in both directions costs.
     pub(crate) fn decides(self) -> bool {
-        matches!(self, Make::Envoy | Make::Countersign)
+        matches!(self, Make::Envoy | Make::EnvoyHttp1 | Make::Countersign)
     }
 }
 
@@ -67,18 +73,48 @@ impl Make {
 pub(crate) enum Variant {
     /// B verifies an ES256 token that no earlier request carried.
     FreshToken,
+    /// The same with Ed25519.
+    FreshEd25519,
     /// No token; B authenticates A and decides.
     NoToken,
+    /// [`Variant::FreshToken`], and the app behind B calls on with the same context; a third proxy
+    /// verifies it too.
+    Onward,
+    /// The same without token.
+    OnwardNoToken,
 }
 
 impl Variant {
+    /// Whether requests carry a token: minted by A of ours, brought by the client of others.
+    pub(crate) fn mints(self) -> bool {
+        self.algorithm().is_some()
+    }
+
+    fn algorithm(self) -> Option<Algorithm> {
+        match self {
+            Variant::FreshToken | Variant::Onward => Some(Algorithm::Es256),
+            Variant::FreshEd25519 => Some(Algorithm::Ed25519),
+            Variant::NoToken | Variant::OnwardNoToken => None,
+        }
+    }
+
+    /// The tokens for pairs that do not mint.
+    fn tokens(self, setting: &Setting) -> Option<&Rc<TokenPool>> {
+        Some(match self.algorithm()? {
+            Algorithm::Es256 => &setting.tokens,
+            Algorithm::Ed25519 => &setting.ed25519_tokens,
+        })
+    }
+
+    /// Whether there is a third proxy, and an app between.
+    fn has_middle(self) -> bool {
+        matches!(self, Variant::Onward | Variant::OnwardNoToken)
+    }
+
     /// What B speaks to the server: what the client spoke to A, but a gateway's HTTP/2 clients are
     /// browsers, and the app behind still speaks HTTP/1.1.
     pub(crate) fn server_protocol(self, client: Protocol) -> Protocol {
-        match self {
-            Variant::FreshToken => Protocol::H1,
-            Variant::NoToken => client,
-        }
+        if self.mints() { Protocol::H1 } else { client }
     }
 }
 

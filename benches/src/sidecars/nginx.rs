@@ -24,9 +24,9 @@ pub(super) fn start(setting: &Setting) -> Result<Pair> {
     let b = process("b", (between, " ssl", &bind), (setting.server, "http", ""), setting)?;
     let call = call_tls(&setting.pki);
     let a = process("a", (entry, "", ""), (between, "https", &call), setting)?;
-    let target = |protocol| Target { address: entry, protocol, tokens: None };
+    let target = |protocol| Target { address: entry, protocol, tokens: None, pod: None };
     let (h1, h2) = (target(Protocol::H1), target(Protocol::H1));
-    Ok(Pair { proxies: vec![a, b], h1, h2, audit: Vec::new() })
+    Ok(Pair::explicit(vec![a, b], h1, h2, Vec::new()))
 }
 
 fn bind_tls(pki: &Pki) -> String {

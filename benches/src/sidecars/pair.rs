@@ -4,15 +4,19 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::process::Proxy;
-use super::{Make, Variant, countersign, envoy, haproxy, nginx};
+use super::{Make, Variant, countersign, envoy, haproxy, nginx, placed};
+use crate::backend::Backend;
 use crate::load::{Protocol, Target, probe, status};
 use crate::machine::{self, Cores};
 use crate::pki::Pki;
+use crate::pods::Pod;
 use crate::tokens::TokenPool;
 
 /// How long a pair may take until its first request succeeds.
@@ -28,6 +32,8 @@ pub(crate) struct Setting {
     pub(crate) pki: Pki,
     /// Tokens for the pair that does not mint its own.
     pub(crate) tokens: Rc<TokenPool>,
+    /// The same, of another algorithm.
+    pub(crate) ed25519_tokens: Rc<TokenPool>,
     /// The server behind B.
     pub(crate) server: SocketAddr,
     /// Envoy's executable; `None`: the test-bed's.
@@ -42,29 +48,68 @@ pub(crate) struct Pair {
     pub(super) proxies: Vec<Proxy>,
     pub(super) h1: Target,
     pub(super) h2: Target,
+    pub(super) grpc: Target,
     /// Audit records, in files that grow with every request.
     pub(super) audit: Vec<PathBuf>,
+    /// How often the app behind B calls on for each request, if it does.
+    pub(super) calls: Arc<AtomicUsize>,
+    /// Where they are; they end with their pods.
+    pub(super) _pods: Vec<Pod>,
 }
 
 impl Pair {
-    /// Starts both proxies and waits until a request of either protocol succeeds.
+    /// Starts the proxies in pods of their own, in front of `server`, and waits until a request of
+    /// either protocol succeeds.
+    pub(crate) fn start_in_pods(
+        make: Make,
+        variant: Variant,
+        setting: &Setting,
+        server: &Backend,
+    ) -> Result<Pair> {
+        placed::start(make, variant, setting, server)
+            .and_then(|pair| pair.shown(make.decides()))
+            .with_context(|| format!("the {make:?} pair ({variant:?}) in pods"))
+    }
+
+    /// Starts both proxies on loopback, in explicit mode, and waits in the same way.
     pub(crate) fn start(make: Make, variant: Variant, setting: &Setting) -> Result<Pair> {
         machine::pin_thread(setting.cores.proxies)?;
         let started = match make {
-            Make::Envoy => envoy::start(variant, setting),
+            _ if variant.has_middle() => bail!("{variant:?} needs pods"),
+            Make::Envoy | Make::EnvoyHttp1 => envoy::start(make, variant, setting),
             Make::Countersign => countersign::start(variant, setting),
             Make::Haproxy => haproxy::start(setting),
             Make::Nginx => nginx::start(setting),
         };
         machine::pin_thread(setting.cores.load)?;
-        let mut pair = started?;
-        pair.wait_until_ready()
-            .with_context(|| format!("the {make:?} pair ({variant:?}) is not ready"))?;
-        if make.decides() {
-            pair.check_refusals()
-                .with_context(|| format!("the {make:?} pair ({variant:?}) does not do its job"))?;
+        started
+            .and_then(|pair| pair.shown(make.decides()))
+            .with_context(|| format!("the {make:?} pair ({variant:?})"))
+    }
+
+    /// The pair, once it is ready and has shown that it does its job, if that is to decide.
+    fn shown(mut self, decides: bool) -> Result<Pair> {
+        self.wait_until_ready().context("it is not ready")?;
+        if decides {
+            self.check_refusals().context("it does not do its job")?;
         }
-        Ok(pair)
+        Ok(self)
+    }
+
+    /// From now on the app behind B calls on so often for each request.
+    pub(crate) fn call_on(&self, times: usize) {
+        self.calls.store(times, Ordering::Relaxed);
+    }
+
+    /// Proxies on loopback.
+    pub(super) fn explicit(
+        proxies: Vec<Proxy>,
+        h1: Target,
+        h2: Target,
+        audit: Vec<PathBuf>,
+    ) -> Pair {
+        let grpc = Target { protocol: Protocol::Grpc, ..h2.clone() };
+        Pair { proxies, h1, h2, grpc, audit, calls: Arc::default(), _pods: Vec::new() }
     }
 
     /// Where to send load of a protocol.
@@ -72,6 +117,7 @@ impl Pair {
         match protocol {
             Protocol::H1 => &self.h1,
             Protocol::H2 => &self.h2,
+            Protocol::Grpc => &self.grpc,
         }
     }
 

@@ -34,7 +34,7 @@ impl Opaque {
             Make::Countersign => countersign::start(setting, server),
             Make::Envoy => envoy::start(setting, server),
             Make::Haproxy => haproxy::opaque(setting, server),
-            Make::Nginx => bail!("nginx-light carries no opaque bytes"),
+            Make::Nginx | Make::EnvoyHttp1 => bail!("{make:?} carries no opaque bytes here"),
         };
         machine::pin_thread(setting.cores.load)?;
         let mut pair = started?;
