@@ -222,7 +222,7 @@ bounds! {
     /// Endpoints a worker keeps an idle, unblemished record of.
     ENDPOINTS_KNOWN_MAX: usize = 8_192;
     /// Destinations known (process).
-    SERVICES_MAX: usize = 8_192;
+    SERVICES_MAX: usize = 16_384;
     /// Consecutive failures that open an endpoint's breaker.
     BREAKER_FAILURES: u32 = 5;
     /// First time an open breaker stays open.

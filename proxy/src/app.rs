@@ -372,6 +372,7 @@ impl Running {
         self.reload.provider_status(&self.shared.provider_keys.status());
         refresh_edges(&self.edges);
         self.shared.contexts.sweep(Now::read());
+        self.shared.live.let_go();
         if !renewing && !std::mem::replace(&mut self.certs_ended, true) {
             tracing::error!(code = "ID-09", "{CERTS_ENDED}");
         }

@@ -3,7 +3,7 @@
 //! A request takes it once, so keys, policy, trust and destinations it sees are of one generation.
 //! Invariant: a snapshot never changes; building one that fails leaves the last good one in force.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use countersign_certs_client::svid::SignerChains;
@@ -125,6 +125,7 @@ impl Snapshot {
 /// Holds the snapshot in force.
 pub struct Live {
     snapshot: ArcSwap<Snapshot>,
+    retired: Retired<Snapshot>,
     /// Its generation, for those who wait for the next one.
     generation: watch::Sender<u64>,
 }
@@ -133,7 +134,7 @@ impl Live {
     /// Starts with `first`.
     pub fn new(first: Snapshot) -> Live {
         let generation = watch::Sender::new(first.generation);
-        Live { snapshot: ArcSwap::from_pointee(first), generation }
+        Live { snapshot: ArcSwap::from_pointee(first), retired: Retired::default(), generation }
     }
 
     /// The snapshot in force.
@@ -144,13 +145,40 @@ impl Live {
     /// Puts `next` in force for every request that starts from now on.
     pub fn publish(&self, next: Snapshot) {
         let generation = next.generation;
-        self.snapshot.store(Arc::new(next));
+        self.retired.keep(self.snapshot.swap(Arc::new(next)));
         self.generation.send_replace(generation);
+    }
+
+    /// Drops the snapshots that no request holds any longer; for the control thread, now and then.
+    pub fn let_go(&self) {
+        self.retired.let_go();
     }
 
     /// Tells when another snapshot is in force.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+}
+
+/// What was in force and may still be held by requests. Keeping it here makes the control thread the
+/// last to let go: no worker stops between two requests to drop ten thousand documents.
+struct Retired<T>(Mutex<Vec<Arc<T>>>);
+
+impl<T> Default for Retired<T> {
+    fn default() -> Retired<T> {
+        Retired(Mutex::default())
+    }
+}
+
+impl<T> Retired<T> {
+    fn keep(&self, old: Arc<T>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+    }
+
+    fn let_go(&self) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who sees one holder is that holder: nobody can take another one out of here.
+        kept.retain(|old| Arc::strong_count(old) > 1);
     }
 }
 
@@ -326,5 +354,36 @@ impl Builder {
             self.trust_shrank_at = self.generation;
         }
         self.believed = Some((Arc::clone(&trust.bundles), Arc::clone(&trust.crls)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+
+    /// Notes who dropped it.
+    struct Big(Arc<Mutex<Vec<ThreadId>>>);
+
+    impl Drop for Big {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push(thread::current().id());
+        }
+    }
+
+    #[test]
+    fn what_a_worker_lets_go_last_is_dropped_by_the_control_thread() {
+        let dropped = Arc::new(Mutex::default());
+        let retired = Retired::default();
+        let snapshot = Arc::new(Big(Arc::clone(&dropped)));
+        let held = Arc::clone(&snapshot);
+        retired.keep(snapshot);
+        retired.let_go();
+        thread::spawn(move || drop(held)).join().unwrap();
+        assert_eq!(dropped.lock().unwrap().len(), 0, "not by the worker");
+        retired.let_go();
+        assert_eq!(*dropped.lock().unwrap(), [thread::current().id()]);
+        assert!(retired.0.lock().unwrap().is_empty());
     }
 }

@@ -8,6 +8,7 @@
 pub mod chain;
 pub mod decided;
 pub mod id;
+mod json;
 pub mod pseudonym;
 pub mod record;
 pub mod sink;

@@ -14,6 +14,7 @@ use aws_lc_rs::digest;
 use countersign_config::limits;
 
 use super::chain::Chain;
+use super::json::Stamps;
 use super::record::{Record, RecordKind, Text};
 use super::sink::{AuditConfig, Queued, Shared, TICK_MS, Target};
 use super::wire::{self, Detail, Frame, Gap};
@@ -38,6 +39,7 @@ pub(super) struct Writer {
     /// Lines made and not yet written.
     pending: Vec<u8>,
     line: Vec<u8>,
+    stamps: Stamps,
     sink_failing: bool,
 }
 
@@ -98,6 +100,7 @@ impl Writer {
             batch: Vec::new(),
             pending: Vec::new(),
             line: Vec::new(),
+            stamps: Stamps::default(),
             sink_failing: false,
         })
     }
@@ -205,11 +208,7 @@ impl Writer {
         };
         for detail in [Detail::Full, Detail::Brief] {
             self.line.clear();
-            let wire = wire::line(&frame, record, gap, detail);
-            if serde_json::to_writer(&mut self.line, &wire).is_err() {
-                // Only possible if a type above cannot be JSON at all; no such type exists.
-                return;
-            }
+            wire::line(&mut self.line, &mut self.stamps, &frame, record, gap, detail);
             if self.line.len() <= limits::AUDIT_RECORD_BYTES_MAX {
                 break;
             }

@@ -66,7 +66,7 @@ pub struct Destination {
     pub upgrades: Vec<String>,
     /// Whether CONNECT may pass.
     pub connect: bool,
-    /// Where it runs. Empty: where the app dialled.
+    /// Where it runs, in order of addresses. Empty: where the app dialled.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -87,9 +87,15 @@ impl Destination {
         Allowed { upgrades: &self.upgrades, connect: self.connect }
     }
 
+    /// The endpoint that a document names at `addr`.
+    pub fn known(&self, addr: SocketAddr) -> Option<&Endpoint> {
+        let at = self.endpoints.partition_point(|endpoint| endpoint.addr < addr);
+        self.endpoints.get(at).filter(|endpoint| endpoint.addr == addr)
+    }
+
     /// The endpoint at `addr`. Outside the mesh the names decide, so any address will do.
     pub fn endpoint(&self, addr: SocketAddr) -> Option<Endpoint> {
-        let known = self.endpoints.iter().find(|endpoint| endpoint.addr == addr).cloned();
+        let known = self.known(addr).cloned();
         known.or_else(|| (!self.is_mesh()).then_some(Endpoint { addr, expected: None }))
     }
 
@@ -342,6 +348,8 @@ impl Read {
             let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
             read.endpoints.push(Endpoint { addr, expected });
         }
+        // Of two entries for one address the first one counts.
+        read.endpoints.sort_by_key(|endpoint| endpoint.addr);
         Ok(read)
     }
 

@@ -104,7 +104,7 @@ impl Reached {
                     expected.as_ref().is_some_and(|ids| ids.allows(peer.id()))
                 };
                 let endpoints = &destination.endpoints;
-                match endpoints.iter().find(|endpoint| endpoint.addr == self.addr) {
+                match destination.known(self.addr) {
                     Some(endpoint) => allows(&endpoint.expected),
                     None => {
                         allows(&destination.expected)
