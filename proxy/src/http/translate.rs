@@ -202,12 +202,15 @@ pub fn take_expect_continue(headers: &mut HeaderMap) -> bool {
     expects
 }
 
+/// Fields that are usually added behind, so that the map need not grow for them.
+const ADDED: usize = 7;
+
 /// Exactly one `Host`, in front of all other fields.
 fn put_host_first(headers: &mut HeaderMap, authority: &Authority) -> Result<(), TranslateError> {
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| TranslateError::Target)?;
     headers.remove(HOST);
     let rest = std::mem::take(headers);
-    headers.reserve(rest.len() + 1);
+    headers.reserve(rest.len() + 1 + ADDED);
     headers.insert(HOST, host);
     headers.extend(rest);
     Ok(())

@@ -30,7 +30,7 @@ pub(super) enum Follows {
 impl Framing {
     /// Reads `token SP target SP HTTP/1.x`.
     pub(super) fn of_request_line(line: &[u8], limits: &HeadLimits) -> Result<Self, HeadError> {
-        if line.iter().any(u8::is_ascii_control) {
+        if !all(line, |byte| !byte.is_ascii_control()) {
             return Err(HeadError::ControlByte);
         }
         let mut parts = line.split(|byte| *byte == b' ');
@@ -141,7 +141,7 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
     if let Some(b' ' | b'\t') = line.first() {
         return Err(HeadError::FoldedLine);
     }
-    if !line.iter().all(|byte| is_value(*byte)) {
+    if !all(line, is_value) {
         return Err(HeadError::ControlByte);
     }
     let mut parts = line.splitn(2, |byte| *byte == b':');
@@ -155,6 +155,11 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
         return Err(HeadError::HeaderMalformed);
     }
     Ok((name, value.trim_ascii()))
+}
+
+/// Whether every byte fits. All are looked at, many at a time: lines are short, and honest.
+fn all(bytes: &[u8], fits: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(true, |all, byte| all & fits(*byte))
 }
 
 enum FramingField {
