@@ -52,7 +52,11 @@ impl Wanted {
     }
 
     fn takes(&self, side: Side) -> bool {
-        self.only.is_none_or(|only| side == Side::Direct || side == Side::Of(only))
+        match (self.only, side) {
+            (_, Side::Direct) => true,
+            (Some(only), Side::Of(make)) => make == only,
+            (None, Side::Of(make)) => !make.is_missing(),
+        }
     }
 }
 
@@ -66,6 +70,9 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
     fs::create_dir_all(&out).with_context(|| format!("could not make {}", out.display()))?;
     let work = work_folder(&out)?;
     sidecars::end_with_us()?;
+    for make in [Make::Haproxy, Make::Nginx].into_iter().filter(|make| make.is_missing()) {
+        eprintln!("without {}, which `cargo xtask testbed` installs", make.name());
+    }
     let cores = Cores::pick()?;
     machine::pin_thread(cores.load)?;
     let server = Backend::start(cores.load)?;

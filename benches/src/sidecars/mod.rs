@@ -62,6 +62,11 @@ impl Make {
         all.into_iter().find(|make| make.name() == name)
     }
 
+    /// Whether it is a baseline that is not installed: a run does without.
+    pub(crate) fn is_missing(self) -> bool {
+        !self.decides() && installed(self.name()).is_err()
+    }
+
     /// Whether it does the whole job; the others only show what TLS in both directions costs.
     pub(crate) fn decides(self) -> bool {
         matches!(self, Make::Envoy | Make::EnvoyHttp1 | Make::Countersign)
