@@ -12,7 +12,7 @@ use quick_cache::{Weighter, unsync::Cache};
 use crate::{
     Limits, RequestContext, UnixTime, Verified, VerifyError, VerifyWith,
     jws::{self, Parts},
-    verify::{KnownChain, Named, check_constraints, check_times, name_key, sha256, verify_parts},
+    verify::{KnownChain, Named, check_constraints, check_times, name_key, verify_parts},
 };
 
 /// What an entry costs besides the token's own text: names, vectors, the entry itself.
@@ -32,7 +32,8 @@ pub struct TokenCache {
     /// By the end of the token: the part of its signature that no client chooses. It only leads to
     /// the entry; whose it is shows the whole token.
     tokens: Cache<[u8; 32], Entry, ByBytes>,
-    chains: Cache<[u8; 32], Arc<KnownChain>>,
+    /// By the encoded header.
+    chains: Cache<Box<[u8]>, Arc<KnownChain>>,
     generation: u64,
     age_s_max: u64,
 }
@@ -84,14 +85,13 @@ impl TokenCache {
             return Ok((verified, CacheResult::Hit));
         }
         let parts = jws::split(token, with.limits)?;
-        let hash = sha256(token);
-        let header_hash = sha256(parts.header);
-        let named = self.name_key(&parts, &header_hash, with)?;
-        let (verified, chain) = verify_parts(&parts, hash, named, with)?;
+        let named = self.name_key(&parts, with)?;
+        let known = matches!(named, Named::KnownChain(_));
+        let (verified, chain) = verify_parts(&parts, named, with)?;
         let verified = Arc::new(verified);
         self.remember(token, &verified, with.now);
-        if let Some(chain) = chain {
-            self.chains.insert(header_hash, chain);
+        if let Some(chain) = chain.filter(|_| !known) {
+            self.chains.insert(parts.header.into(), chain);
         }
         Ok((verified, CacheResult::Miss))
     }
@@ -137,17 +137,12 @@ impl TokenCache {
     /// A header seen on a valid token before needs no decoding and no chain validation. Headers
     /// are remembered only after the whole token was accepted, so nobody but an issuer can fill
     /// this cache.
-    fn name_key(
-        &mut self,
-        parts: &Parts<'_>,
-        header_hash: &[u8; 32],
-        with: &VerifyWith<'_>,
-    ) -> Result<Named, VerifyError> {
-        if let Some(known) = self.chains.get(header_hash) {
+    fn name_key(&mut self, parts: &Parts<'_>, with: &VerifyWith<'_>) -> Result<Named, VerifyError> {
+        if let Some(known) = self.chains.get(parts.header) {
             if known.key.not_after >= with.now {
                 return Ok(Named::KnownChain(Arc::clone(known)));
             }
-            self.chains.remove(header_hash);
+            self.chains.remove(parts.header);
         }
         name_key(parts, with)
     }

@@ -9,7 +9,7 @@ use aws_lc_rs::{
 };
 use countersign_workload_id::WorkloadId;
 
-use crate::{Algorithm, SignerError, UnixTime, jws};
+use crate::{Algorithm, Message, SignerError, UnixTime, jws};
 
 /// Length of the only two signature forms: `r‖s` on P-256, and Ed25519.
 const SIGNATURE_BYTES: usize = 64;
@@ -105,6 +105,17 @@ impl VerifyingKey {
                 let x = jws::encode(&self.raw);
                 format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)
             }
+        }
+    }
+
+    /// [`verifies`](Self::verifies) for a message whose hash is known: ES256 signs that.
+    pub(crate) fn verifies_hashed(&self, message: &Message<'_>, signature: &[u8]) -> bool {
+        match self.algorithm {
+            Algorithm::Es256 => {
+                signature.len() == SIGNATURE_BYTES
+                    && self.parsed.verify_digest_sig(&message.sha256(), signature).is_ok()
+            }
+            Algorithm::Ed25519 => self.verifies(message.bytes(), signature),
         }
     }
 

@@ -22,6 +22,7 @@ mod cache;
 mod claims;
 mod error;
 mod grant;
+mod hashing;
 mod hops;
 mod issuers;
 mod json;
@@ -54,6 +55,7 @@ pub use grant::{
     GRANT_TTL_S_MAX, Grant, GrantError, GrantKey, GrantSigner, GrantText, GrantWith, NewGrant,
     grant_scope, verify_grant,
 };
+pub use hashing::Message;
 pub use hops::{
     Custody, CustodyWith, HopKeys, HopList, NewHop, VerifiedHops, append, check_custody,
 };

@@ -7,8 +7,10 @@ use std::{fmt, sync::Arc};
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
 use crate::{
-    Constraints, ContextToken, Limits, MintError, Rctx, Subject, Tctx, TokenSigner, UnixTime,
+    Constraints, ContextToken, Limits, Message, MintError, Rctx, Subject, Tctx, TokenSigner,
+    UnixTime,
     claims::{self, Envelope, check_body, check_txn},
+    hashing::HashedHeader,
     jws,
 };
 
@@ -61,6 +63,7 @@ pub struct Minter {
     bytes_max: usize,
     /// The encoded header and its dot.
     header: String,
+    hashed: HashedHeader,
 }
 
 impl Minter {
@@ -85,6 +88,7 @@ impl Minter {
         if header.len() > limits.header_bytes_max {
             return Err(MintError::ChainUnusable("the header would be over its size limit"));
         }
+        let header = jws::encode(header.as_bytes());
         Ok(Self {
             issuer,
             trust_domain,
@@ -93,7 +97,8 @@ impl Minter {
             leaf_not_after,
             ttl_s_max: limits.ttl_s_max,
             bytes_max,
-            header: jws::encode(header.as_bytes()) + ".",
+            hashed: HashedHeader::of(header.as_bytes()),
+            header: header + ".",
         })
     }
 
@@ -165,10 +170,13 @@ impl Minter {
         let mut token = String::with_capacity(bytes);
         token.push_str(&self.header);
         jws::encode_into(payload, &mut token);
-        let signature = self.signer.sign(token.as_bytes())?;
+        let hashed = self.hashed.with_payload(after(&token, self.header.len()));
+        let signature = self.signer.sign_hashed(&Message::new(token.as_bytes(), &hashed))?;
         token.push('.');
+        let signed = token.len();
         jws::encode_into(&signature, &mut token);
-        Ok(ContextToken::new(token))
+        let sha256 = hashed.token(after(&token, signed));
+        Ok(ContextToken::new(token, sha256))
     }
 }
 
@@ -176,6 +184,10 @@ impl fmt::Debug for Minter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Minter").field("issuer", &self.issuer).finish_non_exhaustive()
     }
+}
+
+fn after(text: &str, at: usize) -> &[u8] {
+    text.as_bytes().get(at..).unwrap_or_default()
 }
 
 /// The header member that names a key.
@@ -213,9 +225,23 @@ pub fn txn_id(now_ms: u64, rand: [u8; 10]) -> String {
     let [t0, t1, t2, t3, t4, t5] = time;
     let version = 0x70 | (a & 0x0f);
     let variant = 0x80 | (c & 0x3f);
-    let node: String = rest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let [.., last] = rest;
-    format!(
-        "{t0:02x}{t1:02x}{t2:02x}{t3:02x}-{t4:02x}{t5:02x}-{version:02x}{b:02x}-{variant:02x}{last:02x}-{node}"
-    )
+    let [n0, n1, n2, n3, n4, n5, last] = rest;
+    let mut id = String::with_capacity(36);
+    for group in [
+        &[t0, t1, t2, t3][..],
+        &[t4, t5],
+        &[version, b],
+        &[variant, last],
+        &[n0, n1, n2, n3, n4, n5],
+    ] {
+        if !id.is_empty() {
+            id.push('-');
+        }
+        for byte in group {
+            for half in [byte >> 4, byte & 0x0f] {
+                id.push(char::from_digit(u32::from(half), 16).unwrap_or_default());
+            }
+        }
+    }
+    id
 }

@@ -3,8 +3,6 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest;
-
 /// A value that must not be printed: no `Display`, and `Debug` writes `Redacted(..)`.
 ///
 /// ```
@@ -41,29 +39,37 @@ impl<T> fmt::Debug for Redacted<T> {
 /// The text of a minted token. `Debug` shows the first 12 hex digits of its SHA-256, which is how
 /// logs name a token.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ContextToken(Redacted<String>);
+pub struct ContextToken {
+    text: Redacted<String>,
+    sha256: [u8; 32],
+}
 
 impl ContextToken {
-    pub(crate) fn new(text: String) -> Self {
-        Self(Redacted::new(text))
+    /// A token, by the hash of its text.
+    pub(crate) fn new(text: String, sha256: [u8; 32]) -> Self {
+        Self { text: Redacted::new(text), sha256 }
+    }
+
+    /// SHA-256 of the text.
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
     }
 
     /// The token as it goes into the header field. Grep for this name.
     pub fn expose(&self) -> &str {
-        self.0.expose()
+        self.text.expose()
     }
 
     /// The text itself, for a header value that takes ownership. Grep for this name.
     pub fn into_exposed(self) -> String {
-        self.0.into_exposed()
+        self.text.into_exposed()
     }
 }
 
 impl fmt::Debug for ContextToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ContextToken(")?;
-        let sha256 = digest::digest(&digest::SHA256, self.expose().as_bytes());
-        for byte in sha256.as_ref().iter().take(6) {
+        for byte in self.sha256.iter().take(6) {
             write!(f, "{byte:02x}")?;
         }
         f.write_str(")")

@@ -7,7 +7,7 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
 };
 
-use crate::{Algorithm, SignError, SignerError, VerifyingKey};
+use crate::{Algorithm, Message, SignError, SignerError, VerifyingKey};
 
 /// Makes signatures. Implemented by the workload's identity key and by [`LocalSigner`].
 pub trait TokenSigner: Send + Sync {
@@ -16,6 +16,12 @@ pub trait TokenSigner: Send + Sync {
 
     /// Signs `message` in JOSE form: 64 bytes, for ES256 `r‖s`.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError>;
+
+    /// The same for a message whose hash is known. A key that takes the hash spares computing it
+    /// again; the default does not.
+    fn sign_hashed(&self, message: &Message<'_>) -> Result<Vec<u8>, SignError> {
+        self.sign(message.bytes())
+    }
 }
 
 /// A P-256 or Ed25519 private key in this process.
@@ -64,6 +70,16 @@ impl TokenSigner for LocalSigner {
                 .try_sign(message)
                 .map(|signature| signature.as_ref().to_vec())
                 .map_err(|_| SignError),
+        }
+    }
+
+    fn sign_hashed(&self, message: &Message<'_>) -> Result<Vec<u8>, SignError> {
+        match &self.pair {
+            Pair::P256(pair) => pair
+                .sign_digest(&message.sha256())
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| SignError),
+            Pair::Ed25519(_) => self.sign(message.bytes()),
         }
     }
 }

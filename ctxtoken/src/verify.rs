@@ -14,7 +14,9 @@ use countersign_workload_id::TrustDomain;
 
 use crate::{
     Algorithm, ChainKey, ChainValidator, ClaimProblem, Issuer, IssuerSet, KeyName, KeyProblem,
-    Limits, RequestContext, UnixTime, VerifyError, VerifyingKey, claims, json,
+    Limits, Message, RequestContext, UnixTime, VerifyError, VerifyingKey, claims,
+    hashing::{HashedHeader, HashedPart},
+    json,
     jws::{self, Header, Parts},
 };
 
@@ -71,7 +73,7 @@ pub fn verify(
 ) -> Result<Verified<RequestContext>, VerifyError> {
     let parts = jws::split(token, with.limits)?;
     let named = name_key(&parts, with)?;
-    verify_parts(&parts, sha256(token), named, with).map(|(verified, _)| verified)
+    verify_parts(&parts, named, with).map(|(verified, _)| verified)
 }
 
 /// What a header says about its key: as it was sent, or as it is known from an earlier token with
@@ -85,6 +87,7 @@ pub(crate) enum Named {
 pub(crate) struct KnownChain {
     pub(crate) algorithm: Algorithm,
     pub(crate) key: ChainKey,
+    hashed: HashedHeader,
 }
 
 /// Step 4 for the header.
@@ -95,7 +98,6 @@ pub(crate) fn name_key(parts: &Parts<'_>, with: &VerifyWith<'_>) -> Result<Named
 /// Steps 4 (payload) to 9. Also hands out the certificate chain that was used, for a cache.
 pub(crate) fn verify_parts(
     parts: &Parts<'_>,
-    token_sha256: [u8; 32],
     named: Named,
     with: &VerifyWith<'_>,
 ) -> Result<(Verified<RequestContext>, Option<Arc<KnownChain>>), VerifyError> {
@@ -110,13 +112,15 @@ pub(crate) fn verify_parts(
     }
     let iss = peek.iss.as_deref().ok_or(missing("iss"))?;
     let issuer = with.issuers.get(iss).ok_or(VerifyError::IssuerNotAllowed)?;
-    let key = find_key(named, issuer, with)?;
-    if !key.verifying_key().verifies(parts.signed, &signature) {
+    let key = find_key(named, parts, issuer, with)?;
+    let hashed = key.hashed(parts);
+    if !key.verifying_key().verifies_hashed(&Message::new(parts.signed, &hashed), &signature) {
         return Err(VerifyError::SignatureInvalid);
     }
     let value = claims::parse(payload, with.trust_domain)?;
     check_claims(&value, &key, with)?;
     check_constraints(&value, issuer)?;
+    let token_sha256 = hashed.token(parts.signature);
     Ok((Verified { value, token_sha256 }, key.into_chain()))
 }
 
@@ -134,6 +138,13 @@ impl Key<'_> {
         }
     }
 
+    fn hashed(&self, parts: &Parts<'_>) -> HashedPart {
+        match self {
+            Self::OfChain(chain) => chain.hashed.with_payload(parts.payload),
+            Self::OfSet(_) => HashedHeader::of(parts.header).with_payload(parts.payload),
+        }
+    }
+
     fn into_chain(self) -> Option<Arc<KnownChain>> {
         match self {
             Self::OfChain(chain) => Some(chain),
@@ -145,6 +156,7 @@ impl Key<'_> {
 /// Step 6.
 fn find_key<'a>(
     named: Named,
+    parts: &Parts<'_>,
     issuer: &'a Issuer,
     with: &VerifyWith<'_>,
 ) -> Result<Key<'a>, VerifyError> {
@@ -155,7 +167,8 @@ fn find_key<'a>(
         Named::AsSent(Header { algorithm, key: KeyName::X5c(chain) }) => {
             check_form(issuer.keys.allows_x5c())?;
             let key = key_of_chain(&chain, with)?;
-            (algorithm, Key::OfChain(Arc::new(KnownChain { algorithm, key })))
+            let hashed = HashedHeader::of(parts.header);
+            (algorithm, Key::OfChain(Arc::new(KnownChain { algorithm, key, hashed })))
         }
         Named::KnownChain(known) => {
             check_form(issuer.keys.allows_x5c())?;

@@ -364,6 +364,14 @@ impl ContextIndex {
 }
 
 impl Held {
+    /// SHA-256 of the token.
+    pub fn token_sha256(&self) -> [u8; 32] {
+        match &self.context {
+            Some(verified) => *verified.token_sha256(),
+            None => names::sha256(&self.token),
+        }
+    }
+
     /// What of the scope a list that begins here must say is left, because the one that took the
     /// rest was left behind.
     pub fn narrowed(&self) -> Option<&[String]> {

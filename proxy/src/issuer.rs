@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_certs_client::{Certs, Identity};
 use countersign_config::{AppService, ProxyConfig};
 use countersign_ctxtoken::{
-    Algorithm, ContextToken, KeyRef, MintError, Minter, NewContext, SignError, TokenIds,
+    Algorithm, ContextToken, KeyRef, Message, MintError, Minter, NewContext, SignError, TokenIds,
     TokenSigner, UnixTime, txn_id,
 };
 use countersign_policy::Documents;
@@ -39,8 +38,6 @@ pub struct Minted {
     pub context: NewContext,
     /// Its transaction.
     pub txn: String,
-    /// SHA-256 of the token's text.
-    pub sha256: [u8; 32],
     /// Its own id, as in the claim.
     pub jti: String,
 }
@@ -106,9 +103,7 @@ impl Issuer {
         let jti: [u8; 16] = worker.random();
         let ids = TokenIds { txn: txn.clone(), jti };
         let token = self.minter.mint(&context, ids, UnixTime(now.secs()), self.ttl_s)?;
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest(&SHA256, token.expose().as_bytes()).as_ref());
-        Ok(Minted { token, context, txn, sha256, jti: URL_SAFE_NO_PAD.encode(jti) })
+        Ok(Minted { token, context, txn, jti: URL_SAFE_NO_PAD.encode(jti) })
     }
 }
 
@@ -175,5 +170,9 @@ impl TokenSigner for IdentityKey {
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         self.0.key.sign(message)
+    }
+
+    fn sign_hashed(&self, message: &Message<'_>) -> Result<Vec<u8>, SignError> {
+        self.0.key.sign_hashed(message)
     }
 }

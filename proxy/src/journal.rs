@@ -305,7 +305,7 @@ impl Journal {
         fields.entry = Some(context.req_wl.clone());
         fields.txn = Some(minted.txn.clone().into());
         fields.jti = Some(minted.jti.clone().into());
-        fields.token_sha256 = Some(minted.sha256);
+        fields.token_sha256 = Some(*minted.token.sha256());
         fields.scope.clone_from(&context.scope);
         fields.user = context.sub.user().map(|user| UserFields {
             provider: context.rctx.idp.clone().unwrap_or_default().into(),

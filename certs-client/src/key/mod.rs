@@ -17,7 +17,7 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _},
 };
-use countersign_ctxtoken::{Algorithm, SignError, TokenSigner};
+use countersign_ctxtoken::{Algorithm, Message, SignError, TokenSigner};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 
 pub use external::{ExternalKey, KeyFailure};
@@ -176,6 +176,12 @@ impl TokenSigner for SigningKey {
             JoseKey::External(key) => return external::sign(&**key, message),
             JoseKey::P256(pair) => pair.sign(&SystemRandom::new(), message),
         };
+        signature.map(|signature| signature.as_ref().to_vec()).map_err(|_| SignError)
+    }
+
+    fn sign_hashed(&self, message: &Message<'_>) -> Result<Vec<u8>, SignError> {
+        let JoseKey::P256(pair) = &self.jose else { return self.sign(message.bytes()) };
+        let signature = pair.sign_digest(&message.sha256());
         signature.map(|signature| signature.as_ref().to_vec()).map_err(|_| SignError)
     }
 }

@@ -15,4 +15,5 @@ mod readers;
 mod service;
 mod soak;
 mod theft;
+mod two_fields;
 mod users;

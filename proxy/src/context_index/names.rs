@@ -105,15 +105,17 @@ pub(super) struct TokenName([u8; 32]);
 
 impl TokenName {
     pub(super) fn of(token: &HeaderValue) -> TokenName {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-        let mut name = [0; 32];
-        for (to, from) in name.iter_mut().zip(digest.as_ref()) {
-            *to = *from;
-        }
-        TokenName(name)
+        TokenName(sha256(token))
     }
 
     pub(super) fn shard(self) -> usize {
         usize::from(self.0[0]) % SHARDS
     }
+}
+
+pub(super) fn sha256(token: &HeaderValue) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest.as_ref());
+    hash
 }

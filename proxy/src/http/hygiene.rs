@@ -22,8 +22,8 @@ use super::translate::join_cookies;
 
 pub use hop::{HopByHop, restore_upgrade};
 pub use reserved::{
-    CERTS, CONTEXT, DECISION, Field, HOPS, HTTP1, JUSTIFICATION, Presented, TXN_TOKEN,
-    strip_reserved, take_reserved,
+    CERTS, CONTEXT, DECISION, Field, HOPS, HTTP1, JUSTIFICATION, Presented, TOKEN_HEADER,
+    TXN_TOKEN, strip_reserved, take_reserved,
 };
 pub(crate) use values::percent_encode;
 pub use values::{encode_list, encode_scope, encode_value, forwarded_for, is_grpc, set_forwarded};
@@ -61,6 +61,9 @@ pub enum HygieneError {
     /// More than one `Txn-Token`, or one with a comma.
     #[error("the request has more than one Txn-Token")]
     TokenDuplicated,
+    /// A token in two fields of which one is missing, repeated or no part of a token.
+    #[error("the two fields of the Txn-Token do not belong together")]
+    TokenParts,
     /// Trailers above the limit.
     #[error("the trailers are too large")]
     TrailersTooLarge,
@@ -83,6 +86,7 @@ impl HygieneError {
             Self::SchemeUnsupported => "scheme_unsupported",
             Self::TargetForm => "target_form",
             Self::TokenDuplicated => "token_duplicated",
+            Self::TokenParts => "token_parts",
             Self::TrailersTooLarge => "trailers_too_large",
             Self::UserinfoPresent => "userinfo_present",
         }
@@ -129,14 +133,18 @@ pub fn outbound_request(parts: &mut request::Parts) -> Result<CleanRequest, Hygi
     clean_request(parts, Reads::App)
 }
 
-/// Cleans a request from a peer: reads token, hops, certificates and the HTTP/1 mark of a mesh
+/// Cleans a request from a peer: reads the token, whole or in two fields, hops, certificates and the HTTP/1 mark of a mesh
 /// peer; of anybody else only the token, so that it can be refused by its own name.
 pub fn inbound_request(
     parts: &mut request::Parts,
     sender: Sender,
 ) -> Result<CleanRequest, HygieneError> {
     match sender {
-        Sender::Mesh => clean_request(parts, Reads::Peer),
+        Sender::Mesh => {
+            let mut clean = clean_request(parts, Reads::Peer)?;
+            clean.presented.join_token()?;
+            Ok(clean)
+        }
         Sender::Unauthenticated => clean_request(parts, Reads::Stranger),
     }
 }

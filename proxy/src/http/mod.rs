@@ -11,5 +11,6 @@ pub mod problem;
 pub mod request;
 pub mod serve;
 pub mod streams;
+pub mod token_parts;
 pub mod translate;
 pub mod upgrade;

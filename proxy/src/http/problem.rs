@@ -45,7 +45,9 @@ pub fn add(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
 
 /// Sets `Countersign-Decision`, the one reserved response header that travels to the client.
 pub fn set_decision(headers: &mut HeaderMap, id: &str) {
-    if let Ok(value) = HeaderValue::from_str(id) {
+    if let Ok(mut value) = HeaderValue::from_str(id) {
+        // Never the same twice: in HPACK's table it would push out what is.
+        value.set_sensitive(true);
         headers.insert(hygiene::DECISION, value);
     }
 }

@@ -133,6 +133,7 @@ pub fn of_hygiene(error: HygieneError) -> Refused {
     let refusal = match error {
         HygieneError::HeaderForbidden => Refusal::HeaderForbidden,
         HygieneError::TokenDuplicated => Refusal::TokenDuplicated,
+        HygieneError::TokenParts => Refusal::TokenMalformed,
         HygieneError::AuthorityMismatch
         | HygieneError::HostMalformed
         | HygieneError::HostMissing

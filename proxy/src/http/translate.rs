@@ -5,7 +5,9 @@
 //! `1.1;reason=<percent-encoded>` on responses. HTTP/1.0 and CONNECT are never translated.
 //! Both directions expect heads that `hygiene` has cleaned.
 
-use http::header::{CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderValue, TE, UPGRADE};
+use http::header::{
+    CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE,
+};
 use http::uri::{self, Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Version, request, response};
 use hyper::ext::ReasonPhrase;
@@ -60,6 +62,8 @@ enum Form {
     Origin,
 }
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 const PLAIN: &str = "1.1";
 const ABSOLUTE: &str = "1.1;absolute";
 const REASON: &str = "1.1;reason=";
@@ -91,6 +95,10 @@ pub fn to_h2(
     if marked {
         let mark = if form == Form::Absolute { ABSOLUTE } else { PLAIN };
         parts.headers.insert(HTTP1, HeaderValue::from_static(mark));
+    }
+    // Never the same twice: in HPACK's table it would push out what is.
+    if let Some(trace) = parts.headers.get_mut(TRACEPARENT) {
+        trace.set_sensitive(true);
     }
     Ok(SentH2 { expects_continue: take_expect_continue(&mut parts.headers) })
 }

@@ -1,5 +1,6 @@
 //! A connection as its requests see it: who opened it, for which port, to which app.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -14,6 +15,7 @@ use crate::http::body::ProxyBody;
 use crate::http::head::{HeadError, HeadLimits};
 use crate::http::hygiene;
 use crate::http::serve::{Ending, Exchange};
+use crate::http::token_parts::TAKES_PARTS;
 use crate::http::upgrade::Allowed;
 use crate::inbound::accept::{Entry, connection_age};
 use crate::intercept::Captured;
@@ -42,6 +44,8 @@ pub struct Connection {
     /// Generation of the snapshot by which the other end was believed.
     pub(super) believed_at: u64,
     registered: Rc<Registered>,
+    /// Whether the other end is to be told that it may send tokens in two fields.
+    tells_parts: Cell<bool>,
     _open: OpenConnection,
 }
 
@@ -78,6 +82,7 @@ impl Connection {
             own_id,
             believed_at: snap.generation,
             registered,
+            tells_parts: Cell::default(),
             _open: open,
         }
     }
@@ -152,6 +157,11 @@ impl Connection {
         self.alpn
     }
 
+    /// Notes in how many fields a token came that verified. Only over HTTP/2 two are better.
+    pub(super) fn met_token(&self, in_parts: bool) {
+        self.tells_parts.set(!in_parts && self.alpn == Some(Alpn::H2));
+    }
+
     /// Counts reserved names removed from trailers.
     pub fn count_trailers(&self) -> impl Fn(usize) + 'static {
         let metrics = Rc::clone(&self.worker.metrics);
@@ -172,7 +182,12 @@ impl Exchange for Connection {
             let mut journal = Journal::start(&self.worker, &snap, Direction::Inbound, &request);
             journal.at_port(self.port).peer(&self.peer);
             let outcome = super::serve(&self, request, &snap, &mut journal).await;
-            journal.finish(&self.series, outcome)
+            let mut response = journal.finish(&self.series, outcome);
+            if self.tells_parts.get() {
+                let takes = HeaderValue::from_static(TAKES_PARTS);
+                response.headers_mut().insert(hygiene::TOKEN_HEADER, takes);
+            }
+            response
         }
     }
 

@@ -94,6 +94,7 @@ pub fn verify(
     match checked {
         Ok((token, path)) => {
             conn.worker().metrics.context_verified("ok");
+            conn.met_token(head.presented.in_parts);
             let path = Arc::new(path);
             journal.context = Some(Arc::clone(&token));
             journal.path_of_context = Some(Arc::clone(&path));

@@ -116,9 +116,13 @@ impl Tries<'_> {
     fn looked_at(&self, tried: Tried) -> Result<Looked, Refused> {
         let Tried { sent, kept, ends, brought } = tried;
         let answer = sent.map_err(|failed| broken(&failed.error))?;
-        let (Carries::Held(_), Some(ends)) = (self.carries, ends) else {
+        let Some(ends) = ends else { return Ok(Looked::Done(answer)) };
+        if let Carries::Minted(_) | Carries::Held(_) = self.carries {
+            hand_on::learn(&ends, &answer.0);
+        }
+        if let Carries::Nothing | Carries::Minted(_) = self.carries {
             return Ok(Looked::Done(answer));
-        };
+        }
         let Some(missing) = hand_on::asked(&answer.0) else {
             if hand_on::has_looked(&answer.0) {
                 ends.note_shown(&brought);

@@ -3,18 +3,19 @@
 //!
 //! Invariant: a context goes only to a peer that proved an expected identity; the record is
 //! addressed to exactly that peer, and signed with the key of the certificate it has seen of us.
-//! Everything is marked so that HPACK never indexes it.
+//! Everything is marked so that HPACK never indexes it, but the header of a token, which is no
+//! secret and goes in a field of its own to whoever takes it so.
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use countersign_ctxtoken::{HopError, NewHop, UnixTime, append};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::clock::Now;
 use crate::context_index::Held;
 use crate::http::certs::{self, Thumbprint};
-use crate::http::hygiene::{CERTS, HOPS, TXN_TOKEN};
+use crate::http::hygiene::{CERTS, HOPS, TOKEN_HEADER, TXN_TOKEN};
+use crate::http::token_parts::TAKES_PARTS;
 use crate::refusal::{Refusal, Refused, Stage};
 use crate::signers::Signer;
 use crate::upstream::mesh::MeshEnds;
@@ -51,21 +52,20 @@ pub(super) fn attach(
     ends: Option<&MeshEnds>,
     bring: Bring<'_>,
 ) -> Result<Vec<Thumbprint>, Refused> {
-    for name in [TXN_TOKEN, HOPS, CERTS] {
+    for name in [TXN_TOKEN, TOKEN_HEADER, HOPS, CERTS] {
         headers.remove(name);
     }
     let outside = || refused(Refusal::UpstreamFailed, "no context leaves the mesh");
     match carries {
         Carries::Nothing => Ok(Vec::new()),
         Carries::Minted(token) => {
-            ends.ok_or_else(outside)?;
-            headers.insert(TXN_TOKEN, token.clone());
+            write_token(headers, token, ends.ok_or_else(outside)?);
             Ok(Vec::new())
         }
         Carries::Held(held) => {
             let ends = ends.ok_or_else(outside)?;
             let hops = with_our_record(held, ends)?;
-            headers.insert(TXN_TOKEN, held.token.clone());
+            write_token(headers, &held.token, ends);
             headers.insert(HOPS, sensitive(hops)?);
             let brought = brought(held, ends, bring);
             if !brought.is_empty() {
@@ -77,16 +77,34 @@ pub(super) fn attach(
     }
 }
 
+/// In two fields where the other end takes them.
+fn write_token(headers: &mut HeaderMap, token: &HeaderValue, ends: &MeshEnds) {
+    let Some((header, rest)) = ends.token_parts(token) else {
+        headers.insert(TXN_TOKEN, token.clone());
+        return;
+    };
+    headers.insert(TOKEN_HEADER, header);
+    headers.insert(TXN_TOKEN, rest);
+}
+
+/// Notes what the callee's proxy says of tokens in two fields. Its app cannot: the proxy takes the
+/// field out of what its app writes.
+pub(super) fn learn<B>(ends: &MeshEnds, response: &Response<B>) {
+    if !ends.takes_parts()
+        && response.headers().get(TOKEN_HEADER).is_some_and(|it| it == TAKES_PARTS)
+    {
+        ends.note_takes_parts();
+    }
+}
+
 /// The records so far, and ours.
 fn with_our_record(held: &Held, ends: &MeshEnds) -> Result<String, Refused> {
     let own = ends.own();
-    let mut token_sha256 = [0; 32];
-    token_sha256.copy_from_slice(digest(&SHA256, held.token.as_bytes()).as_ref());
     let hop = NewHop {
         sub: &own.id,
         aud: ends.peer().id(),
         iat: UnixTime(Now::read().secs()),
-        token_sha256: &token_sha256,
+        token_sha256: &held.token_sha256(),
         scope: held.narrowed(),
     };
     append(held.hops.as_deref(), &hop, &own.key, &own.leaf_sha256)

@@ -4,15 +4,17 @@
 //! Invariant: both ends are those of the handshake; a record that is signed for this connection is
 //! signed with the key, and names the certificate, that its other end has seen.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use countersign_certs_client::Identity;
 use countersign_config::limits;
+use http::HeaderValue;
 
 use crate::http::certs::Thumbprint;
+use crate::http::token_parts;
 use crate::tls::peer::MeshPeer;
 
 /// Both ends of a mutual TLS connection, for as long as it lasts.
@@ -20,12 +22,21 @@ pub struct MeshEnds {
     peer: MeshPeer,
     own: Arc<Identity>,
     shown: RefCell<HashSet<Thumbprint>>,
+    takes_parts: Cell<bool>,
+    /// The header of the token that was sent last in two fields.
+    token_header: RefCell<Option<HeaderValue>>,
 }
 
 impl MeshEnds {
     /// Of a finished handshake.
     pub fn new(peer: MeshPeer, own: Arc<Identity>) -> MeshEnds {
-        MeshEnds { peer, own, shown: RefCell::default() }
+        MeshEnds {
+            peer,
+            own,
+            shown: RefCell::default(),
+            takes_parts: Cell::default(),
+            token_header: RefCell::default(),
+        }
     }
 
     /// Who answers.
@@ -36,6 +47,29 @@ impl MeshEnds {
     /// As whom this end came.
     pub fn own(&self) -> &Arc<Identity> {
         &self.own
+    }
+
+    /// Whether the other end has said that it takes tokens in two fields.
+    pub fn takes_parts(&self) -> bool {
+        self.takes_parts.get()
+    }
+
+    /// It has.
+    pub fn note_takes_parts(&self) {
+        self.takes_parts.set(true);
+    }
+
+    /// A token as the two fields it may be sent in; `None` if it is to be sent whole.
+    pub fn token_parts(&self, token: &HeaderValue) -> Option<(HeaderValue, HeaderValue)> {
+        if !self.takes_parts.get() {
+            return None;
+        }
+        let mut last = self.token_header.borrow_mut();
+        let (header, rest) = token_parts::split(token, last.as_ref())?;
+        if last.as_ref() != Some(&header) {
+            *last = Some(header.clone());
+        }
+        Some((header, rest))
     }
 
     /// Whether the other end has seen this certificate of an earlier holder on this connection.

@@ -7,11 +7,12 @@ use http::Response;
 use serde_json::json;
 
 const HOST: &str = "orders.shop";
-const RESERVED: [(&str, &str); 6] = [
+const RESERVED: [(&str, &str); 7] = [
     ("countersign-user", "root"),
     ("countersign-decision", "01M7Z2CAR18Q56WGQYHP7E7NV6"),
     ("countersign-certs", "\"AAAA\""),
     ("countersign-http1", "reason=Fine"),
+    ("countersign-token-header", "?1;app"),
     ("txn-token", "a.b.c"),
     ("countersign_context", "AAAAAAAAAAAAAAAAAAAAAA"),
 ];

@@ -5,9 +5,12 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use super::HygieneError;
 use super::names::{Class, notable};
 use crate::audit::DecisionId;
+use crate::http::token_parts;
 
 /// `Txn-Token`.
 pub const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
+/// `Countersign-Token-Header`, the first part of a token that comes in two fields.
+pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("countersign-token-header");
 /// `Countersign-Hops`.
 pub const HOPS: HeaderName = HeaderName::from_static("countersign-hops");
 /// `Countersign-Certs`.
@@ -53,8 +56,13 @@ impl Field {
 /// The reserved fields a sender presented, moved out of the header map.
 #[derive(Clone, Debug, Default)]
 pub struct Presented {
-    /// `Txn-Token`; read it through [`Presented::token`].
+    /// `Txn-Token`, one line without a comma, put together where it came in two fields; read it through
+    /// [`Presented::token`].
     pub txn_token: Field,
+    /// `Countersign-Token-Header`: of a request until the token is put together.
+    pub token_header: Field,
+    /// Whether the token came in two fields.
+    pub in_parts: bool,
     /// `Countersign-Hops`.
     pub hops: Field,
     /// `Countersign-Certs`.
@@ -91,15 +99,30 @@ impl Presented {
     pub fn token(&self) -> Result<Option<&HeaderValue>, HygieneError> {
         match &self.txn_token {
             Field::Absent => Ok(None),
-            Field::One(value) if !value.as_bytes().contains(&b',') => Ok(Some(value)),
-            Field::One(_) | Field::Repeated => Err(HygieneError::TokenDuplicated),
+            Field::One(value) => Ok(Some(value)),
+            Field::Repeated => Err(HygieneError::TokenDuplicated),
         }
+    }
+
+    /// Puts a token together that came in two fields.
+    pub(super) fn join_token(&mut self) -> Result<(), HygieneError> {
+        let header = match std::mem::take(&mut self.token_header) {
+            Field::Absent => return Ok(()),
+            Field::One(header) => header,
+            Field::Repeated => return Err(HygieneError::TokenParts),
+        };
+        let rest = self.txn_token.one().ok_or(HygieneError::TokenParts)?;
+        let token = token_parts::join(&header, rest).ok_or(HygieneError::TokenParts)?;
+        self.txn_token = Field::One(token);
+        self.in_parts = true;
+        Ok(())
     }
 
     fn slot(&mut self, name: &HeaderName, reads: Reads) -> Option<&mut Field> {
         use Reads::{All, App, Edge, Peer, PeerResponse, Stranger};
         let (slot, readers): (_, &[Reads]) = match name.as_str() {
             "txn-token" => (&mut self.txn_token, &[All, App, Peer, Stranger]),
+            "countersign-token-header" => (&mut self.token_header, &[All, Peer, PeerResponse]),
             "countersign-hops" => (&mut self.hops, &[All, Peer]),
             "countersign-certs" => (&mut self.certs, &[All, Peer, PeerResponse]),
             "countersign-context" => (&mut self.handle, &[All, App]),
@@ -136,6 +159,10 @@ pub(super) fn take(
                 None => presented.dropped += 1,
             }
         }
+    }
+    // A comma is another line, in the form that lists are joined in.
+    if presented.txn_token.one().is_some_and(|token| token.as_bytes().contains(&b',')) {
+        presented.txn_token = Field::Repeated;
     }
     presented
 }

@@ -95,6 +95,37 @@ fn attack_joins_tokens_with_a_comma() {
 }
 
 #[test]
+fn a_token_in_two_fields_is_put_together_for_a_mesh_peer_only() {
+    let sent = [("countersign-token-header", "a"), ("txn-token", ".b.c")];
+    let clean = inbound_request(&mut request(&sent), Sender::Mesh).unwrap().presented;
+    assert_eq!(clean.token(), Ok(Some(&HeaderValue::from_static("a.b.c"))));
+    assert_eq!((clean.in_parts, clean.token_header, clean.dropped), (true, Field::Absent, 0));
+    let clean = inbound_request(&mut request(&sent), Sender::Unauthenticated).unwrap().presented;
+    assert_eq!((clean.txn_token, clean.in_parts, clean.dropped), (one(".b.c"), false, 1));
+    let clean = outbound_request(&mut request(&sent)).unwrap().presented;
+    assert_eq!((clean.txn_token, clean.in_parts, clean.dropped), (one(".b.c"), false, 1));
+    let clean = gateway_request(&mut request(&sent)).unwrap().presented;
+    assert_eq!((clean.txn_token, clean.in_parts, clean.dropped), (Field::Absent, false, 2));
+}
+
+#[test]
+fn attack_sends_half_a_token() {
+    const HEADER: &str = "countersign-token-header";
+    for sent in [
+        &[(HEADER, "a")][..],
+        &[(HEADER, "a"), ("txn-token", "a.b.c")],
+        &[(HEADER, "a"), (HEADER, "a"), ("txn-token", ".b.c")],
+        &[(HEADER, "a"), ("txn-token", ".b.c"), ("txn-token", ".b.c")],
+        &[(HEADER, "a"), ("txn-token", ".b.c,.b.c")],
+        &[(HEADER, "a.b"), ("txn-token", ".c")],
+        &[(HEADER, ""), ("txn-token", ".b.c")],
+    ] {
+        let refused = inbound_request(&mut request(sent), Sender::Mesh).unwrap_err();
+        assert_eq!(refused, HygieneError::TokenParts, "{sent:?}");
+    }
+}
+
+#[test]
 fn attack_app_sets_countersign_headers_outbound() {
     let mut parts = request(&[
         ("countersign-hops", "x"),
