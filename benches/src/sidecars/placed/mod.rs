@@ -78,11 +78,13 @@ pub(super) fn start(
         };
         Target { address, protocol, tokens: tokens.clone(), pod: Some(client.clone()) }
     };
+    // The app in the middle speaks HTTP/1.1 only.
+    let h2 = if variant.has_middle() { Protocol::H1 } else { Protocol::H2 };
     Ok(Pair {
         proxies: started.proxies,
         h1: target(Protocol::H1),
-        h2: target(Protocol::H2),
-        grpc: target(Protocol::Grpc),
+        h2: target(h2),
+        grpc: Target { protocol: Protocol::Grpc, ..target(h2) },
         audit: started.audit,
         calls,
         _pods: row.pods,
