@@ -10,7 +10,7 @@ use countersign_proxy::control;
 use countersign_proxy::intercept::init;
 use countersign_proxy::{refusal, telemetry};
 
-/// Cheaper for each request than libc's, and gives back what a burst took (docs/decisions/0008).
+/// Cheaper for each request than libc's (docs/decisions/0008).
 #[global_allocator]
 static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
