@@ -8,10 +8,11 @@ use countersign_config::env;
 
 use crate::{docs, graph, repo, suite, testbed, tidy};
 
-/// Everything: the checks, then every suite.
+/// Everything: the checks, then every suite, then what a request costs.
 pub(crate) fn all() -> Result<()> {
     check()?;
-    suite::run("all")
+    suite::run("all")?;
+    suite::gates(&[])
 }
 
 /// All checks that run no tests.

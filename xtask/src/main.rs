@@ -26,6 +26,8 @@ cargo xtask <task>
   bench [quick]        a countersign pair beside Envoy, HAProxy and nginx
   bench publish        put the figures of the last full run into docs/performance.md
   bench pages          make tables and plots of docs/performance.md anew
+  gates [--record] [NAME]
+                       count instructions, allocations, system calls; compare with benches/gates.txt
   bin                  print the folder of the programs tests and the demo start
   docs [--check]       write the generated pages of docs/, or say which are stale
   tidy                 the house rules a program can watch
@@ -57,6 +59,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["bench", "quick"] => suite::bench(suite::Plan::Quick),
         ["bench", "publish"] => performance::publish(),
         ["bench", "pages"] => performance::write(),
+        ["gates", rest @ ..] => suite::gates(rest),
         ["bin"] => {
             println!("{}", suite::programs_dir("e2e")?.display());
             Ok(())

@@ -14,7 +14,7 @@ use crate::{repo, testbed};
 const PROGRAMS: &[&str] = &["countersign-proxy", "countersign-cli"];
 
 /// Crates whose tests need programs or the test-bed, so they are no unit tests.
-const NOT_UNIT: &[&str] = &["countersign-integration", "countersign-benches"];
+const NOT_UNIT: &[&str] = &["countersign-integration"];
 
 /// Crates whose unit tests belong to the identity suite.
 const IDENTITY: &[&str] =
@@ -161,6 +161,17 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
         command.env(env::QUICK.name, "1");
     }
     repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir(profile)?))
+}
+
+/// Counts what steps and requests cost and compares with `benches/gates.txt`, or records it there.
+/// The proxies are those end-to-end tests start.
+pub(crate) fn gates(words: &[&str]) -> Result<()> {
+    testbed::install("base")?;
+    programs("e2e", &["countersign-proxy"])?;
+    let mut command = repo::cargo();
+    command.args(["run", "--locked", "--profile", "e2e", "--package", "countersign-benches"]);
+    command.args(["--bin", "countersign-gates", "--"]).args(words);
+    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")?))
 }
 
 /// Builds the programs of some packages in a profile.
