@@ -14,7 +14,7 @@ use countersign_policy::{
 use countersign_workload_id::WorkloadId;
 use divan::Bencher;
 
-const RULES: [usize; 3] = [1, 20, 1000];
+const RULES: [usize; 4] = [1, 20, 1_000, 10_000];
 const NOW_S: u64 = 1_795_194_010;
 
 fn main() {

@@ -22,9 +22,12 @@ pub(crate) const WORDS_MAX: usize = crate::parse::RULES_MAX.div_ceil(64);
 pub(crate) struct Index {
     words: usize,
     own_domain: TrustDomain,
-    /// Complete sets of the callers that some rule names.
-    named: HashMap<WorkloadId, Box<[u64]>>,
+    /// The rules that name a caller, beside those about everybody of its kind. Lists, for a set of
+    /// bits per caller would grow with callers times rules.
+    named: HashMap<WorkloadId, Vec<usize>>,
+    /// Rules about whoever is of our trust domain, unnamed.
     in_mesh: Box<[u64]>,
+    /// The same for other trust domains.
     foreign: Box<[u64]>,
     unauthenticated: Box<[u64]>,
     ports: HashMap<u16, Box<[u64]>>,
@@ -57,13 +60,6 @@ impl Index {
             deny_paths: Trie::default(),
             allow_paths: Trie::default(),
         };
-        for (_, rule) in rules {
-            if let Some(CallerMatch::AnyOf(ids)) = &rule.matcher.caller {
-                for id in ids {
-                    index.named.entry(id.clone()).or_insert_with(empty);
-                }
-            }
-        }
         for port in rules.iter().flat_map(|(policy, _)| &policy.ports) {
             index.ports.entry(*port).or_insert_with(empty);
         }
@@ -72,6 +68,8 @@ impl Index {
             index.add_ports(id, &policy.ports);
             index.add_paths(id, rule);
         }
+        index.deny_paths.settle(words);
+        index.allow_paths.settle(words);
         index
     }
 
@@ -81,20 +79,12 @@ impl Index {
                 set(&mut self.foreign, id);
                 set(&mut self.unauthenticated, id);
                 set(&mut self.in_mesh, id);
-                self.named.values_mut().for_each(|bits| set(bits, id));
             }
-            Some(CallerMatch::AnyInMesh) => {
-                set(&mut self.in_mesh, id);
-                let own = &self.own_domain;
-                let ours = self.named.iter_mut().filter(|(caller, _)| caller.trust_domain() == own);
-                ours.for_each(|(_, bits)| set(bits, id));
-            }
+            Some(CallerMatch::AnyInMesh) => set(&mut self.in_mesh, id),
             Some(CallerMatch::Unauthenticated) => set(&mut self.unauthenticated, id),
             Some(CallerMatch::AnyOf(callers)) => {
                 for caller in callers {
-                    if let Some(bits) = self.named.get_mut(caller) {
-                        set(bits, id);
-                    }
+                    self.named.entry(caller.clone()).or_default().push(id);
                 }
             }
         }
@@ -163,20 +153,27 @@ impl Index {
             self.deny_paths.collect_folded(request.path, out);
         }
         let ports = self.ports.get(&input.port).unwrap_or(&self.other_ports);
-        for ((word, caller), port) in out.iter_mut().zip(self.caller(input.caller)).zip(ports) {
+        let (of_kind, by_name) = self.caller(input.caller);
+        let mut callers = [0u64; WORDS_MAX];
+        for (word, of_kind) in callers.iter_mut().zip(of_kind) {
+            *word = *of_kind;
+        }
+        by_name.iter().for_each(|id| set(&mut callers, *id));
+        for ((word, caller), port) in out.iter_mut().zip(&callers).zip(ports) {
             *word &= *caller & *port;
         }
         out
     }
 
-    fn caller(&self, caller: Caller<'_>) -> &[u64] {
+    /// The rules about callers of this kind, and those that name this one.
+    fn caller(&self, caller: Caller<'_>) -> (&[u64], &[usize]) {
         match caller {
-            Caller::Unauthenticated(_) => &self.unauthenticated,
-            Caller::Mesh(id) => match self.named.get(id) {
-                Some(bits) => bits,
-                None if *id.trust_domain() == self.own_domain => &self.in_mesh,
-                None => &self.foreign,
-            },
+            Caller::Unauthenticated(_) => (&self.unauthenticated, &[]),
+            Caller::Mesh(id) => {
+                let ours = *id.trust_domain() == self.own_domain;
+                let of_kind = if ours { &self.in_mesh } else { &self.foreign };
+                (of_kind, self.named.get(id).map_or(&[], Vec::as_slice))
+            }
         }
     }
 }
@@ -261,9 +258,53 @@ struct TrieNode {
     literal: HashMap<Box<[u8]>, usize>,
     any: Option<usize>,
     /// Rules whose pattern ends here.
-    ends: Vec<usize>,
+    ends: Ids,
     /// Rules that cover this and everything below.
-    below: Vec<usize>,
+    below: Ids,
+}
+
+/// The rules of one place in a trie: a list while they are few, else a set of bits, which is added
+/// to candidates by the word.
+#[derive(Debug)]
+enum Ids {
+    Few(Vec<usize>),
+    Many(Box<[u64]>),
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Ids {
+    fn push(&mut self, id: usize) {
+        match self {
+            Self::Few(ids) => ids.push(id),
+            Self::Many(bits) => set(bits, id),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Few(ids) if ids.is_empty())
+    }
+
+    /// Takes the form that is the faster one of so many words.
+    fn settle(&mut self, words: usize) {
+        let Self::Few(ids) = self else { return };
+        if ids.len() > words {
+            let mut bits = vec![0; words].into_boxed_slice();
+            ids.iter().for_each(|id| set(&mut bits, *id));
+            *self = Self::Many(bits);
+        }
+    }
+
+    fn add_to(&self, out: &mut [u64]) {
+        match self {
+            Self::Few(ids) => ids.iter().for_each(|id| set(out, *id)),
+            Self::Many(bits) => out.iter_mut().zip(bits).for_each(|(word, more)| *word |= *more),
+        }
+    }
 }
 
 impl Default for Trie {
@@ -289,6 +330,13 @@ impl Trie {
         }
         let Some(node) = self.nodes.get_mut(at) else { return };
         if open { node.below.push(id) } else { node.ends.push(id) }
+    }
+
+    fn settle(&mut self, words: usize) {
+        for node in &mut self.nodes {
+            node.ends.settle(words);
+            node.below.settle(words);
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -321,9 +369,9 @@ impl Trie {
     /// `rest`: the segments not yet walked; `None` at the end of the path.
     fn walk(&self, at: usize, rest: Option<&str>, fold: bool, out: &mut [u64]) {
         let Some(node) = self.nodes.get(at) else { return };
-        node.below.iter().for_each(|id| set(out, *id));
+        node.below.add_to(out);
         let Some(rest) = rest else {
-            node.ends.iter().for_each(|id| set(out, *id));
+            node.ends.add_to(out);
             return;
         };
         let (segment, rest) = match rest.split_once('/') {

@@ -128,6 +128,22 @@ fn ten_thousand_rules_are_one_lookup() {
     });
 }
 
+/// Every rule names a caller of its own: a set of rules per caller would cost their product.
+#[test]
+fn what_a_policy_holds_grows_with_its_rules() {
+    let held = |count| {
+        let documents = documents(count);
+        let workload = Workload { namespace: "shop".into(), ..Workload::default() };
+        let mut kept = None;
+        let counted = allocation_counter::measure(|| kept = Some(compile(&documents, &workload)));
+        assert_eq!(kept.map(|it| it.rules()), Some(count + 2));
+        counted.bytes_max
+    };
+    let (some, many) = (held(1_000), held(4_000));
+    println!("1,000 rules hold {some} bytes, 4,000 rules {many}");
+    assert!(many < some * 5, "{some} bytes for 1,000 rules, {many} for 4,000");
+}
+
 #[test]
 fn too_many_rules_are_refused_when_they_are_loaded() {
     let mut text = String::from(
