@@ -1,6 +1,7 @@
 //! Minting: what comes out verifies and says what went in; what nobody accepts is not signed.
 use std::{collections::BTreeSet, sync::Arc};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -360,5 +361,33 @@ proptest! {
         let world = World::new();
         let token = signed(&world.kid_header().to_string(), &payload, &world.gateway);
         prop_assert!(world.verify(&token).is_err());
+    }
+}
+
+/// It names the token in records and logs, and is put together from parts.
+#[test]
+fn the_hash_of_a_token_is_that_of_its_text() {
+    let mut world = World::new();
+    for signer in [p256(), ed25519()] {
+        world.certify("gateway", GATEWAY, &signer);
+        world.gateway = signer;
+        world.list(KeyForms::Either, Some(key_set(&[&world.gateway])));
+        let mut cache = TokenCache::new(&world.limits);
+        for minter in [by_kid(&world), by_chain(&world)] {
+            // Under a header that was not met before, and under one that was.
+            for jti in 0..3 {
+                let ids = TokenIds { jti: [jti; 16], ..ids() };
+                let token = minter.mint(&base_context(), ids, NOW, 60).unwrap();
+                let text = token.expose();
+                let expected = digest(&SHA256, text.as_bytes());
+                assert_eq!(token.sha256(), expected.as_ref());
+                assert_eq!(world.verify(text).unwrap().token_sha256(), expected.as_ref());
+                for met in [CacheResult::Miss, CacheResult::Hit] {
+                    let (verified, result) =
+                        cache.verify(text.as_bytes(), 1, &world.with()).unwrap();
+                    assert_eq!((verified.token_sha256(), result), (token.sha256(), met));
+                }
+            }
+        }
     }
 }
