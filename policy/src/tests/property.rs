@@ -487,6 +487,48 @@ fn loaded(rules: &[RuleSpec]) -> Documents {
     load(&sources).unwrap_or_else(|problems| panic!("{text}\n{problems}"))
 }
 
+/// Both evaluators say the same of each request, and so does the explanation.
+fn agree(rules: &[RuleSpec], requests: &[RequestSpec]) -> Result<(), TestCaseError> {
+    let documents = loaded(rules);
+    let compiled = compile(&documents, &workload());
+    for spec in requests {
+        with_input(spec, |input| {
+            let (outcome, rule) = reference::decide(&documents, &workload(), input);
+            let decision = compiled.decide(input);
+            prop_assert_eq!(decision.outcome, outcome, "{:?}\n{}", spec, policies(rules));
+            if matches!(outcome, Outcome::Allow | Outcome::Deny(DenyReason::DenyRule)) {
+                let id = decision.rule.as_ref().map(ToString::to_string);
+                prop_assert_eq!(id, rule);
+            }
+            // An opaque connection passes by no rule about requests.
+            if let (true, true, Some(rule)) = (spec.opaque, decision.is_allow(), &decision.rule) {
+                let number: usize = rule.rule.strip_prefix('r').unwrap().parse().unwrap();
+                prop_assert!(["any: true", TCP].contains(&rules[number].protocol));
+            }
+            // An explanation tells the same story, also from the copy that is kept.
+            let told = compiled.explain(input);
+            let kept: InputOwned = compiled.keep(input);
+            prop_assert_eq!(&told, &compiled.explain(&kept.as_input()));
+            let denied = |r: &crate::RuleTrace| r.effect == "deny" && r.result != "false";
+            let allowed = |r: &crate::RuleTrace| r.effect == "allow" && r.result == "true";
+            let expected = !told.rules.iter().any(denied) && told.rules.iter().any(allowed);
+            prop_assert_eq!(decision.is_allow(), expected, "{}\n{:?}", told, spec);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Few of which deny, so that requests get past those.
+fn many_rules() -> impl Strategy<Value = Vec<RuleSpec>> {
+    let one = (rule(), prop::bool::weighted(0.02)).prop_map(|(rule, denies)| RuleSpec {
+        allow: !denies,
+        caller: rule.caller.or((!denies).then_some(CALLERS[3])),
+        ..rule
+    });
+    vec(one, 65..330)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -495,32 +537,19 @@ proptest! {
         rules in vec(rule(), 1..32),
         requests in vec(request(), 1..12),
     ) {
-        let documents = loaded(&rules);
-        let compiled = compile(&documents, &workload());
-        for spec in &requests {
-            with_input(spec, |input| {
-                let (outcome, rule) = reference::decide(&documents, &workload(), input);
-                let decision = compiled.decide(input);
-                prop_assert_eq!(decision.outcome, outcome, "{:?}\n{}", spec, policies(&rules));
-                if matches!(outcome, Outcome::Allow | Outcome::Deny(DenyReason::DenyRule)) {
-                    let id = decision.rule.as_ref().map(ToString::to_string);
-                    prop_assert_eq!(id, rule);
-                }
-                // An opaque connection passes by no rule about requests.
-                if let (true, true, Some(rule)) = (spec.opaque, decision.is_allow(), &decision.rule) {
-                    let number: usize = rule.rule.strip_prefix('r').unwrap().parse().unwrap();
-                    prop_assert!(["any: true", TCP].contains(&rules[number].protocol));
-                }
-                // An explanation tells the same story, also from the copy that is kept.
-                let told = compiled.explain(input);
-                let kept: InputOwned = compiled.keep(input);
-                prop_assert_eq!(&told, &compiled.explain(&kept.as_input()));
-                let denied = |r: &crate::RuleTrace| r.effect == "deny" && r.result != "false";
-                let allowed = |r: &crate::RuleTrace| r.effect == "allow" && r.result == "true";
-                let expected = !told.rules.iter().any(denied) && told.rules.iter().any(allowed);
-                prop_assert_eq!(decision.is_allow(), expected, "{}\n{:?}", told, spec);
-                Ok(())
-            })?;
-        }
+        agree(&rules, &requests)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// Candidates are sets of bits, 64 to a word, and lists where they are few in many words.
+    #[test]
+    fn compiled_and_reference_agree_on_many_rules(
+        rules in many_rules(),
+        requests in vec(request(), 20..40),
+    ) {
+        agree(&rules, &requests)?;
     }
 }
