@@ -128,12 +128,13 @@ impl Measure for Case {
         let (target, pids) = (pair.target(self.protocol).clone(), pair.pids());
         let before = stage.server.served();
         let mut samples = self.measure(stage, &target, &pids)?;
-        check_protocol(self.variant.server_protocol(self.protocol), before, stage.server.served())?;
+        let after = stage.server.served();
+        check_protocol(self.variant.server_protocol(self.protocol), before, after)?;
         if self.calls > 1 {
             per_passage(&mut samples, self.calls + 1);
         }
         let pair = stage.pair(make, self.variant)?;
-        pair.empty_audit()?;
+        pair.check_audit(after.0 + after.1 - before.0 - before.1)?;
         if self.name == MEMORY_CASE {
             samples.push(Sample::new("rss_loaded_mb", "MiB", pair.resident_mb()?));
         }

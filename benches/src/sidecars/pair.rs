@@ -1,8 +1,9 @@
 //! Two running proxies and what they were started with.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,9 @@ use crate::tokens::TokenPool;
 
 /// How long a pair may take until its first request succeeds.
 pub(super) const READY_MAX: Duration = Duration::from_secs(15);
+/// How long audit records may take after the last answer.
+const RECORDED_MAX: Duration = Duration::from_secs(5);
+
 /// What all pairs of a run have in common.
 #[derive(Clone)]
 pub(crate) struct Setting {
@@ -135,6 +139,26 @@ impl Pair {
         Ok(bytes as f64 / f64::from(1 << 20))
     }
 
+    /// A pair that keeps audit records is measured only if it does: whoever stands before the server
+    /// has one at least of each request that was `served` since the files were last emptied.
+    pub(crate) fn check_audit(&self, served: u64) -> Result<()> {
+        let Some(last) = self.audit.last() else { return Ok(()) };
+        let deadline = Instant::now() + RECORDED_MAX;
+        loop {
+            // They are written behind the answers.
+            let recorded = lines(last)?;
+            if recorded >= served {
+                return self.empty_audit();
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{recorded} audit records of {served} requests in {}",
+                last.display()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Empties the audit files, so that a run needs no more disk than one case writes. The files
     /// are open for appending, so whoever writes them goes on at the new end.
     pub(crate) fn empty_audit(&self) -> Result<()> {
@@ -172,5 +196,38 @@ impl Pair {
             }
         }
         Ok(())
+    }
+}
+
+/// How many lines a file has.
+fn lines(path: &Path) -> Result<u64> {
+    let mut file = File::open(path).with_context(|| format!("no {}", path.display()))?;
+    let (mut part, mut lines) = (vec![0; 1 << 16], 0);
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(lines),
+            read => lines += part.iter().take(read).filter(|byte| **byte == b'\n').count() as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_that_records_less_than_it_serves_is_not_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = dir.path().join("b.audit");
+        std::fs::write(&audit, "{}\n{}\n").unwrap();
+        let at = |protocol| {
+            let address = ([127, 0, 0, 1], 1).into();
+            Target { address, protocol, tokens: None, pod: None }
+        };
+        let (h1, h2) = (at(Protocol::H1), at(Protocol::H2));
+        let pair = Pair::explicit(Vec::new(), h1, h2, vec![audit.clone()]);
+        assert!(pair.check_audit(3).is_err());
+        pair.check_audit(2).unwrap();
+        assert_eq!(lines(&audit).unwrap(), 0, "emptied for the next case");
     }
 }
