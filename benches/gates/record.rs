@@ -176,6 +176,8 @@ fn judge(figure: &Figure, recorded: Option<f64>) -> (Grade, String) {
     let (share, least) = unit.tolerance(name);
     let allowed = (before * share).max(least);
     let grade = match value - before {
+        // Nothing falls that far: what counts has lost sight of it.
+        rise if rise < -allowed && *value == 0.0 => Grade::Gone,
         rise if rise > allowed => Grade::Rose,
         rise if rise < -allowed => Grade::Fell,
         _ => Grade::Same,
@@ -212,7 +214,7 @@ impl Verdict {
             (Grade::Same, ""),
             (Grade::Fell, "  fell: record it, so that it stays"),
             (Grade::New, ""),
-            (Grade::Gone, ""),
+            (Grade::Gone, "  GONE"),
             (Grade::Rose, "  ROSE"),
         ] {
             for (_, line) in of(grade) {
@@ -257,6 +259,16 @@ mod tests {
         let new = [figure("decide/1", Unit::Instructions, 5.0)];
         assert_eq!(record().compare("", &new).problems(), 3);
         assert_eq!(record().compare("decide", &new).problems(), 1);
+    }
+
+    #[test]
+    fn what_is_no_longer_counted_did_not_fall() {
+        let none = [
+            figure("mint/es256", Unit::Instructions, 900.0),
+            figure("mint/es256", Unit::Allocations, 0.0),
+        ];
+        let verdict = record().compare("", &none);
+        assert_eq!(verdict.problems(), 1, "{}", verdict.text());
     }
 
     #[test]
