@@ -31,9 +31,11 @@ use sidecars::Make;
 const HELP: &str = "\
 Measures a countersign pair against an Envoy pair on this machine.
 
-Usage: countersign-bench run [--quick] [--only PEER] [--case NAME] [--envoy PATH] [--proxy PATH]
+Usage: countersign-bench run [--quick] [--rounds N] [--only PEER] [--case NAME]
+                             [--envoy PATH] [--proxy PATH]
 
   --quick        fewer and shorter rounds, under 5 minutes; also QUICK=1
+  --rounds N     so many rounds instead of what the plan says
   --only PEER    measure only `countersign` or `envoy`; the other column stays empty
   --case NAME    measure only cases whose name contains NAME, such as `h1_no_token`
   --envoy PATH   Envoy's executable, if not COUNTERSIGN_ENVOY or what `cargo xtask testbed` installs
@@ -81,6 +83,7 @@ fn wanted(args: &[String]) -> Option<Wanted> {
     let mut wanted = Wanted {
         quick: env::QUICK.get().is_some_and(|value| value != "0"),
         proxy: programs.map(|folder| Path::new(&folder).join("countersign-proxy")),
+        rounds: None,
         only: None,
         case: None,
         envoy: env::COUNTERSIGN_ENVOY.get().map(PathBuf::from),
@@ -88,6 +91,9 @@ fn wanted(args: &[String]) -> Option<Wanted> {
     while let Some(option) = args.next() {
         match option {
             "--quick" => wanted.quick = true,
+            "--rounds" => {
+                wanted.rounds = Some(args.next()?.parse().ok().filter(|rounds| *rounds > 0)?);
+            }
             "--only" => wanted.only = Some(Make::parse(args.next()?)?),
             "--case" => wanted.case = Some(args.next()?.to_owned()),
             "--envoy" => wanted.envoy = Some(args.next()?.into()),

@@ -32,6 +32,8 @@ const LOAD_CORE_MAX: f64 = 0.9;
 pub(crate) struct Wanted {
     /// The short plan.
     pub(crate) quick: bool,
+    /// Rounds, if not what the plan says.
+    pub(crate) rounds: Option<usize>,
     /// Leaves the other makes out.
     pub(crate) only: Option<Make>,
     /// Leaves all measures out whose name does not contain it.
@@ -62,7 +64,8 @@ impl Wanted {
 
 /// Runs the bench.
 pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
-    let plan = if wanted.quick { Plan::QUICK } else { Plan::FULL };
+    let mut plan = if wanted.quick { Plan::QUICK } else { Plan::FULL };
+    plan.rounds = wanted.rounds.unwrap_or(plan.rounds);
     let measures = wanted.measures(&plan);
     ensure!(!measures.is_empty(), "no measure's name contains {:?}", wanted.case);
     let programs = program_dir()?;
