@@ -31,7 +31,7 @@ struct Shared<IO> {
     /// The io may hold bytes back until it is flushed.
     unflushed: bool,
     failed: Option<io::ErrorKind>,
-    /// The writing task, while it has nothing to do.
+    /// The writing task, while it waits: for something to do, or for the io.
     resting: Option<Waker>,
     /// The connection, waiting for room or for everything to be written.
     waiting: Option<Waker>,
@@ -78,12 +78,10 @@ async fn write<IO: AsyncWrite + Unpin>(shared: Rc<RefCell<Shared<IO>>>) {
         match shared.drain(cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => shared.fail(error.kind()),
-            Poll::Pending => {
-                // Woken by the io alone, to write at once.
-                late = true;
-                return Poll::Pending;
-            }
+            // When it goes on it writes at once.
+            Poll::Pending => late = true,
         }
+        // Also while the io is waited for: once that is dropped, it wakes nobody.
         shared.rest(cx);
         Poll::Pending
     })
@@ -193,9 +191,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut shared = self.shared.borrow_mut();
-        shared.check()?;
         let read = shared.io()?.poll_read(cx, buf);
         if read.is_pending() {
+            // Not before: what the other end said before it went is still there to be read.
+            shared.check()?;
             park(&mut shared.reading, cx);
         }
         read

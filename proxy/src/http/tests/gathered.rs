@@ -118,7 +118,8 @@ fn a_reader_that_does_not_read_holds_the_writer_up() {
 #[test]
 fn a_connection_that_breaks_is_noticed_by_whoever_reads() {
     run(async {
-        let (mut near, far, _) = gathered(1_000);
+        let ((reader, _silent), (writer, far)) = (duplex(1_000), duplex(1_000));
+        let mut near = Gathered::new(tokio::io::join(reader, writer));
         drop(far);
         near.write_all(b"to nobody").await.expect("taken");
         for _ in 0..4 {
@@ -145,5 +146,99 @@ fn what_was_taken_goes_out_before_the_connection_is_dropped() {
             yield_now().await;
         }
         assert!(shared.upgrade().is_none(), "the writing task has ended");
+    });
+}
+
+#[test]
+fn what_the_other_end_said_before_it_went_is_read() {
+    run(async {
+        let (mut near, mut far, _) = gathered(1_000);
+        far.write_all(b"too large, goodbye").await.expect("room");
+        drop(far);
+        near.write_all(b"to nobody").await.expect("taken");
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        assert_eq!(near.shared.borrow().failed, Some(io::ErrorKind::BrokenPipe));
+        let mut said = Vec::new();
+        near.read_to_end(&mut said).await.expect("all that came");
+        assert_eq!(said, b"too large, goodbye");
+    });
+}
+
+/// Takes bytes that do not fit into the socket, as TLS does.
+struct Holding {
+    io: DuplexStream,
+    held: Vec<u8>,
+}
+
+impl AsyncRead for Holding {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Holding {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.held.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Holding { io, held } = self.get_mut();
+        while !held.is_empty() {
+            let count = ready!(Pin::new(&mut *io).poll_write(cx, held))?;
+            held.drain(..count);
+        }
+        Pin::new(io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn the_end_comes_once_a_slow_reader_has_read() {
+    run(async {
+        let (near, mut far) = duplex(1_000);
+        let mut near = Gathered::new(Holding { io: near, held: Vec::new() });
+        near.write_all(&[7; 5_000]).await.expect("room");
+        let ending = spawn_local(async move { near.shutdown().await });
+        for _ in 0..8 {
+            yield_now().await;
+        }
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.expect("an orderly end");
+        assert_eq!(all, [7; 5_000]);
+        ending.await.expect("no panic").expect("an orderly end");
+    });
+}
+
+#[test]
+fn nothing_is_left_of_a_connection_dropped_before_a_reader_that_does_not_read() {
+    run(async {
+        let (mut near, far, _) = gathered(1_000);
+        let shared = Rc::downgrade(&near.shared);
+        near.write_all(&[7; 5_000]).await.expect("taken");
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        assert_eq!(near.shared.borrow().written, 1_000, "the reader holds it up");
+        drop(near);
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        assert!(shared.upgrade().is_none(), "the writing task has ended");
+        drop(far);
     });
 }
