@@ -221,3 +221,20 @@ fn what_is_plain_has_one_spelling() {
     }
     assert!(plain > 1_000, "{plain}");
 }
+
+/// Every pair of bytes that a target may have.
+#[test]
+fn what_is_plain_is_what_the_long_way_leaves_alone() {
+    let options = CanonicalOptions::default();
+    let mut plain = 0;
+    for (one, other) in (0x21..0x7f_u8).flat_map(|one| (0x21..0x7f_u8).map(move |b| (one, b))) {
+        let path = format!("/{}{}", char::from(one), char::from(other));
+        if path.contains(['#', '?']) || !is_plain(&path) {
+            continue;
+        }
+        plain += 1;
+        let spelled = CanonicalPath::spelled(&path, None, options);
+        assert_eq!(spelled.as_ref().map(CanonicalPath::target), Ok(path.as_str()));
+    }
+    assert!(plain > 1_000, "{plain}");
+}
