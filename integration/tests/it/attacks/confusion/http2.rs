@@ -1,7 +1,7 @@
 //! HTTP/2 that means something else once it is HTTP/1.1: pseudo-header fields, lengths, line ends.
 
 use countersign_integration::client;
-use countersign_integration::h2raw::{END_HEADERS, END_STREAM, Fate, H2Raw, block, kind};
+use countersign_integration::h2raw::{END_HEADERS, END_STREAM, Fate, H2Raw, block, frame, kind};
 use countersign_integration::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,18 +24,20 @@ fn fields(pairs: &[(&str, &str)]) -> Fields {
     pairs.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())).collect()
 }
 
-/// One stream with this head and these DATA frames.
+/// One stream with this head and these DATA frames, in one piece: whoever reads the head has read
+/// what is wrong with the data, however busy the machine is.
 async fn ask<IO>(io: IO, head: &Fields, data: &[&[u8]]) -> Fate
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut conn = H2Raw::open(io, &[]).await;
     let last = if data.is_empty() { END_STREAM } else { 0 };
-    conn.send(kind::HEADERS, END_HEADERS | last, 1, &block(head)).await;
+    let mut frames = frame(kind::HEADERS, END_HEADERS | last, 1, &block(head));
     for (number, piece) in data.iter().enumerate() {
         let last = if number + 1 == data.len() { END_STREAM } else { 0 };
-        conn.send(kind::DATA, last, 1, piece).await;
+        frames.extend(frame(kind::DATA, last, 1, piece));
     }
+    conn.write(&frames).await;
     conn.fate(1).await
 }
 
@@ -253,4 +255,25 @@ async fn attack_states_another_length_than_the_data() {
     let hidden = |seen: &countersign_integration::Seen| seen.target.contains("hidden");
     assert!(!house.app.seen().iter().any(hidden));
     house.still_serves_h2().await;
+}
+
+/// Data that comes only once the answer to "no data" is there: the app has had a request without a
+/// body, and never gets another one.
+#[tokio::test]
+async fn attack_sends_data_behind_a_request_without_any() {
+    let house = House::start().await;
+    let mut head = honest(HOST);
+    head.extend(house.credentials(Door::Peer));
+    add(&mut head, "content-length", "0");
+    let config = tls::client(Some(house.lab.gateway.leaf()), &[tls::MESH_H2]);
+    let stream = client::tls_stream(house.orders.inbound(), config).await.unwrap();
+    let mut conn = H2Raw::open(stream, &[]).await;
+    conn.send(kind::HEADERS, END_HEADERS, 1, &block(&head)).await;
+    assert_eq!(conn.fate(1).await, Fate::Served);
+    let smuggled = b"GET /v1/users/alice/hidden HTTP/1.1\r\nHost: orders.shop\r\n\r\n";
+    conn.send(kind::DATA, END_STREAM, 1, smuggled).await;
+    house.still_serves_h2().await;
+    let seen = house.app.seen();
+    assert_eq!(seen.len(), 1 + super::DOORS.len());
+    assert!(!seen.iter().any(|seen| seen.target.contains("hidden")));
 }
