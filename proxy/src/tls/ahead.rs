@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use countersign_config::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 use crate::relay::OnTcp;
 
@@ -37,9 +38,9 @@ impl<IO> Ahead<IO> {
         Ahead { io, held: None }
     }
 
-    /// Moves what is held into `buf`; whether there was anything.
-    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) -> bool {
-        let Some(held) = &mut self.held else { return false };
+    /// Moves what is held into `buf`.
+    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
+        let Some(held) = &mut self.held else { return };
         let rest = held.lent.bytes.get(held.from..held.until).unwrap_or_default();
         let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
         buf.put_slice(now);
@@ -47,7 +48,6 @@ impl<IO> Ahead<IO> {
         if later.is_empty() {
             self.held = None;
         }
-        true
     }
 }
 
@@ -63,7 +63,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Ahead<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.hand_out(buf) {
+        if self.held.is_some() {
+            // As much of its turn as a read of the socket: whoever sends without end must not keep
+            // the other connections of this thread waiting for sixteen times as long.
+            let turn = ready!(coop::poll_proceed(cx));
+            self.hand_out(buf);
+            turn.made_progress();
             return Poll::Ready(Ok(()));
         }
         let Some(mut lent) = Lent::take().filter(|lent| lent.bytes.len() > buf.remaining()) else {
@@ -189,6 +194,25 @@ mod tests {
             }
             assert!(came == sent);
             assert_eq!(lent_bytes(), 0, "an idle connection holds nothing");
+        });
+    }
+
+    #[test]
+    fn what_was_read_ahead_uses_up_the_turn_of_its_connection() {
+        run(async {
+            let mut ahead = Ahead::new(tokio::io::repeat(7));
+            let (mut piece, mut reads) = ([0; 4_096], 0);
+            std::future::poll_fn(|cx| {
+                let mut into = ReadBuf::new(&mut piece);
+                while Pin::new(&mut ahead).poll_read(cx, &mut into).is_ready() {
+                    into.clear();
+                    reads += 1;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            // Tokio grants 128.
+            assert!((16..256).contains(&reads), "{reads} reads in one turn");
         });
     }
 
