@@ -156,6 +156,7 @@ async fn reused_connection_closed_by_app_is_retried_once() {
     let lab = Lab::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (closed, mut told) = tokio::sync::mpsc::unbounded_channel();
     // Answers one request per connection, promises to keep it, and closes it.
     let app = tokio::spawn(async move {
         let mut served = 0;
@@ -168,6 +169,8 @@ async fn reused_connection_closed_by_app_is_retried_once() {
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
                 let answer = format!("{head}{served}");
                 stream.write_all(answer.as_bytes()).await.unwrap();
+                drop(stream);
+                closed.send(served).unwrap();
             }
         }
     });
@@ -179,6 +182,8 @@ async fn reused_connection_closed_by_app_is_retried_once() {
         let call = Call::get("orders.shop", "/").header("countersign-http1", "1.1");
         let reply = peer.send(call.method(http::Method::POST)).await.unwrap();
         assert_eq!((reply.status, reply.text()), (200, number.to_string()));
+        // Later than that nobody could tell a closed connection from one that is being closed.
+        assert_eq!(told.recv().await, Some(number));
     }
     app.abort();
 }
