@@ -187,7 +187,7 @@ fn each_step_asks_the_heap_as_often_as_recorded() {
 }
 
 /// How often what signs is tried.
-const SIGNATURES: u8 = 8;
+const SIGNATURES: u8 = 40;
 
 const MINT: u64 = 14;
 const FRESH: u64 = 21;
