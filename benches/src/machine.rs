@@ -37,6 +37,14 @@ pub(crate) fn pin_thread(cpu: usize) -> Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("could not pin to core {cpu}"))
 }
 
+/// Lets the calling thread, and whatever it starts from now on, use both cores.
+pub(crate) fn spread_thread(cores: Cores) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cores.load);
+    set.set(cores.proxies);
+    sched_setaffinity(None, &set).context("could not use both cores")
+}
+
 /// CPU time the calling thread has used.
 pub(crate) fn own_cpu_time() -> Duration {
     let used = clock_gettime(ClockId::ThreadCPUTime);

@@ -37,7 +37,8 @@ Usage: countersign-bench run [--quick] [--rounds N] [--only PEER] [--case NAME]
   --quick        fewer and shorter rounds, under 5 minutes; also QUICK=1
   --rounds N     so many rounds instead of what the plan says
   --only PEER    measure only `countersign` or `envoy`; the other column stays empty
-  --case NAME    measure only cases whose name contains NAME, such as `h1_no_token`
+  --case NAME    measure only cases whose name contains NAME, such as `h1_no_token`;
+                 `scaling`, which an ordinary run leaves out: workers, endpoints, policies, services
   --envoy PATH   Envoy's executable, if not COUNTERSIGN_ENVOY or what `cargo xtask testbed` installs
   --proxy PATH   countersign-proxy, if not the one in COUNTERSIGN_BIN_DIR or beside this program
 

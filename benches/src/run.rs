@@ -46,11 +46,7 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     fn measures(&self, plan: &Plan) -> Vec<Box<dyn Measure>> {
-        let mut measures = measures::all(plan);
-        if let Some(part) = &self.case {
-            measures.retain(|measure| measure.name().contains(part));
-        }
-        measures
+        measures::wanted(plan, self.case.as_deref())
     }
 
     fn takes(&self, side: Side) -> bool {

@@ -315,8 +315,8 @@ bounds! {
     GRANT_REDEMPTIONS_MAX: u32 = 100;
     /// Deferred grants whose redemptions are counted (process); a new one beyond it is refused until others end.
     GRANTS_COUNTED_MAX: usize = 65_536;
-    /// All policy documents together (process).
-    POLICY_BYTES_MAX: usize = 4 * MIB;
+    /// All policy documents together (process): 10,000 rules and as many destinations need some 6 MB.
+    POLICY_BYTES_MAX: usize = 8 * MIB;
     /// A fetched key set.
     JWKS_BYTES_MAX: usize = 256 * KIB;
     /// Keys in a key set.

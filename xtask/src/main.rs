@@ -24,6 +24,7 @@ cargo xtask <task>
   check                fmt, clippy, tidy, crate graph, docs, deny
   test [SUITE]         unit | foundation | interception | all (default); what `make test` runs
   bench [quick]        a countersign pair beside Envoy, HAProxy and nginx
+  bench scaling        what workers, endpoints, policies, services and a change of them cost
   bench publish        put the figures of the last full run into docs/performance.md
   bench pages          make tables and plots of docs/performance.md anew
   gates [--record] [NAME]
@@ -57,6 +58,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["test", name] => suite::run(name),
         ["bench"] => suite::bench(suite::Plan::Full),
         ["bench", "quick"] => suite::bench(suite::Plan::Quick),
+        ["bench", "scaling"] => suite::bench(suite::Plan::Scaling),
         ["bench", "publish"] => performance::publish(),
         ["bench", "pages"] => performance::write(),
         ["gates", rest @ ..] => suite::gates(rest),

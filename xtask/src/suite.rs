@@ -143,13 +143,15 @@ pub(crate) enum Plan {
     Full,
     /// The proxy of the tests, few rounds.
     Quick,
+    /// The proxy as it is released, all rounds of what grows with workers and configuration.
+    Scaling,
 }
 
 /// Runs the side-by-side bench; results are printed and in `target/bench`.
 pub(crate) fn bench(plan: Plan) -> Result<()> {
     testbed::install("base")?;
     let profile = match plan {
-        Plan::Full => "release",
+        Plan::Full | Plan::Scaling => "release",
         Plan::Quick => "e2e",
     };
     programs(profile, &["countersign-proxy"])?;
@@ -159,6 +161,9 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
     command.args(["--bin", "countersign-bench", "--", "run"]);
     if matches!(plan, Plan::Quick) {
         command.env(env::QUICK.name, "1");
+    }
+    if matches!(plan, Plan::Scaling) {
+        command.args(["--case", "scaling"]);
     }
     repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir(profile)?))
 }

@@ -8,6 +8,7 @@ pub(crate) mod derived;
 mod hold;
 mod http;
 mod memory;
+mod scaling;
 mod signatures;
 mod startup;
 mod tcp;
@@ -57,8 +58,18 @@ impl Sample {
     }
 }
 
+/// What a run measures: everything, or what `part` of a name leaves of it. How costs grow with what
+/// is configured is measured only when asked for.
+pub(crate) fn wanted(plan: &Plan, part: Option<&str>) -> Vec<Box<dyn Measure>> {
+    let Some(part) = part else { return all(plan) };
+    let mut measures = all(plan);
+    measures.extend(scaling::cases());
+    measures.retain(|measure| measure.name().contains(part));
+    measures
+}
+
 /// Everything, in the order of a round and of the table.
-pub(crate) fn all(plan: &Plan) -> Vec<Box<dyn Measure>> {
+fn all(plan: &Plan) -> Vec<Box<dyn Measure>> {
     let mut measures: Vec<Box<dyn Measure>> = vec![
         Box::new(memory::Resident),
         Box::new(startup::Start),

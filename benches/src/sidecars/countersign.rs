@@ -25,11 +25,21 @@ const SCOPE: &str = "orders.read";
 pub(super) fn start(variant: Variant, setting: &Setting) -> Result<Pair> {
     let at = Addresses { a: free_port()?, b: free_port()?, server: setting.server };
     let files = documents(setting, variant, &at)?;
+    start_both(variant, setting, at.a, files)
+}
+
+/// Starts both from their files; clients connect to `entry`.
+pub(super) fn start_both(
+    variant: Variant,
+    setting: &Setting,
+    entry: SocketAddr,
+    files: Files,
+) -> Result<Pair> {
     let start = |role: &str, config: &Path| {
         let name = format!("countersign-{variant:?}-{role}");
         Proxy::start(&name, &mut command(config, setting)?, &setting.work)
     };
-    let target = |protocol| Target { address: at.a, protocol, tokens: None, pod: None };
+    let target = |protocol| Target { address: entry, protocol, tokens: None, pod: None };
     let b = start("b", &files.b)?;
     let a = start("a", &files.a)?;
     Ok(Pair::explicit(vec![a, b], target(Protocol::H1), target(Protocol::H2), files.audit))
@@ -57,9 +67,9 @@ pub(super) struct Addresses {
 
 /// The `ProxyConfig` of each, and where both write audit records.
 pub(super) struct Files {
-    a: PathBuf,
+    pub(super) a: PathBuf,
     pub(super) b: PathBuf,
-    audit: Vec<PathBuf>,
+    pub(super) audit: Vec<PathBuf>,
 }
 
 /// Writes all documents of one pair.
@@ -171,7 +181,7 @@ pub(super) fn access(variant: Variant, app: &str, (namespace, account): (&str, &
     document("AccessPolicy", json!({"name": app, "namespace": "shop"}), spec)
 }
 
-fn rule(variant: Variant, name: &str, caller: &Value, path: &str) -> Value {
+pub(super) fn rule(variant: Variant, name: &str, caller: &Value, path: &str) -> Value {
     let mut rule = json!({
         "name": name, "effect": "allow",
         "match": {"caller": {"anyOf": [caller]},

@@ -11,6 +11,7 @@ mod opaque;
 mod pair;
 mod placed;
 mod process;
+pub(crate) mod scaled;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

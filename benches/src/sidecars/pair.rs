@@ -92,7 +92,7 @@ impl Pair {
     }
 
     /// The pair, once it is ready and has shown that it does its job, if that is to decide.
-    fn shown(mut self, decides: bool) -> Result<Pair> {
+    pub(super) fn shown(mut self, decides: bool) -> Result<Pair> {
         self.wait_until_ready().context("it is not ready")?;
         if decides {
             self.check_refusals().context("it does not do its job")?;
@@ -157,6 +157,16 @@ impl Pair {
             );
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// How many audit records speak of another set of documents in force, at all proxies.
+    pub(crate) fn swaps(&self) -> Result<usize> {
+        let mut swaps = 0;
+        for path in &self.audit {
+            let text = std::fs::read_to_string(path)?;
+            swaps += text.lines().filter(|line| line.contains(r#""documents""#)).count();
+        }
+        Ok(swaps)
     }
 
     /// Empties the audit files, so that a run needs no more disk than one case writes. The files
