@@ -11,7 +11,7 @@ use crate::figures::Side;
 use crate::load::Protocol;
 use crate::machine;
 use crate::plan::Plan;
-use crate::sidecars::{Make, Pair, Variant};
+use crate::sidecars::{Make, Pair, Setting, Variant};
 use crate::stage::Stage;
 
 /// Rest before memory is read.
@@ -37,7 +37,10 @@ impl Measure for Resident {
 
     fn sample(&self, stage: &mut Stage<'_>, side: Side) -> Result<Vec<Sample>> {
         let Side::Of(make) = side else { return Ok(Vec::new()) };
-        let pair = Pair::start(make, Variant::NoToken, stage.setting)?;
+        // A folder of its own: the pairs that stay read their documents again when they change.
+        let own = Setting { work: stage.setting.work.join("memory"), ..stage.setting.clone() };
+        std::fs::create_dir_all(&own.work)?;
+        let pair = Pair::start(make, Variant::NoToken, &own)?;
         std::thread::sleep(SETTLE);
         let larger = resident(&pair)?.into_iter().fold(0.0, f64::max);
         let mut samples = vec![Sample::new("rss_idle_mb", "MB", larger)];
