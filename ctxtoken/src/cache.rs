@@ -12,7 +12,7 @@ use quick_cache::{Weighter, unsync::Cache};
 use crate::{
     Limits, RequestContext, UnixTime, Verified, VerifyError, VerifyWith,
     jws::{self, Parts},
-    verify::{KnownChain, Named, check_constraints, check_times, name_key, verify_parts},
+    verify::{KnownChain, Named, Reader, check_constraints, check_times, name_key, verify_parts},
 };
 
 /// What an entry costs besides the token's own text: names, vectors, the entry itself.
@@ -34,16 +34,33 @@ pub struct TokenCache {
     tokens: Cache<[u8; 32], Entry, ByBytes>,
     /// By the encoded header.
     chains: Cache<Box<[u8]>, Arc<KnownChain>>,
+    /// The one that was used last: the next token's is nearly always the same, and comparing is
+    /// cheaper than looking up.
+    last: Option<Arc<KnownChain>>,
+    reader: Reader,
     generation: u64,
     age_s_max: u64,
 }
 
 #[derive(Clone)]
 struct Entry {
-    token: Box<[u8]>,
+    /// Whose header the token begins with; `None`: `rest` is all of it.
+    chain: Option<Arc<KnownChain>>,
+    rest: Box<[u8]>,
     verified: Arc<Verified<RequestContext>>,
     until: UnixTime,
     bytes: usize,
+}
+
+impl Entry {
+    /// Whether it is the entry of this token, byte for byte.
+    fn is_of(&self, token: &[u8]) -> bool {
+        let rest = match &self.chain {
+            Some(chain) => token.strip_prefix(&*chain.header),
+            None => Some(token),
+        };
+        rest.is_some_and(|rest| *rest == *self.rest)
+    }
 }
 
 /// Weighs entries so that one capacity bounds both their number and their bytes.
@@ -67,6 +84,8 @@ impl TokenCache {
         Self {
             tokens: Cache::with_weighter(entries, bytes, ByBytes { least: least.max(1) }),
             chains: Cache::new(limits.chains_max),
+            last: None,
+            reader: Reader::default(),
             generation: 0,
             age_s_max: limits.cache_age_s_max,
         }
@@ -84,14 +103,18 @@ impl TokenCache {
         if let Some(verified) = self.recall(token, with)? {
             return Ok((verified, CacheResult::Hit));
         }
-        let parts = jws::split(token, with.limits)?;
+        let accepted = self.last.as_ref().map(|last| &*last.header);
+        let parts = jws::split(token, accepted, with.limits)?;
         let named = self.name_key(&parts, with)?;
         let known = matches!(named, Named::KnownChain(_));
-        let (verified, chain) = verify_parts(&parts, named, with)?;
+        let (verified, chain) = verify_parts(&parts, named, with, &mut self.reader)?;
         let verified = Arc::new(verified);
-        self.remember(token, &verified, with.now);
-        if let Some(chain) = chain.filter(|_| !known) {
-            self.chains.insert(parts.header.into(), chain);
+        self.remember(token, &verified, chain.clone(), with.now);
+        if let Some(chain) = chain {
+            if !known {
+                self.chains.insert(parts.header.into(), Arc::clone(&chain));
+            }
+            self.last = Some(chain);
         }
         Ok((verified, CacheResult::Miss))
     }
@@ -110,6 +133,8 @@ impl TokenCache {
         if self.generation != generation {
             self.tokens.clear();
             self.chains.clear();
+            self.last = None;
+            self.reader.clear();
             self.generation = generation;
         }
     }
@@ -121,7 +146,7 @@ impl TokenCache {
         with: &VerifyWith<'_>,
     ) -> Result<Option<Arc<Verified<RequestContext>>>, VerifyError> {
         let Some(end) = token.last_chunk() else { return Ok(None) };
-        let entry = self.tokens.get(end).filter(|entry| *entry.token == *token);
+        let entry = self.tokens.get(end).filter(|entry| entry.is_of(token));
         let Some(entry) = entry else { return Ok(None) };
         if entry.until <= with.now {
             self.tokens.remove(end);
@@ -138,21 +163,31 @@ impl TokenCache {
     /// are remembered only after the whole token was accepted, so nobody but an issuer can fill
     /// this cache.
     fn name_key(&mut self, parts: &Parts<'_>, with: &VerifyWith<'_>) -> Result<Named, VerifyError> {
-        if let Some(known) = self.chains.get(parts.header) {
+        let last = self.last.as_ref().filter(|last| *last.header == *parts.header);
+        if let Some(known) = last.or_else(|| self.chains.get(parts.header)) {
             if known.key.not_after >= with.now {
                 return Ok(Named::KnownChain(Arc::clone(known)));
             }
+            self.last = None;
             self.chains.remove(parts.header);
         }
         name_key(parts, with)
     }
 
-    fn remember(&mut self, token: &[u8], verified: &Arc<Verified<RequestContext>>, now: UnixTime) {
+    fn remember(
+        &mut self,
+        token: &[u8],
+        verified: &Arc<Verified<RequestContext>>,
+        chain: Option<Arc<KnownChain>>,
+        now: UnixTime,
+    ) {
         let until = verified.exp.min(now.plus(self.age_s_max));
         let Some(end) = token.last_chunk().filter(|_| until > now) else { return };
         let bytes = token.len().saturating_add(ENTRY_OVERHEAD_BYTES);
-        let (token, verified) = (token.into(), Arc::clone(verified));
-        self.tokens.insert(*end, Entry { token, verified, until, bytes });
+        let header = chain.as_ref().map_or(0, |chain| chain.header.len());
+        let rest = token.get(header..).unwrap_or_default().into();
+        let verified = Arc::clone(verified);
+        self.tokens.insert(*end, Entry { chain, rest, verified, until, bytes });
     }
 }
 

@@ -244,7 +244,7 @@ pub enum GrantError {
 pub fn verify_grant(text: &[u8], with: &GrantWith<'_>) -> Result<Grant, GrantError> {
     let malformed = |error: crate::VerifyError| GrantError::Malformed(error.to_string());
     let limits = Limits { token_bytes_max: GRANT_BYTES_MAX, ..with.limits.clone() };
-    let parts = jws::split(text, &limits).map_err(malformed)?;
+    let parts = jws::split(text, None, &limits).map_err(malformed)?;
     let header = jws::decode_part(parts.header).map_err(malformed)?;
     let header = jws::header_of_type(&header, &limits, &[TYP]).map_err(malformed)?;
     let payload = jws::decode_part(parts.payload).map_err(malformed)?;
@@ -391,7 +391,7 @@ impl fmt::Debug for GrantClaims {
 /// all of it. `None` if the text is no grant by its form.
 pub fn grant_scope(text: &[u8]) -> Option<String> {
     let limits = Limits { token_bytes_max: GRANT_BYTES_MAX, ..Limits::default() };
-    let parts = jws::split(text, &limits).ok()?;
+    let parts = jws::split(text, None, &limits).ok()?;
     jws::header_of_type(&jws::decode(parts.header)?, &limits, &[TYP]).ok()?;
     let payload = jws::decode(parts.payload)?;
     let payload: serde_json::Value = serde_json::from_str(json::check(&payload).ok()?).ok()?;

@@ -157,7 +157,7 @@ fn walk_members<'de, A: MapAccess<'de>>(
     mut map: A,
     mut each: impl FnMut(&str, Seen<'de>),
 ) -> Result<(), A::Error> {
-    let mut names = Names(Vec::with_capacity(16));
+    let mut names = Names::default();
     while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
         let value = map.next_value_seed(Walk { depth: inside.depth })?;
         each(&name, value);
@@ -166,18 +166,29 @@ fn walk_members<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// The names of one object. A list, because objects are small and bounded.
-struct Names<'a>(Vec<Cow<'a, str>>);
+/// The names of one object. A list, because objects are small and bounded, and without asking the
+/// heap, because most have few members.
+#[derive(Default)]
+struct Names<'a> {
+    first: [Cow<'a, str>; 16],
+    count: usize,
+    more: Vec<Cow<'a, str>>,
+}
 
 impl<'a> Names<'a> {
     fn add<E: Error>(&mut self, name: Cow<'a, str>) -> Result<(), E> {
-        if self.0.contains(&name) {
+        let first = self.first.get(..self.count).unwrap_or(&self.first);
+        if first.contains(&name) || self.more.contains(&name) {
             return Err(E::custom(DUPLICATE));
         }
-        if self.0.len() >= MEMBERS_MAX {
+        if self.count >= MEMBERS_MAX {
             return Err(E::custom(MEMBERS));
         }
-        self.0.push(name);
+        match self.first.get_mut(self.count) {
+            Some(place) => *place = name,
+            None => self.more.push(name),
+        }
+        self.count += 1;
         Ok(())
     }
 }

@@ -29,6 +29,9 @@ pub(crate) const CHAIN_MAX: usize = 3;
 /// Characters of a `kid`: base64url of 12 bytes.
 const KID_CHARS: usize = 16;
 
+/// Characters of a signature: base64url of 64 bytes.
+const SIGNATURE_CHARS: usize = 86;
+
 /// A token cut at its dots, nothing decoded.
 #[derive(Clone, Copy)]
 pub(crate) struct Parts<'a> {
@@ -39,19 +42,31 @@ pub(crate) struct Parts<'a> {
     pub(crate) signed: &'a [u8],
 }
 
-/// Cuts a token into its parts.
-pub(crate) fn split<'a>(token: &'a [u8], limits: &Limits) -> Result<Parts<'a>, VerifyError> {
+/// Cuts a token into its parts. What of it is `known`, the header of a token that was accepted, needs
+/// no second look.
+pub(crate) fn split<'a>(
+    token: &'a [u8],
+    known: Option<&[u8]>,
+    limits: &Limits,
+) -> Result<Parts<'a>, VerifyError> {
     let limit = limits.token_bytes_max;
     if token.len() > limit {
         return Err(VerifyError::TokenTooLarge { bytes: token.len(), limit });
     }
-    let text = check_characters(token)?;
-    let mut parts = text.split('.').map(str::as_bytes);
-    let (Some(header), Some(payload), Some(signature), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(malformed("not three parts between two dots"));
+    let begins = |known: &&[u8]| token.strip_prefix(*known).is_some_and(|it| it.starts_with(b"."));
+    let known = known.filter(begins).map_or(0, <[u8]>::len);
+    let unknown = token.get(known..).unwrap_or_default();
+    check_characters(unknown)?;
+    let is_dot = |byte: &u8| *byte == b'.';
+    let parts = || {
+        let dot = known + unknown.iter().position(is_dot)?;
+        let (header, rest) = (token.get(..dot)?, token.get(dot + 1..)?);
+        let dot = rest.iter().rposition(is_dot)?;
+        let (payload, signature) = (rest.get(..dot)?, rest.get(dot + 1..)?);
+        (!payload.contains(&b'.')).then_some((header, payload, signature))
     };
+    let (header, payload, signature) =
+        parts().ok_or(malformed("not three parts between two dots"))?;
     if header.is_empty() || payload.is_empty() || signature.is_empty() {
         return Err(malformed("an empty part"));
     }
@@ -61,14 +76,14 @@ pub(crate) fn split<'a>(token: &'a [u8], limits: &Limits) -> Result<Parts<'a>, V
 
 /// Only base64url and dots. Without an early exit, so that the compiler checks many bytes at once:
 /// every request with a token passes here.
-fn check_characters(token: &[u8]) -> Result<&str, VerifyError> {
+fn check_characters(token: &[u8]) -> Result<(), VerifyError> {
     let in_alphabet = |b: u8| {
         (b | 0x20).wrapping_sub(b'a') < 26
             || b.wrapping_sub(b'0') < 10
             || matches!(b, b'_' | b'-' | b'.')
     };
     if token.iter().fold(true, |sound, &b| sound & in_alphabet(b)) {
-        return str::from_utf8(token).map_err(|_| malformed(FOREIGN_CHARACTER));
+        return Ok(());
     }
     if token.contains(&b',') {
         return Err(VerifyError::TokenDuplicated);
@@ -86,6 +101,38 @@ pub(crate) fn decode(part: &[u8]) -> Option<Vec<u8>> {
 /// [`decode`] as a verification step.
 pub(crate) fn decode_part(part: &[u8]) -> Result<Vec<u8>, VerifyError> {
     decode(part).ok_or(malformed("a part that is not strict base64url"))
+}
+
+/// [`decode_part`] into a buffer that is used again and again, whose content it replaces.
+pub(crate) fn decode_part_into(part: &[u8], bytes: &mut Vec<u8>) -> Result<(), VerifyError> {
+    bytes.clear();
+    let decoded = URL_SAFE_NO_PAD.decode_vec(part, bytes);
+    decoded.map_err(|_| malformed("a part that is not strict base64url"))
+}
+
+/// What 43 characters stand for.
+pub(crate) fn decode_hash(part: &[u8]) -> Option<[u8; 32]> {
+    let mut bytes = [0; 33];
+    let length = URL_SAFE_NO_PAD.decode_slice(part, &mut bytes).ok()?;
+    bytes.get(..length)?.try_into().ok()
+}
+
+/// Whether 22 characters stand for 16 bytes.
+pub(crate) fn decodes_to_16(part: &[u8]) -> bool {
+    URL_SAFE_NO_PAD.decode_slice(part, &mut [0; 18]) == Ok(16)
+}
+
+/// A signature of the one length there is, without asking the heap. `None`: of another length, so
+/// nobody's.
+pub(crate) fn decode_signature(part: &[u8]) -> Result<Option<[u8; 64]>, VerifyError> {
+    // What 86 characters may come to at most, before they are looked at.
+    let mut bytes = [0; 66];
+    if part.len() != SIGNATURE_CHARS {
+        return decode_part(part).map(|_| None);
+    }
+    let decoded = URL_SAFE_NO_PAD.decode_slice(part, &mut bytes);
+    let length = decoded.map_err(|_| malformed("a part that is not strict base64url"))?;
+    Ok(bytes.get(..length).and_then(|bytes| bytes.try_into().ok()))
 }
 
 pub(crate) fn encode(bytes: &[u8]) -> String {

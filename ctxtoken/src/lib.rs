@@ -73,7 +73,7 @@ pub use self_signed::{StatementError, check_statement, sign_statement};
 pub use signer::{LocalSigner, TokenSigner};
 pub use time::UnixTime;
 pub use upkeep::Upkeep;
-pub use verify::{Unverified, Verified, VerifyWith, verify};
+pub use verify::{Folded, Unverified, Verified, VerifyWith, verify};
 
 #[cfg(test)]
 mod tests;

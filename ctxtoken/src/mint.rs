@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Room for the payload of an ordinary token, so that its buffer is allocated once.
-const PAYLOAD_BYTES_TYPICAL: usize = 1536;
+const PAYLOAD_BYTES_TYPICAL: usize = 768;
 
 /// How tokens of a minter name their key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -90,7 +90,7 @@ pub fn check_statement(
     limits: &Limits,
 ) -> Result<(), StatementError> {
     let malformed = |_: VerifyError| StatementError::Malformed("not a compact JWS");
-    let parts = jws::split(text, limits).map_err(malformed)?;
+    let parts = jws::split(text, None, limits).map_err(malformed)?;
     let header = jws::decode_part(parts.header).map_err(malformed)?;
     let header = json::check(&header).map_err(StatementError::Malformed)?;
     let header: Header = serde_json::from_str(header)

@@ -10,11 +10,12 @@
 use std::{ops::Deref, sync::Arc};
 
 use aws_lc_rs::digest;
-use countersign_workload_id::TrustDomain;
+use countersign_workload_id::{TrustDomain, WorkloadId};
 
 use crate::{
     Algorithm, ChainKey, ChainValidator, ClaimProblem, Issuer, IssuerSet, KeyName, KeyProblem,
-    Limits, Message, RequestContext, UnixTime, VerifyError, VerifyingKey, claims,
+    Limits, Message, RequestContext, UnixTime, VerifyError, VerifyingKey,
+    claims::{self, Near},
     hashing::{HashedHeader, HashedPart},
     json,
     jws::{self, Header, Parts},
@@ -57,6 +58,36 @@ impl<T> Verified<T> {
     }
 }
 
+impl Verified<RequestContext> {
+    /// Keeps what it takes to read the token again, without what it says.
+    pub fn fold(&self) -> Folded {
+        Folded { token_sha256: self.token_sha256, trust_domain: self.value.aud.clone() }
+    }
+}
+
+/// What is left of a verified token whose claims were let go of: a hash and a name.
+/// Made only of a [`Verified`].
+#[derive(Debug, Clone)]
+pub struct Folded {
+    token_sha256: [u8; 32],
+    trust_domain: TrustDomain,
+}
+
+impl Folded {
+    /// The claims again, out of the very bytes that were verified; `None` for any others. As with
+    /// a token that was verified once, times, presenter and custody are checked anew by whoever
+    /// relies on it.
+    pub fn unfold(&self, token: &[u8]) -> Option<Verified<RequestContext>> {
+        if sha256(token) != self.token_sha256 {
+            return None;
+        }
+        let payload = token.split(|&byte| byte == b'.').nth(1).and_then(jws::decode)?;
+        let payload = str::from_utf8(&payload).ok()?;
+        let value = claims::parse(payload, Near::domain(&self.trust_domain)).ok()?;
+        Some(Verified { value, token_sha256: self.token_sha256 })
+    }
+}
+
 impl<T> Deref for Verified<T> {
     type Target = T;
 
@@ -71,9 +102,36 @@ pub fn verify(
     token: &[u8],
     with: &VerifyWith<'_>,
 ) -> Result<Verified<RequestContext>, VerifyError> {
-    let parts = jws::split(token, with.limits)?;
+    let parts = jws::split(token, None, with.limits)?;
     let named = name_key(&parts, with)?;
-    verify_parts(&parts, named, with).map(|(verified, _)| verified)
+    verify_parts(&parts, named, with, &mut Reader::default()).map(|(verified, _)| verified)
+}
+
+/// What one token leaves to the next: room for its payload, and the IDs it named.
+#[derive(Default)]
+pub(crate) struct Reader {
+    payload: Vec<u8>,
+    ids: Vec<WorkloadId>,
+}
+
+impl Reader {
+    /// IDs it remembers: the gateways and first holders that tokens speak of lately.
+    const IDS_MAX: usize = 8;
+
+    /// Forgets the IDs.
+    pub(crate) fn clear(&mut self) {
+        self.ids.clear();
+    }
+
+    /// Takes note of the IDs of a token that verified.
+    fn learn(&mut self, value: &RequestContext) {
+        for id in [&value.iss, &value.req_wl, &value.rctx.to] {
+            if !self.ids.contains(id) {
+                self.ids.truncate(Self::IDS_MAX - 1);
+                self.ids.insert(0, id.clone());
+            }
+        }
+    }
 }
 
 /// What a header says about its key: as it was sent, or as it is known from an earlier token with
@@ -85,6 +143,8 @@ pub(crate) enum Named {
 
 /// The chain of a header that a valid token of a listed issuer came with.
 pub(crate) struct KnownChain {
+    /// The header, encoded, without its dot.
+    pub(crate) header: Box<[u8]>,
     pub(crate) algorithm: Algorithm,
     pub(crate) key: ChainKey,
     hashed: HashedHeader,
@@ -100,10 +160,11 @@ pub(crate) fn verify_parts(
     parts: &Parts<'_>,
     named: Named,
     with: &VerifyWith<'_>,
+    reader: &mut Reader,
 ) -> Result<(Verified<RequestContext>, Option<Arc<KnownChain>>), VerifyError> {
-    let payload = jws::decode_part(parts.payload)?;
-    let signature = jws::decode_part(parts.signature)?;
-    let (payload, peek) = json::peek(&payload).map_err(VerifyError::TokenMalformed)?;
+    jws::decode_part_into(parts.payload, &mut reader.payload)?;
+    let signature = jws::decode_signature(parts.signature)?;
+    let (payload, peek) = json::peek(&reader.payload).map_err(VerifyError::TokenMalformed)?;
     if let Some(exp) = peek.exp {
         check_not_ended(UnixTime(exp), with)?;
     }
@@ -114,12 +175,15 @@ pub(crate) fn verify_parts(
     let issuer = with.issuers.get(iss).ok_or(VerifyError::IssuerNotAllowed)?;
     let key = find_key(named, parts, issuer, with)?;
     let hashed = key.hashed(parts);
+    let signature = signature.ok_or(VerifyError::SignatureInvalid)?;
     if !key.verifying_key().verifies_hashed(&Message::new(parts.signed, &hashed), &signature) {
         return Err(VerifyError::SignatureInvalid);
     }
-    let value = claims::parse(payload, with.trust_domain)?;
+    let near = Near { domain: with.trust_domain, ids: &reader.ids };
+    let value = claims::parse(payload, near)?;
     check_claims(&value, &key, with)?;
     check_constraints(&value, issuer)?;
+    reader.learn(&value);
     let token_sha256 = hashed.token(parts.signature);
     Ok((Verified { value, token_sha256 }, key.into_chain()))
 }
@@ -168,7 +232,8 @@ fn find_key<'a>(
             check_form(issuer.keys.allows_x5c())?;
             let key = key_of_chain(&chain, with)?;
             let hashed = HashedHeader::of(parts.header);
-            (algorithm, Key::OfChain(Arc::new(KnownChain { algorithm, key, hashed })))
+            let header = parts.header.into();
+            (algorithm, Key::OfChain(Arc::new(KnownChain { header, algorithm, key, hashed })))
         }
         Named::KnownChain(known) => {
             check_form(issuer.keys.allows_x5c())?;
@@ -308,7 +373,7 @@ pub struct Unverified {
 impl Unverified {
     /// Takes a token apart by steps 2 and 4 of the profile: strict, but without any key.
     pub fn parse(token: &[u8], limits: &Limits) -> Result<Self, VerifyError> {
-        let parts = jws::split(token, limits)?;
+        let parts = jws::split(token, None, limits)?;
         let header_json = jws::decode_part(parts.header)?;
         let header = jws::header(&header_json, limits)?;
         let payload = jws::decode_part(parts.payload)?;
@@ -341,6 +406,6 @@ impl Unverified {
 
     /// The claims, typed and by all rules that need no key and no time.
     pub fn claims(&self, trust_domain: &TrustDomain) -> Result<RequestContext, VerifyError> {
-        claims::parse(&self.payload_json, trust_domain).map_err(Into::into)
+        claims::parse(&self.payload_json, Near::domain(trust_domain)).map_err(Into::into)
     }
 }

@@ -189,10 +189,10 @@ fn each_step_asks_the_heap_as_often_as_recorded() {
 /// How often what signs is tried.
 const SIGNATURES: u8 = 40;
 
-const MINT: u64 = 14;
-const FRESH: u64 = 21;
-const READ: u64 = 29;
-const APPEND: u64 = 12;
+const MINT: u64 = 13;
+const FRESH: u64 = 10;
+const READ: u64 = 17;
+const APPEND: u64 = 9;
 const CUSTODY_FIRST: u64 = 4;
 const CUSTODY_THIRD: u64 = 7;
 const CUSTODY_AGAIN: u64 = 5;

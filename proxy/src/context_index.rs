@@ -8,8 +8,11 @@
 //! because the onward call may land on another one; critical sections are short and never await.
 
 mod call;
+mod few;
+mod kept;
 mod names;
 
+use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,25 +27,26 @@ use crate::signers::Signer;
 
 use call::{Ambiguous, Found};
 pub use call::{Asked, Call, Lookup, Propagation};
-use names::TokenName;
+use few::Few;
+use kept::Kept;
+use names::{ByHandle, TokenName};
 pub use names::{Handle, TRACEPARENT, TraceId};
 
 const SHARDS: usize = 16;
 
 /// The context one inbound request brought.
+#[derive(Clone)]
 pub struct Held {
     /// The token, byte for byte as it came.
     pub token: HeaderValue,
-    /// Its transaction, for audit.
-    pub txn: Arc<str>,
     /// End of the token, seconds since the Unix epoch.
     pub exp: u64,
     /// Whether this workload may hand it on: the issuer, or a record, addressed it to us.
     pub may_pass_on: bool,
     /// The records of earlier holders; none where this workload is the first.
     pub hops: Option<Arc<HopList>>,
-    /// What they left of the token's scope.
-    pub scope: Arc<[String]>,
+    /// What they left of the token's scope; `None`: all of it.
+    pub scope: Option<Arc<[String]>>,
     /// Who signed them, for those who have not met them.
     pub signers: Arc<[Arc<Signer>]>,
     /// What it says, to be held against what is revoked; `None` where nothing was verified.
@@ -51,7 +55,7 @@ pub struct Held {
 
 struct Entry {
     /// `None` for a request that brought no context: it makes its trace id ambiguous all the same.
-    held: Option<Arc<Held>>,
+    held: Option<Kept>,
     trace: Option<TraceId>,
     token: Option<TokenName>,
     life: Life,
@@ -79,18 +83,20 @@ impl Entry {
     }
 
     /// The context to attach, as long as its token lives.
-    fn held(&self, now: Now) -> Option<&Arc<Held>> {
-        self.held.as_ref().filter(|held| now.secs() < held.exp)
+    fn held(&self, now: Now) -> Option<&Kept> {
+        self.held.as_ref().filter(|held| now.secs() < held.held().exp)
     }
 }
 
 #[derive(Default)]
 struct Handles {
-    open: HashMap<Handle, Entry>,
+    open: HashMap<Handle, Entry, ByHandle>,
     /// Those in grace, by its end.
     closed: VecDeque<(u64, Handle)>,
     /// Those begun without an inbound request, by their end.
     begun: BTreeSet<(u64, Handle)>,
+    /// The header of the last token that went into grace: most share it.
+    header: Option<Arc<[u8]>>,
 }
 
 impl Handles {
@@ -109,7 +115,7 @@ impl Handles {
 }
 
 /// The requests of each name, oldest first.
-type Names<K> = Mutex<HashMap<K, Vec<Handle>>>;
+type Names<K> = Mutex<HashMap<K, Few<Handle>>>;
 
 /// All contexts of requests that are open, or ended a moment ago, in this pod.
 pub struct ContextIndex {
@@ -182,6 +188,7 @@ impl ContextIndex {
             let tokens = &self.tokens[token.shard()];
             link(tokens, *token, handle, limits::CONTEXT_INDEX_TOKEN_MAX)
         });
+        let held = held.map(Kept::Whole);
         lock(&self.handles[handle.shard()])
             .open
             .insert(handle, Entry { held, trace, token, life: Life::Open });
@@ -205,8 +212,8 @@ impl ContextIndex {
         let until_ms = until.saturating_mul(1_000);
         let mut handles = lock(&self.handles[handle.shard()]);
         handles.begun.insert((until_ms, handle));
-        let entry =
-            Entry { held: Some(held), trace: None, token: None, life: Life::Begun(until_ms) };
+        let (held, life) = (Some(Kept::Whole(held)), Life::Begun(until_ms));
+        let entry = Entry { held, trace: None, token: None, life };
         handles.open.insert(handle, entry);
         drop(handles);
         self.entries.fetch_add(1, Ordering::Relaxed);
@@ -276,7 +283,7 @@ impl ContextIndex {
         self.len() == 0
     }
 
-    fn by_handle(&self, text: &str, now: Now) -> Option<Arc<Held>> {
+    fn by_handle(&self, text: &str, now: Now) -> Option<Kept> {
         let handle = Handle::parse(text)?;
         let handles = lock(&self.handles[handle.shard()]);
         handles
@@ -287,21 +294,21 @@ impl ContextIndex {
     }
 
     fn by_trace(&self, trace: TraceId, now: Now) -> Found {
-        let handles = lock(&self.traces[trace.shard()]).get(&trace).cloned().unwrap_or_default();
-        self.the_one(&handles, now)
+        let handles = lock(&self.traces[trace.shard()]).get(&trace).cloned();
+        handles.map_or(Ok(None), |handles| self.the_one(&handles, now))
     }
 
     fn by_token(&self, token: &HeaderValue, now: Now) -> Found {
         let token = TokenName::of(token);
-        let handles = lock(&self.tokens[token.shard()]).get(&token).cloned().unwrap_or_default();
-        self.the_one(&handles, now)
+        let handles = lock(&self.tokens[token.shard()]).get(&token).cloned();
+        handles.map_or(Ok(None), |handles| self.the_one(&handles, now))
     }
 
     /// The one context these requests brought: the same token, handed on along the same path with
     /// the same scope. Of lists that differ in bytes only the newest.
-    fn the_one(&self, handles: &[Handle], now: Now) -> Found {
-        let mut live: Vec<Option<Arc<Held>>> = Vec::new();
-        for handle in handles {
+    fn the_one(&self, handles: &Few<Handle>, now: Now) -> Found {
+        let mut live: Vec<Option<Kept>> = Vec::new();
+        for handle in handles.iter() {
             let shard = lock(&self.handles[handle.shard()]);
             let entry = shard.open.get(handle).filter(|entry| entry.live(now));
             live.extend(entry.map(|entry| entry.held(now).cloned()));
@@ -309,8 +316,10 @@ impl ContextIndex {
         let Some(newest) = live.last().cloned() else { return Ok(None) };
         // A request without context, or whose context has ended, could be the cause as well.
         let same = newest.filter(|newest| {
-            let same = |held: &Option<Arc<Held>>| {
-                held.as_ref().is_some_and(|held| held.came_the_same_way(newest))
+            let same = |kept: &Option<Kept>| {
+                kept.as_ref().is_some_and(|kept| {
+                    kept.is_of_the_token_of(newest) && kept.held().came_the_same_way(newest.held())
+                })
             };
             live.iter().all(same)
         });
@@ -321,11 +330,16 @@ impl ContextIndex {
     }
 
     fn close(&self, handle: Handle, now: Now) {
-        let mut handles = lock(&self.handles[handle.shard()]);
+        let mut shard = lock(&self.handles[handle.shard()]);
+        let handles = &mut *shard;
         let Some(entry) = handles.open.get_mut(&handle) else { return };
         let until = now.millis().saturating_add(self.grace_ms);
         entry.life = Life::Closed(until);
+        let let_go = entry.held.as_mut().and_then(|kept| kept.fold(&mut handles.header));
         handles.closed.push_back((until, handle));
+        drop(shard);
+        // What it said is given back outside of the lock, by the worker that took it.
+        drop(let_go);
     }
 
     /// Makes room by forgetting the oldest context in grace, looking at the newcomer's shard first.
@@ -372,44 +386,51 @@ impl Held {
         }
     }
 
+    /// Its transaction, for audit.
+    pub fn txn(&self) -> &str {
+        self.context.as_ref().map_or("", |context| &context.txn)
+    }
+
     /// What of the scope a list that begins here must say is left, because the one that took the
     /// rest was left behind.
     pub fn narrowed(&self) -> Option<&[String]> {
-        let before = self.context.as_ref().filter(|_| self.hops.is_none())?;
-        (*before.scope != *self.scope).then_some(&self.scope)
+        self.scope.as_deref().filter(|_| self.hops.is_none())
     }
 
-    /// Whether a call may carry either: the same token, by way of the same holders, with the same
-    /// scope left. Their records may differ in bytes.
+    /// Whether a call with their one token may carry either: it came by way of the same holders,
+    /// with the same scope left. Their records may differ in bytes.
     fn came_the_same_way(&self, other: &Held) -> bool {
         let same_path = match (&self.hops, &other.hops) {
             (None, None) => true,
             (Some(own), Some(other)) => own.leads_as(other),
             (None, Some(_)) | (Some(_), None) => false,
         };
-        self.token == other.token
-            && self.may_pass_on == other.may_pass_on
-            && self.scope == other.scope
-            && same_path
+        self.may_pass_on == other.may_pass_on && self.scope == other.scope && same_path
     }
 }
 
 /// Remembers one more request under a name, unless there are too many.
 fn link<K: Eq + Hash>(names: &Names<K>, name: K, handle: Handle, most: usize) -> bool {
     let mut names = lock(names);
-    let handles = names.entry(name).or_default();
-    let room = handles.len() < most;
-    if room {
-        handles.push(handle);
+    match names.entry(name) {
+        MapEntry::Vacant(vacant) => {
+            vacant.insert(Few::One(handle));
+            true
+        }
+        MapEntry::Occupied(mut known) => {
+            let room = known.get().len() < most;
+            if room {
+                known.get_mut().push(handle);
+            }
+            room
+        }
     }
-    room
 }
 
 fn unlink<K: Eq + Hash>(names: &Names<K>, name: K, handle: Handle) {
     let mut names = lock(names);
     let Some(handles) = names.get_mut(&name) else { return };
-    handles.retain(|other| *other != handle);
-    if handles.is_empty() {
+    if !handles.remove(&handle) {
         names.remove(&name);
     }
 }

@@ -76,8 +76,8 @@ pub struct Journal {
     callee: Option<Box<Callee>>,
     lookup: Option<Lookup>,
     removed: [usize; 2],
-    /// Boxed: most exchanges show a token that was verified, or none.
-    fields: Option<Box<ContextFields>>,
+    /// Apart: most exchanges show a token that was verified, or none. Shared with the record.
+    fields: Option<Arc<ContextFields>>,
     recorded: bool,
     room: Option<AuditSlot>,
     minted: bool,
@@ -184,7 +184,7 @@ impl Journal {
 
     /// What of the context is collected by hand.
     fn fields(&mut self) -> &mut ContextFields {
-        self.fields.get_or_insert_default()
+        Arc::make_mut(self.fields.get_or_insert_default())
     }
 
     /// The time since the head had arrived.
@@ -257,8 +257,7 @@ impl Journal {
 
     /// Notes the captured client address.
     pub fn client(&mut self, client: &ClientAddress) {
-        self.fields().source =
-            Some(SourceFields { ip: client.ip, via: Some(client.src.to_string().into()) });
+        self.fields().source = Some(SourceFields { ip: client.ip, via: Some(client.src.text()) });
     }
 
     /// Notes how the context of an outbound call was found.
@@ -299,11 +298,13 @@ impl Journal {
     /// Notes the token that was made.
     pub fn minted(&mut self, minted: &Minted) {
         let context = &minted.context;
+        let txn: Arc<str> = minted.txn.as_str().into();
         self.minted = true;
+        self.txn = Some(Arc::clone(&txn));
         let fields = self.fields();
         fields.origin = Some(Text::Static(context.rctx.origin.as_str()));
         fields.entry = Some(context.req_wl.clone());
-        fields.txn = Some(minted.txn.clone().into());
+        fields.txn = Some(Text::Shared(txn));
         fields.jti = Some(minted.jti.clone().into());
         fields.token_sha256 = Some(*minted.token.sha256());
         fields.scope.clone_from(&context.scope);
@@ -325,7 +326,6 @@ impl Journal {
             by: just.by.clone().map(Text::from),
             checked: just.checked,
         });
-        self.txn = Some(minted.txn.as_str().into());
     }
 
     /// Notes the deferred grant that was made; its own id stands where a token's would.
@@ -582,12 +582,12 @@ impl Journal {
         }
         let mut fields = match (&self.fields, &self.txn) {
             (None, None) => return None,
-            (fields, _) => fields.as_deref().cloned().unwrap_or_default(),
+            (fields, _) => fields.clone().unwrap_or_default(),
         };
         if fields.txn.is_none() {
-            fields.txn = self.txn.clone().map(Text::Shared);
+            Arc::make_mut(&mut fields).txn = self.txn.clone().map(Text::Shared);
         }
-        (fields != ContextFields::default()).then(|| fields.into())
+        (*fields != ContextFields::default()).then_some(AuditContext::Fields(fields))
     }
 
     fn request_facts(&self) -> RequestFacts {

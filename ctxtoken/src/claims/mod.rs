@@ -20,7 +20,7 @@ pub use shown::{shown, shown_names};
 pub use subject::{Subject, UserName};
 pub use tctx::Tctx;
 
-pub(crate) use read::{GrantClaims, parse, parse_grant};
+pub(crate) use read::{GrantClaims, Near, parse, parse_grant};
 pub(crate) use rules::{check_body, check_requesters, check_scope, check_txn, is_scope_name};
 pub(crate) use write::{Envelope, GrantEnvelope, write, write_grant};
 

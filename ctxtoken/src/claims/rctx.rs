@@ -1,7 +1,7 @@
 //! `rctx`: the environment of the request, written by the minting side from what it saw itself.
 //! An absent field means that the fact was not established; it never means "no".
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use countersign_workload_id::{TrustDomain, WorkloadId};
 
@@ -175,6 +175,18 @@ impl IpSource {
             },
         }
     }
+
+    /// As tokens spell it.
+    pub fn text(&self) -> Cow<'static, str> {
+        match self {
+            Self::Forwarded(hops) => format!("fwd:{hops}").into(),
+            Self::Peer => "peer".into(),
+            Self::PeerShort => "peer-short".into(),
+            Self::ProxyV1 => "pp1".into(),
+            Self::ProxyV2 => "pp2".into(),
+            Self::XForwardedFor(hops) => format!("xff:{hops}").into(),
+        }
+    }
 }
 
 /// A count from 1 in its shortest form.
@@ -185,14 +197,7 @@ fn hop_count(text: &str) -> Option<u8> {
 
 impl fmt::Display for IpSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Forwarded(hops) => write!(f, "fwd:{hops}"),
-            Self::Peer => f.write_str("peer"),
-            Self::PeerShort => f.write_str("peer-short"),
-            Self::ProxyV1 => f.write_str("pp1"),
-            Self::ProxyV2 => f.write_str("pp2"),
-            Self::XForwardedFor(hops) => write!(f, "xff:{hops}"),
-        }
+        f.write_str(&self.text())
     }
 }
 

@@ -21,8 +21,22 @@ use crate::{
     jws,
 };
 
-/// Reads the payload of a token. `near` is the trust domain most IDs belong to.
-pub(crate) fn parse(json: &str, near: &TrustDomain) -> Result<RequestContext, InvalidContext> {
+/// What most IDs of a token are or belong to: one of these is shared where the text is the same,
+/// which spares checking and copying it.
+#[derive(Clone, Copy)]
+pub(crate) struct Near<'a> {
+    pub(crate) domain: &'a TrustDomain,
+    pub(crate) ids: &'a [WorkloadId],
+}
+
+impl<'a> Near<'a> {
+    pub(crate) fn domain(domain: &'a TrustDomain) -> Self {
+        Self { domain, ids: &[] }
+    }
+}
+
+/// Reads the payload of a token.
+pub(crate) fn parse(json: &str, near: Near<'_>) -> Result<RequestContext, InvalidContext> {
     let wire: ClaimsWire<'_> = serde_json::from_str(json).map_err(|e| blamed(&e))?;
     let context = wire.convert(near)?;
     check_body(
@@ -175,7 +189,7 @@ mod grant;
 pub(crate) use grant::{GrantClaims, parse_grant};
 
 impl ClaimsWire<'_> {
-    fn convert(self, near: &TrustDomain) -> Result<RequestContext, InvalidContext> {
+    fn convert(self, near: Near<'_>) -> Result<RequestContext, InvalidContext> {
         if self.cnf.is_some() {
             return Err(InvalidContext { claim: "cnf", problem: ClaimProblem::Forbidden });
         }
@@ -203,7 +217,7 @@ impl ClaimsWire<'_> {
 }
 
 impl RctxWire<'_> {
-    fn convert(self, near: &TrustDomain) -> Result<Rctx, InvalidContext> {
+    fn convert(self, near: Near<'_>) -> Result<Rctx, InvalidContext> {
         if required("rctx.v", self.v)?.0 != UnixTime(1) {
             return Err(InvalidContext { claim: "rctx.v", problem: ClaimProblem::UnknownVersion });
         }
@@ -269,7 +283,7 @@ impl JustWire<'_> {
 }
 
 impl TctxWire<'_> {
-    fn convert(self, near: &TrustDomain) -> Result<Tctx, InvalidContext> {
+    fn convert(self, near: Near<'_>) -> Result<Tctx, InvalidContext> {
         let chain = self
             .req_chain
             .map(|ids| ids.iter().map(|text| id("tctx.req_chain", text, near)).collect());
@@ -325,29 +339,27 @@ fn optional<T>(
     text.map(|text| parsed(claim, parse(&text.0))).transpose()
 }
 
-fn id(
-    claim: &'static str,
-    text: &Text<'_>,
-    near: &TrustDomain,
-) -> Result<WorkloadId, InvalidContext> {
-    parsed(claim, WorkloadId::parse_near(&text.0, near).ok())
+fn id(claim: &'static str, text: &Text<'_>, near: Near<'_>) -> Result<WorkloadId, InvalidContext> {
+    if let Some(known) = near.ids.iter().find(|known| known.as_str() == text.0) {
+        return Ok(known.clone());
+    }
+    parsed(claim, WorkloadId::parse_near(&text.0, near.domain).ok())
 }
 
 fn trust_domain(
     claim: &'static str,
     text: &Text<'_>,
-    near: &TrustDomain,
+    near: Near<'_>,
 ) -> Result<TrustDomain, InvalidContext> {
-    if text.0 == near.as_str() {
-        return Ok(near.clone());
+    if text.0 == near.domain.as_str() {
+        return Ok(near.domain.clone());
     }
     parsed(claim, TrustDomain::parse(&text.0).ok())
 }
 
 /// 22 characters that stand for 16 bytes.
 fn jti(text: String) -> Result<String, InvalidContext> {
-    let sound =
-        text.len() == 22 && jws::decode(text.as_bytes()).is_some_and(|bytes| bytes.len() == 16);
+    let sound = text.len() == 22 && jws::decodes_to_16(text.as_bytes());
     parsed("jti", sound.then_some(text))
 }
 
@@ -359,7 +371,8 @@ fn scope(text: &Text<'_>) -> Vec<String> {
 /// An address in the one form it is printed in; IPv4-mapped IPv6 is not.
 fn canonical_ip(text: &str) -> Option<IpAddr> {
     let ip: IpAddr = text.parse().ok()?;
-    (ip.to_string() == text).then_some(ip)
+    // There is one way to write an IPv4 address that is read at all.
+    (ip.is_ipv4() || ip.to_string() == text).then_some(ip)
 }
 
 /// Starts the message of an error that already names its member.

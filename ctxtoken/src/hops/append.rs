@@ -2,6 +2,8 @@
 //! it showed on the very connection the token goes out on, and addresses the workload that proved
 //! itself on the other end.
 
+use std::fmt::Write as _;
+
 use countersign_workload_id::WorkloadId;
 
 use super::{HopList, SEPARATOR, TYP};
@@ -11,6 +13,9 @@ use crate::{
     limits::{HOPS_BYTES_MAX, HOPS_MAX},
     verify::sha256,
 };
+
+/// Room for the payload of an ordinary record, so that its text is allocated once.
+const PAYLOAD_BYTES_TYPICAL: usize = 384;
 
 /// What a new record says.
 pub struct NewHop<'a> {
@@ -85,8 +90,11 @@ fn check_scope(list: Option<&HopList>, scope: Option<&[String]>) -> Result<(), H
 /// Identities, hashes and scope names hold no character that JSON escapes.
 fn payload(hop: &NewHop<'_>, n: usize, prev: Option<&[u8; 32]>) -> String {
     let NewHop { sub, aud, iat, token_sha256, scope } = hop;
-    let tth = encode(*token_sha256);
-    let mut payload = format!(r#"{{"sub":"{sub}","aud":"{aud}","iat":{iat},"n":{n},"tth":"{tth}""#);
+    let mut payload = String::with_capacity(PAYLOAD_BYTES_TYPICAL);
+    // A string takes everything.
+    _ = write!(payload, r#"{{"sub":"{sub}","aud":"{aud}","iat":{iat},"n":{n},"tth":""#);
+    encode_into(*token_sha256, &mut payload);
+    payload.push('"');
     if let Some(prev) = prev {
         payload.push_str(r#","prev":""#);
         encode_into(prev, &mut payload);

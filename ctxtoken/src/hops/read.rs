@@ -20,6 +20,16 @@ impl HopList {
     /// Reads one `Countersign-Hops` field value. A second field of that name is the caller's to
     /// refuse.
     pub fn parse(field: &[u8], limits: &Limits) -> Result<Self, VerifyError> {
+        Self::parse_near(field, limits, &[])
+    }
+
+    /// As [`parse`](Self::parse), but shares the IDs in `near` where a record names one of them,
+    /// which spares checking and copying it.
+    pub fn parse_near(
+        field: &[u8],
+        limits: &Limits,
+        near: &[&WorkloadId],
+    ) -> Result<Self, VerifyError> {
         let limit = limits.hops_bytes_max;
         if field.len() > limit {
             return Err(VerifyError::HopsTooLarge { bytes: field.len(), limit });
@@ -31,19 +41,25 @@ impl HopList {
             if list.records.len() >= limits.hops_max {
                 return Err(malformed("too many records"));
             }
-            list.read_member(member.trim_matches([' ', '\t']), limits)?;
+            list.read_member(member.trim_matches([' ', '\t']), limits, near)?;
         }
         Ok(list)
     }
 
-    fn read_member(&mut self, member: &str, limits: &Limits) -> Result<(), VerifyError> {
+    fn read_member(
+        &mut self,
+        member: &str,
+        limits: &Limits,
+        near: &[&WorkloadId],
+    ) -> Result<(), VerifyError> {
         check_token(member)?;
         if !self.records.is_empty() {
             self.text.push_str(SEPARATOR);
         }
         let start = self.text.len();
         self.text.push_str(member);
-        self.records.push(read_record(member, start, limits)?);
+        let record = read_record(member, start, limits, (near, self.records.last()))?;
+        self.records.push(record);
         Ok(())
     }
 }
@@ -59,7 +75,12 @@ fn check_token(member: &str) -> Result<(), VerifyError> {
     }
 }
 
-fn read_record(text: &str, start: usize, limits: &Limits) -> Result<Record, VerifyError> {
+fn read_record(
+    text: &str,
+    start: usize,
+    limits: &Limits,
+    (near, before): (&[&WorkloadId], Option<&Record>),
+) -> Result<Record, VerifyError> {
     let mut parts = text.split('.').map(str::as_bytes);
     let (Some(header), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -78,8 +99,8 @@ fn read_record(text: &str, start: usize, limits: &Limits) -> Result<Record, Veri
         signature: signature_bytes,
         algorithm,
         thumbprint,
-        sub: workload(wire.sub)?,
-        aud: workload(wire.aud)?,
+        sub: workload(wire.sub, near, before)?,
+        aud: workload(wire.aud, near, None)?,
         iat: UnixTime(integer(wire.iat)?),
         n: integer(wire.n)?,
         tth: hash(wire.tth.as_deref().ok_or(malformed(MISSING))?)?,
@@ -116,14 +137,20 @@ fn decode(part: &[u8]) -> Result<Vec<u8>, VerifyError> {
 
 /// 43 characters of base64url for 32 bytes.
 fn hash(text: &str) -> Result<[u8; 32], VerifyError> {
-    let bytes = (text.len() == 43).then(|| jws::decode(text.as_bytes())).flatten();
-    bytes
-        .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-        .ok_or(malformed("a hash that is not base64url of 32 bytes"))
+    jws::decode_hash(text.as_bytes()).ok_or(malformed("a hash that is not base64url of 32 bytes"))
 }
 
-fn workload(text: Option<Cow<'_, str>>) -> Result<WorkloadId, VerifyError> {
+/// Nearly always whom the record before was made for, or somebody known.
+fn workload(
+    text: Option<Cow<'_, str>>,
+    near: &[&WorkloadId],
+    before: Option<&Record>,
+) -> Result<WorkloadId, VerifyError> {
     let text = text.ok_or(malformed(MISSING))?;
+    let mut known = before.map(|record| &record.aud).into_iter().chain(near.iter().copied());
+    if let Some(known) = known.find(|known| known.as_str() == text) {
+        return Ok(known.clone());
+    }
     WorkloadId::parse(&text).map_err(|_| malformed("a record that names no workload"))
 }
 

@@ -156,3 +156,80 @@ fn a_known_chain_is_forgotten_when_it_ends() {
     assert_eq!(hit(&mut cache, &token, &world), CacheResult::Miss);
     assert_eq!(world.chains.asked.get(), 2, "the validator has the last word on an ended leaf");
 }
+
+#[test]
+fn a_header_met_before_changes_no_answer() {
+    let world = World::new();
+    let mut cache = TokenCache::new(&world.limits);
+    let whole = world.headed(&x5c_header("gateway"));
+    assert_eq!(hit(&mut cache, &whole, &world), CacheResult::Miss);
+    let parts: Vec<_> = whole.split('.').collect();
+    let [header, payload, signature] = parts[..] else { panic!("three parts") };
+    let flipped = {
+        let first = if signature.starts_with('A') { "B" } else { "A" };
+        format!("{first}{}", &signature[1..])
+    };
+    let by_kid = world.token(&base_claims());
+    let longer = format!("{header}A.{payload}.{signature}");
+    for token in [
+        header.to_owned(),
+        format!("{header}."),
+        format!("{header}.."),
+        format!("{header}.{payload}"),
+        format!("{header}.{payload}."),
+        format!("{header}..{signature}"),
+        format!("{header}.{payload}.{signature}."),
+        format!("{header}.{payload}.{signature}.x"),
+        format!("{header}.{payload}!.{signature}"),
+        format!("{header}.{payload}.{signature},{whole}"),
+        format!("{header}.{payload}.{}", &signature[1..]),
+        format!("{header}.{payload}.{signature}A"),
+        format!("{header}.{payload}.{flipped}"),
+        format!(".{payload}.{signature}"),
+        format!("{}.{payload}.{signature}", &header[1..]),
+        longer,
+        format!("{header}.{}.{signature}", jws::encode(b"[]")),
+        format!("{}{whole}", "x".repeat(world.limits.token_bytes_max)),
+        by_kid,
+    ] {
+        let fresh = world.verify(&token).map(|verified| *verified.token_sha256());
+        let met = cache.verify(token.as_bytes(), 1, &world.with());
+        assert_eq!(met.map(|(verified, _)| *verified.token_sha256()), fresh, "{token}");
+    }
+    assert_eq!(hit(&mut cache, &whole, &world), CacheResult::Hit);
+}
+
+#[test]
+fn ids_met_before_read_the_same() {
+    let world = World::new();
+    let mut cache = TokenCache::new(&world.limits);
+    // More IDs than are kept, each once more when it was forgotten.
+    for n in (0..12).chain(0..12) {
+        let token = world.changed(|claims| {
+            claims["rctx"]["to"] = json!(format!("{ORDERS}-{n}"));
+            claims["n"] = json!(n);
+        });
+        let (met, _) = cache.verify(token.as_bytes(), 1, &world.with()).unwrap();
+        assert_eq!(met.rctx.to, id(&format!("{ORDERS}-{n}")));
+        assert_eq!(met.get(), world.verify(&token).unwrap().get());
+    }
+}
+
+#[test]
+fn a_folded_token_unfolds_to_what_it_said_and_nothing_else_does() {
+    let world = World::new();
+    for token in [world.headed(&x5c_header("gateway")), world.token(&base_claims())] {
+        let verified = world.verify(&token).unwrap();
+        let folded = verified.fold();
+        let again = folded.unfold(token.as_bytes()).unwrap();
+        assert_eq!(again.get(), verified.get());
+        assert_eq!(again.token_sha256(), verified.token_sha256());
+        // A sound token of the same key, and the same token by another signature, are others.
+        let other = world.changed(|claims| claims["sub"] = json!("user:mallory"));
+        assert!(world.verify(&other).is_ok());
+        let signed_again = world.token(&base_claims());
+        for wrong in [other, signed_again, format!("{token}A"), token[1..].to_owned()] {
+            assert!(folded.unfold(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}

@@ -270,3 +270,13 @@ fn nested_objects_are_checked() {
         assert_eq!(blamed(path, value.clone()), claim, "{value}");
     }
 }
+
+proptest::proptest! {
+    /// So what is read needs no comparison with what would be written.
+    #[test]
+    fn an_ipv4_address_is_written_in_one_way(text in "0{0,2}[0-2]?[0-9]{1,2}([.]0{0,1}[0-2]?[0-9]{1,2}){3}") {
+        if let Ok(ip) = text.parse::<std::net::Ipv4Addr>() {
+            proptest::prop_assert_eq!(ip.to_string(), text);
+        }
+    }
+}

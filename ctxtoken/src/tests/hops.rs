@@ -18,6 +18,17 @@ fn what_is_appended_is_read_again() {
     assert_eq!((list.newest(), list.scope()), (NOW, None));
 }
 
+#[test]
+fn known_ids_read_the_same() {
+    let token = World::new().token(&base_claims());
+    let list = Path::from(ORDERS).to(POD).to(GATEWAY).to(ORDERS).list(&token);
+    let (orders, pod, other) = (id(ORDERS), id(POD), id(FOREIGN));
+    for near in [&[][..], &[&orders], &[&other, &pod, &orders]] {
+        let again = HopList::parse_near(list.text().as_bytes(), &Limits::default(), near);
+        assert_eq!(again.as_ref(), Ok(&list));
+    }
+}
+
 /// Text that names nobody's secret: a list is worth something beside its token.
 #[test]
 fn a_list_is_shown_by_whom_it_names() {

@@ -147,7 +147,9 @@ pub(super) fn pair(out: &mut Vec<u8>, first: &str, second: &str) {
 }
 
 fn escaped(out: &mut Vec<u8>, value: &str) {
-    if value.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+    // Without an early exit, so that the compiler looks at many bytes at once.
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
         out.extend_from_slice(value.as_bytes());
         return;
     }

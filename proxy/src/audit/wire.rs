@@ -209,7 +209,7 @@ fn circumstances(line: &mut Object<'_>, rctx: &Rctx, how: &Personal, full: bool)
     if let Some(ip) = rctx.req_ip {
         line.object("src", |object| {
             object.text("ip", &how.show("src", &ip.to_string()));
-            object.maybe_text("via", rctx.ip_src.map(|via| via.to_string()).as_deref());
+            object.maybe_text("via", rctx.ip_src.map(|via| via.text()).as_deref());
         });
     }
     if let Some(device) = &rctx.dev {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use super::kept::Kept;
 use super::{Held, TraceId};
 
 /// What was found for an onward call. The name is the label of `countersign_context_lookup_total`.
@@ -74,24 +75,24 @@ pub struct Propagation {
 /// What a name leads to is not one context.
 pub(super) struct Ambiguous {
     /// Those it could be; requests that brought none, or one that has ended, are left out.
-    pub(super) among: Vec<Arc<Held>>,
+    pub(super) among: Vec<Kept>,
 }
 
-pub(super) type Found = Result<Option<Arc<Held>>, Ambiguous>;
+pub(super) type Found = Result<Option<Kept>, Ambiguous>;
 
 /// Weighs what handle, token and trace id led to. The handle names one request, so it wins over
 /// names that several requests share, unless those are the names of other tokens only.
-pub(super) fn weigh(by_handle: Option<Arc<Held>>, by_token: Found, by_trace: Found) -> Lookup {
+pub(super) fn weigh(by_handle: Option<Kept>, by_token: Found, by_trace: Found) -> Lookup {
     if let Some(held) = by_handle {
         if contradicts(&by_token, &held) || contradicts(&by_trace, &held) {
             return Lookup::Mismatch;
         }
-        return Lookup::Handle(held);
+        return held.whole().map_or(Lookup::UnknownHandle, Lookup::Handle);
     }
     match (by_token, by_trace) {
         (Ok(Some(held)), by_trace) if contradicts(&by_trace, &held) => Lookup::Mismatch,
-        (Ok(Some(held)), _) => Lookup::Token(held),
-        (Ok(None), Ok(Some(held))) => Lookup::Traceparent(held),
+        (Ok(Some(held)), _) => held.whole().map_or(Lookup::UnknownToken, Lookup::Token),
+        (Ok(None), Ok(Some(held))) => held.whole().map_or(Lookup::None, Lookup::Traceparent),
         (Ok(None), Ok(None)) => Lookup::None,
         (Ok(None), Err(Ambiguous { among })) if among.is_empty() => Lookup::None,
         (Err(_), _) | (Ok(None), Err(_)) => Lookup::Ambiguous,
@@ -99,10 +100,11 @@ pub(super) fn weigh(by_handle: Option<Arc<Held>>, by_token: Found, by_trace: Fou
 }
 
 /// Whether a name is known, and not as one of this token.
-fn contradicts(found: &Found, held: &Held) -> bool {
+fn contradicts(found: &Found, held: &Kept) -> bool {
+    let is_other = |other: &Kept| !other.is_of_the_token_of(held);
     match found {
         Ok(None) => false,
-        Ok(Some(other)) => other.token != held.token,
-        Err(Ambiguous { among }) => among.iter().all(|other| other.token != held.token),
+        Ok(Some(other)) => is_other(other),
+        Err(Ambiguous { among }) => among.iter().all(is_other),
     }
 }

@@ -1,5 +1,7 @@
 //! The names of a request: a handle of ours, the trace it belongs to, its token.
 
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -11,8 +13,40 @@ use super::SHARDS;
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Names one open inbound request to its own app. 16 random bytes, useless in any other pod.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Handle([u8; 16]);
+
+/// Only handles that were drawn here get into a table, so that they spread by themselves: half of
+/// one is its hash.
+impl Hash for Handle {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [_, _, _, _, _, _, _, _, half @ ..] = self.0;
+        state.write_u64(u64::from_ne_bytes(half));
+    }
+}
+
+/// What a table of handles is built with.
+pub(super) type ByHandle = BuildHasherDefault<AsItIs>;
+
+/// Takes one number for its own hash.
+#[derive(Default)]
+pub(super) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 impl Handle {
     /// A handle from fresh randomness.

@@ -8,10 +8,12 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use countersign_ctxtoken::IpSource;
 use http::header::{FORWARDED, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use super::proxy_protocol::PpVersion;
+use crate::audit::Text;
 use crate::http::hygiene::Field;
 
 /// Which source names the client.
@@ -69,6 +71,30 @@ impl IpSrc {
     /// Whether a proxy in front of us said so, in a header of the request.
     pub fn is_forwarded(self) -> bool {
         matches!(self, Self::Xff(_) | Self::Fwd(_))
+    }
+
+    /// As a token says it; `None` for a count that no token can say.
+    pub fn in_token(self) -> Option<IpSource> {
+        let hops = |hops| u8::try_from(hops).ok().filter(|hops| *hops > 0);
+        match self {
+            Self::Peer => Some(IpSource::Peer),
+            Self::PeerShort => Some(IpSource::PeerShort),
+            Self::Pp1 => Some(IpSource::ProxyV1),
+            Self::Pp2 => Some(IpSource::ProxyV2),
+            Self::Xff(entry) => hops(entry).map(IpSource::XForwardedFor),
+            Self::Fwd(entry) => hops(entry).map(IpSource::Forwarded),
+        }
+    }
+
+    /// As it prints.
+    pub fn text(self) -> Text {
+        match self {
+            Self::Peer => Text::Static("peer"),
+            Self::PeerShort => Text::Static("peer-short"),
+            Self::Pp1 => Text::Static("pp1"),
+            Self::Pp2 => Text::Static("pp2"),
+            Self::Xff(_) | Self::Fwd(_) => self.to_string().into(),
+        }
     }
 }
 

@@ -8,8 +8,7 @@
 use std::sync::Arc;
 
 use countersign_ctxtoken::{
-    IpSource, MintError, NewContext, Origin, Rctx, SenderConstraint, Subject, Tctx, TlsFacts,
-    UnixTime,
+    MintError, NewContext, Origin, Rctx, SenderConstraint, Subject, Tctx, TlsFacts, UnixTime,
 };
 use countersign_policy::doc::{MintRule, RctxKey, TctxKey};
 use countersign_policy::matching_mint_rule;
@@ -188,7 +187,7 @@ fn capture(rctx: &mut Rctx, key: RctxKey, conn: &Connection, findings: &Findings
     match key {
         RctxKey::ReqIp => {
             rctx.req_ip = Some(findings.client.ip);
-            rctx.ip_src = IpSource::parse(&findings.client.src.to_string());
+            rctx.ip_src = findings.client.src.in_token();
         }
         RctxKey::Idp => rctx.idp = findings.idp().map(str::to_owned),
         RctxKey::ClientId => rctx.client_id = user.and_then(|u| u.client_id()).map(str::to_owned),

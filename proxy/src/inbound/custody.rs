@@ -103,7 +103,10 @@ pub(crate) fn prove(
     let Holder { peer, believed_at } = from;
     let hops = match hops {
         Field::Absent => None,
-        Field::One(field) => Some(HopList::parse(field.as_bytes(), &snap.token_limits)?),
+        Field::One(field) => {
+            let near = [peer.id(), me, &token.rctx.to];
+            Some(HopList::parse_near(field.as_bytes(), &snap.token_limits, &near)?)
+        }
         Field::Repeated => return Err(VerifyError::HopsMalformed("more than one field").into()),
     };
     let keys = Keys::new(worker, (certs, &token.aud), snap, now);

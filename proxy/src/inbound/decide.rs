@@ -3,6 +3,8 @@
 //! Invariant: no error on the way here permits; a `Permit` names the rule that allowed and cannot
 //! be copied, so each forwarded request was decided on by itself.
 
+use std::borrow::Cow;
+
 use countersign_ctxtoken::RequestContext;
 use countersign_policy::doc::shown::ClaimFilter;
 use countersign_policy::doc::{AuditLevel, ContextNeed};
@@ -183,7 +185,7 @@ pub(super) fn input<'a>(
 
 /// How the client's address and device became known, as policy reads it.
 pub(super) struct Vias {
-    address: String,
+    address: Cow<'static, str>,
     device: String,
 }
 
@@ -191,7 +193,7 @@ impl Vias {
     /// Of a request's context; empty texts where it does not say.
     pub(super) fn of(ctx: &Context) -> Vias {
         let rctx = ctx.verified().map(|ctx| &ctx.rctx);
-        let address = rctx.and_then(|rctx| rctx.ip_src).map(|src| src.to_string());
+        let address = rctx.and_then(|rctx| rctx.ip_src).map(|src| src.text());
         let device = rctx.and_then(|rctx| rctx.dev.as_ref()).map(|device| device.src.to_string());
         Vias { address: address.unwrap_or_default(), device: device.unwrap_or_default() }
     }

@@ -218,11 +218,10 @@ fn held(head: &Head, ctx: &Arc<Verified<RequestContext>>, path: &Path) -> Option
     let token = path.minted.as_ref().or(head.presented.token().ok().flatten())?;
     Some(Arc::new(Held {
         token: sensitive(token),
-        txn: ctx.txn.as_str().into(),
         exp: ctx.exp.0,
         may_pass_on: path.custody.may_pass_on,
         hops: path.hops.clone(),
-        scope: path.custody.scope.as_slice().into(),
+        scope: (path.custody.scope != ctx.scope).then(|| path.custody.scope.as_slice().into()),
         signers: Arc::clone(&path.signers),
         context: Some(Arc::clone(ctx)),
     }))

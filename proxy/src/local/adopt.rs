@@ -54,11 +54,10 @@ pub(super) fn adopt(
     let scope = verified.scope.clone();
     let held = Held {
         token: value,
-        txn: Arc::clone(&txn),
         exp: verified.exp.0,
         may_pass_on: true,
         hops: None,
-        scope: scope.as_slice().into(),
+        scope: None,
         signers: Arc::default(),
         context: Some(verified),
     };

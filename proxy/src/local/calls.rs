@@ -109,7 +109,7 @@ async fn defer(
     let Issued { access_token, expires_in, scope: granted, .. } = issued;
     Ok(json!({
         "grant": access_token,
-        "txn": &*held.txn,
+        "txn": held.txn(),
         "scope": granted.unwrap_or(scope),
         "expires_at": Now::read().secs().saturating_add(expires_in),
     }))

@@ -56,7 +56,7 @@ pub fn find(
         tracing::info!(by, decision = journal.id_text(), "a revoked token is not attached");
         return None;
     }
-    journal.txn = Some(Arc::clone(&held.txn));
+    journal.txn = Some(held.txn().into());
     Some(Arc::clone(held))
 }
 

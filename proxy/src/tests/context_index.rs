@@ -1,3 +1,12 @@
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use countersign_ctxtoken::{
+    ChainKey, ChainValidator, Constraints, Issuer, IssuerSet, KeyForms, KeyRef, KeySet, Limits,
+    LocalSigner, Minter, NewContext, Origin, Rctx, ScopePattern, SubPattern, Subject, Tctx,
+    TokenIds, UnixTime, VerifyWith, txn_id, verify,
+};
+use countersign_workload_id::{TrustDomain, WorkloadId};
+
 use super::*;
 
 fn held(token: &str) -> Option<Arc<Held>> {
@@ -8,13 +17,63 @@ pub(super) fn held_until(token: &str, exp: u64) -> Held {
     let token = HeaderValue::from_str(token).unwrap();
     Held {
         token,
-        txn: "t".into(),
         exp,
         may_pass_on: true,
         hops: None,
-        scope: Arc::default(),
+        scope: None,
         signers: Arc::default(),
         context: None,
+    }
+}
+
+/// A context whose token was minted and verified.
+pub(super) fn proven(user: &str) -> Held {
+    const IAT: UnixTime = UnixTime(1_795_194_000);
+    let domain: TrustDomain = "prod.example.com".parse().unwrap();
+    let gateway = WorkloadId::new(&domain, "edge", "gateway").unwrap();
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
+    let signer = Arc::new(LocalSigner::from_pkcs8_der(key.unwrap().as_ref()).unwrap());
+    let allow = || Constraints {
+        origins: vec![Origin::User],
+        subs: vec![SubPattern::parse("user:*").unwrap()],
+        scopes: vec![ScopePattern::parse("*").unwrap()],
+        impersonate: vec![],
+        max_ttl_s: 60,
+    };
+    let (limits, kid) = (Limits::default(), KeyRef::Kid(signer.verifying_key().kid()));
+    let keys = format!(r#"{{"keys":[{}]}}"#, signer.verifying_key().to_jwk());
+    let (id, trust) = (gateway.clone(), domain.clone());
+    let minter = Minter::new(id, trust, allow(), kid, signer, None, &limits).unwrap();
+    let to = WorkloadId::new(&domain, "shop", "orders").unwrap();
+    let context = NewContext {
+        sub: Subject::parse(&format!("user:{user}")).unwrap(),
+        scope: vec!["orders.read".to_owned()],
+        req_wl: gateway.clone(),
+        rctx: Rctx::new(Origin::User, to),
+        tctx: Tctx::default(),
+        act: None,
+    };
+    let ids = TokenIds { txn: txn_id(IAT.0, [1; 10]), jti: [2; 16] };
+    let token = minter.mint(&context, ids, IAT, 60).unwrap();
+    let jwks = Some(KeySet::from_jwks_json(keys.as_bytes()).unwrap());
+    let issuer = Issuer { id: gateway, keys: KeyForms::Jwks, allow: allow(), jwks };
+    let with = VerifyWith {
+        issuers: &IssuerSet::new(vec![issuer]).unwrap(),
+        chains: &NoChains,
+        trust_domain: &domain,
+        now: IAT,
+        skew_s: 0,
+        limits: &limits,
+    };
+    let verified = verify(token.expose().as_bytes(), &with).unwrap();
+    Held { context: Some(Arc::new(verified)), ..held_until(token.expose(), 100) }
+}
+
+struct NoChains;
+
+impl ChainValidator for NoChains {
+    fn validate(&self, _: &[Vec<u8>], _: UnixTime) -> Result<ChainKey, String> {
+        Err("no chain is known".to_owned())
     }
 }
 
@@ -293,7 +352,7 @@ fn list(aud: &str, iat: u64) -> Option<Arc<HopList>> {
     let (sub, aud) = ("spiffe://a.test/ns/a/sa/a", format!("spiffe://a.test/ns/a/sa/{aud}"));
     let record = format!(r#"{{"sub":"{sub}","aud":"{aud}","iat":{iat},"n":0,"tth":"{name}"}}"#);
     let parts = [encode(header.as_bytes()), encode(record.as_bytes()), encode(&[9; 64])];
-    let limits = countersign_ctxtoken::Limits::default();
+    let limits = Limits::default();
     Some(Arc::new(HopList::parse(parts.join(".").as_bytes(), &limits).unwrap()))
 }
 
@@ -315,7 +374,7 @@ fn of_two(first: Held, second: Held) -> [(&'static str, Option<Arc<HopList>>); 2
 fn one_token_by_two_ways_is_ambiguous() {
     let plain = || held_until("alice", 100);
     let by = |aud| Held { hops: list(aud, 10), ..plain() };
-    let narrowed = || Held { scope: Arc::from(["orders.read".to_owned()]), ..by("b") };
+    let narrowed = || Held { scope: Some(Arc::from(["orders.read".to_owned()])), ..by("b") };
     let kept = || Held { may_pass_on: false, ..by("b") };
     for (first, second) in
         [(plain(), by("b")), (by("b"), by("c")), (by("b"), narrowed()), (by("b"), kept())]
@@ -332,4 +391,48 @@ fn of_lists_that_differ_in_bytes_only_the_newest_is_taken() {
         assert!(["traceparent", "token"].contains(&result), "{result}");
         assert_eq!(hops.unwrap().text(), newest.text());
     }
+}
+
+#[test]
+fn a_context_in_grace_is_the_one_that_came() {
+    let index = index(8);
+    let (alice, narrowed) = (proven("alice"), Some(Arc::from(["orders.list".to_owned()])));
+    let alice = Held { exp: u64::MAX, scope: narrowed, hops: list("b", 10), ..alice };
+    let again = || Some(Arc::new(alice.clone()));
+    let (one, two) = (handle(1), handle(2));
+    drop(index.open(one, Some(TRACE), again(), true).unwrap());
+    let open = index.open(two, Some(TRACE), again(), true).unwrap();
+    // One rests, the other does not; they are one context all the same.
+    let text = one.text();
+    let by_handle = Call { handle: Asked::Once(&text), token: Asked::Nothing, trace: None };
+    let by_trace = Call { handle: Asked::Nothing, token: Asked::Nothing, trace: Some(TRACE) };
+    let by_token = Call { handle: Asked::Nothing, token: Asked::Once(&alice.token), trace: None };
+    let check = || {
+        for (call, by) in [(&by_handle, "handle"), (&by_trace, "traceparent"), (&by_token, "token")]
+        {
+            let found = index.find(call, ALL, Now::read());
+            assert_eq!(name(&found), by);
+            let held = found.held().unwrap();
+            assert_eq!((&held.token, held.txn()), (&alice.token, alice.txn()));
+            assert_eq!(held.token_sha256(), alice.token_sha256());
+            assert_eq!((&held.scope, held.may_pass_on), (&alice.scope, true));
+            assert_eq!(held.hops.as_ref().unwrap().text(), list("b", 10).unwrap().text());
+            let (then, now) = (alice.context.as_ref().unwrap(), held.context.as_ref().unwrap());
+            assert_eq!(then.get(), now.get());
+        }
+    };
+    check();
+    drop(open);
+    check();
+}
+
+#[test]
+fn a_context_in_grace_lets_go_of_what_its_token_says() {
+    let index = index(8);
+    let alice = proven("alice");
+    let said = Arc::downgrade(alice.context.as_ref().unwrap());
+    let open = index.open(handle(1), None, Some(Arc::new(alice)), true).unwrap();
+    assert_eq!(said.strong_count(), 1);
+    drop(open);
+    assert_eq!(said.strong_count(), 0);
 }

@@ -1,14 +1,26 @@
 //! The index against a slow, obvious reference, and against what it is for: whatever the app says
 //! of its own request truthfully, it never finds another user's context.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
-use super::tests::{held_until, name};
+use super::tests::{held_until, name, proven};
 use super::*;
 
-const USERS: [&str; 3] = ["alice.a.a", "bob.b.b", "carol.c.c"];
+/// What two of them brought was proven, so that it is folded while it rests.
+static USERS: LazyLock<[Held; 3]> =
+    LazyLock::new(|| [proven("alice"), proven("bob"), held_until("carol.c.c", 0)]);
 const GRACE_MS: u64 = 5_000;
 const ENTRIES_MAX: usize = 6;
+
+fn token_of(user: usize) -> &'static str {
+    USERS[user].token.to_str().unwrap()
+}
+
+fn of_user(user: usize, exp: u64) -> Arc<Held> {
+    Arc::new(Held { exp, ..USERS[user].clone() })
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -188,7 +200,7 @@ impl Both {
             Step::Open { trace, user, by_token, life_s } => {
                 let (number, handle) = self.next();
                 let exp_s = self.exp(*life_s);
-                let held = user.map(|user| Arc::new(held_until(USERS[user], exp_s)));
+                let held = user.map(|user| of_user(user, exp_s));
                 let open = self.index.open(handle, trace.map(TraceId), held, *by_token);
                 let room = self.reference.make_room(number);
                 assert_eq!(open.is_some(), room);
@@ -211,7 +223,7 @@ impl Both {
             Step::Begin { user, life_s } => {
                 let (number, handle) = self.next();
                 let exp_s = self.exp(*life_s);
-                let held = Arc::new(held_until(USERS[*user], exp_s));
+                let held = of_user(*user, exp_s);
                 let begun = self.index.begin(handle, held, u64::MAX, self.now()).is_some();
                 let room = *life_s > 0 && self.reference.make_room(number);
                 assert_eq!(begun, room);
@@ -244,7 +256,7 @@ impl Both {
                 let trace = one.trace.filter(|_| *trace);
                 let found = self.look(handle, token, trace, *how);
                 let token = found.held().map(|held| held.token.to_str().unwrap().to_owned());
-                let own = user.map(|user| USERS[user].to_owned());
+                let own = user.map(|user| token_of(user).to_owned());
                 assert!(token.is_none() || token == own, "{token:?} on a call of {own:?}");
             }
         }
@@ -288,7 +300,7 @@ impl Both {
             _ => "x".repeat(22),
         };
         let value = match token {
-            Said::Of(user) => HeaderValue::from_static(USERS[user % 3]),
+            Said::Of(user) => HeaderValue::from_static(token_of(user % 3)),
             _ => HeaderValue::from_static("mallory.m.m"),
         };
         let call = Call {
@@ -311,7 +323,7 @@ impl Both {
         let found = self.look(handle, token, trace, how);
         let carried = found.held().map(|held| held.token.to_str().unwrap());
         let (result, user) = self.reference.find(handle, token, trace, how);
-        assert_eq!((name(&found), carried), (result, user.map(|user| USERS[user])));
+        assert_eq!((name(&found), carried), (result, user.map(token_of)));
     }
 }
 
@@ -386,7 +398,7 @@ fn threads_of_different_users_never_meet() {
         for thread in 0..6_u32 {
             let index = &index;
             scope.spawn(move || {
-                let own = USERS[thread as usize % 3];
+                let own = token_of(thread as usize % 3);
                 for round in 0..ROUNDS {
                     let mut random = [0; 16];
                     aws_lc_rs::rand::fill(&mut random).unwrap();

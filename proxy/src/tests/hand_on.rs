@@ -45,11 +45,10 @@ fn no_context_is_written_without_a_proven_callee() {
     let token = HeaderValue::from_static("a.b.c");
     let held = Held {
         token: token.clone(),
-        txn: "t".into(),
         exp: 1,
         may_pass_on: true,
         hops: None,
-        scope: Arc::default(),
+        scope: None,
         signers: Arc::default(),
         context: None,
     };

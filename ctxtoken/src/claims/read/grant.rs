@@ -9,7 +9,8 @@ use serde::{
 };
 
 use super::{
-    ActWire, Integer, RctxWire, TctxWire, Text, blame, blamed, id, jti, parsed, required, scope,
+    ActWire, Integer, Near, RctxWire, TctxWire, Text, blame, blamed, id, jti, parsed, required,
+    scope,
 };
 use crate::{
     ClaimProblem, InvalidContext, NewGrant, Subject, UnixTime,
@@ -49,7 +50,7 @@ pub(super) const NAMES: &[&str] = GrantWire::NAMES;
 /// Reads the payload of a grant of an issuer of `home`.
 pub(crate) fn parse_grant(json: &str, home: &TrustDomain) -> Result<GrantClaims, InvalidContext> {
     let wire: GrantWire<'_> = serde_json::from_str(json).map_err(|e| blamed(&e))?;
-    let claims = wire.convert(home)?;
+    let claims = wire.convert(Near::domain(home))?;
     let grant = &claims.grant;
     check_body(home, &grant.sub, &grant.scope, &grant.rctx, &grant.tctx, None)?;
     check_requesters(&grant.req_chain)?;
@@ -57,7 +58,7 @@ pub(crate) fn parse_grant(json: &str, home: &TrustDomain) -> Result<GrantClaims,
 }
 
 impl GrantWire<'_> {
-    fn convert(self, near: &TrustDomain) -> Result<GrantClaims, InvalidContext> {
+    fn convert(self, near: Near<'_>) -> Result<GrantClaims, InvalidContext> {
         let txn = required("txn", self.txn)?;
         check_txn("txn", &txn)?;
         let may_act = required("may_act.sub", required("may_act", self.may_act)?.sub)?;

@@ -237,3 +237,15 @@ fn print(found: ClientAddress) -> String {
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
+
+#[test]
+fn a_source_reads_the_same_in_tokens_and_records() {
+    for src in [IpSrc::Peer, IpSrc::PeerShort, IpSrc::Pp1, IpSrc::Pp2]
+        .into_iter()
+        .chain([0, 1, 32, 255, 256].into_iter().flat_map(|n| [IpSrc::Xff(n), IpSrc::Fwd(n)]))
+    {
+        let printed = src.to_string();
+        assert_eq!(src.text().as_str(), printed);
+        assert_eq!(src.in_token(), IpSource::parse(&printed), "{printed}");
+    }
+}
