@@ -145,6 +145,8 @@ bounds! {
     H1_HEAD_MS_MAX: u64 = 10_000;
     /// Idle time of a kept-alive HTTP/1 server connection.
     H1_IDLE_MS_MAX: u64 = 600_000;
+    /// Time that an idle HTTP/1 server connection keeps its buffers.
+    H1_AWAKE_MS_MIN: u64 = 1_000;
     /// A request target.
     URI_BYTES_MAX: usize = 16 * KIB;
     /// Concurrent HTTP/2 streams of one connection.

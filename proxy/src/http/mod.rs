@@ -7,6 +7,7 @@ pub mod gathered;
 pub mod head;
 pub mod hygiene;
 pub mod lasting;
+mod nap;
 pub mod problem;
 pub mod request;
 pub mod serve;

@@ -27,6 +27,7 @@ use crate::audit::DecisionId;
 use crate::http::body::ProxyBody;
 use crate::http::gathered::Gathered;
 use crate::http::head::{HeadError, HeadGuarded, HeadLimits, HeadMonitor, refusal_bytes};
+use crate::http::nap::{Napping, Patience};
 use crate::http::streams::Streams;
 use crate::http::upgrade::Tunnel;
 use crate::registry::{EndReason, Registered};
@@ -180,6 +181,11 @@ pub trait Exchange: 'static {
 /// protocol that came, not for the largest of all.
 pub type Serving<'e> = Pin<Box<dyn Future<Output = ()> + 'e>>;
 
+const PATIENCE: Patience = Patience {
+    awake: Duration::from_millis(limits::H1_AWAKE_MS_MIN),
+    idle: Duration::from_millis(limits::H1_IDLE_MS_MAX),
+};
+
 /// Serves HTTP/1.1; `seen` are bytes already read from `io`. What a request switched the connection
 /// to is carried here too, so that it counts as the connection it is.
 pub fn http1<IO, X>(io: IO, seen: Bytes, exchange: Rc<X>, ending: &Ending) -> Serving<'_>
@@ -225,19 +231,16 @@ where
     };
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
         .auto_date_header(false)
-        .header_read_timeout(Duration::from_millis(limits::H1_IDLE_MS_MAX))
         .max_header_size(ending.drain.limits().h1_head_bytes_max)
         .preserve_header_case(exchange.keeps_header_case())
         .half_close(true);
-    let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
-    let graceful =
-        |connection: Pin<&mut http1::UpgradeableConnection<_, _>>| connection.graceful_shutdown();
     {
         // Gone before the tunnel begins: of one that broke off hyper would keep the half of the
         // upgrade, and the tunnel would wait for it for ever.
+        let connection = Napping::new((guarded, monitor.clone()), builder, service, PATIENCE);
         let connection = std::pin::pin!(connection);
+        let graceful = |mut connection: Pin<&mut Napping<_, _>>| connection.leave();
         drive(connection, graceful, ending, &first, None).await;
     }
     if let Some(error) = monitor.violation() {

@@ -16,6 +16,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -73,6 +74,12 @@ struct Shared {
     /// Discriminant of the [`HeadError`]; 0 is none.
     violation: AtomicU8,
     stopped: AtomicBool,
+    /// The last read found nothing, between two requests.
+    waits: AtomicBool,
+    /// Something was read since somebody asked.
+    has_read: AtomicBool,
+    /// Something was written and not flushed.
+    unflushed: AtomicBool,
 }
 
 enum State {
@@ -83,6 +90,9 @@ enum State {
     Poison(HeadError, Bytes),
     Failed(HeadError),
 }
+
+/// Bytes looked for by a connection that holds no buffer: most heads whole, and little of a stack.
+const STIRRING_BYTES: usize = 1_024;
 
 /// No grammar of HTTP/1 has a place for NUL, wherever in a head it stands. The empty line is
 /// there because hyper looks at a partial head again only once it can be complete.
@@ -97,6 +107,23 @@ impl HeadMonitor {
     /// Ends the check. Call it before the answer that switches protocols is returned to hyper.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the parser looked for the next head and there was nothing of it.
+    pub fn waits(&self) -> bool {
+        self.shared.waits.load(Ordering::Relaxed)
+    }
+
+    /// Whether anything was read since this was last asked.
+    pub fn has_read(&self) -> bool {
+        let has_read = self.shared.has_read.load(Ordering::Relaxed);
+        self.shared.has_read.store(false, Ordering::Relaxed);
+        has_read
+    }
+
+    /// Whether everything that was written has been flushed.
+    pub fn is_flushed(&self) -> bool {
+        !self.shared.unflushed.load(Ordering::Relaxed)
     }
 }
 
@@ -137,6 +164,12 @@ impl<IO> HeadGuarded<IO> {
     /// The wrapped connection.
     pub fn get_ref(&self) -> &IO {
         &self.io
+    }
+
+    /// Takes back bytes that were read from here and came to nothing, to be read again. Copied, so
+    /// that the buffer they are in goes.
+    pub fn give_back(&mut self, bytes: &[u8]) {
+        self.checked = Bytes::copy_from_slice(bytes);
     }
 
     /// Starts or clears the time-out after bytes were accepted.
@@ -181,6 +214,17 @@ impl<IO> HeadGuarded<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> HeadGuarded<IO> {
+    /// Ready when there is something to read; what came is kept for whoever reads. An end or an
+    /// error will be met by that read again.
+    pub fn poll_stirred(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut first = [const { MaybeUninit::uninit() }; STIRRING_BYTES];
+        let mut buf = ReadBuf::uninit(&mut first);
+        if ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)).is_ok() {
+            self.prefix = Bytes::copy_from_slice(buf.filled());
+        }
+        Poll::Ready(())
+    }
+
     /// Reads more bytes and passes on what the check accepts. `Ready(false)`: look again.
     fn poll_checked(
         &mut self,
@@ -251,6 +295,36 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> HeadGuarded<IO> {
         serve(&mut self.checked, buf);
     }
 
+    /// Reads what has passed the check.
+    fn poll_passed(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.checked.has_remaining() {
+                serve(&mut self.checked, buf);
+                return Poll::Ready(Ok(()));
+            }
+            match &mut self.state {
+                State::Open => {
+                    if ready!(self.poll_checked(cx, buf))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                State::Answering(error, _) => {
+                    let error = *error;
+                    // The client may be gone; the refusal counts all the same.
+                    let _ = ready!(self.poll_answer(cx));
+                    self.state = State::Failed(error);
+                }
+                State::Poison(_, bytes) if bytes.has_remaining() => {
+                    serve(bytes, buf);
+                    return Poll::Ready(Ok(()));
+                }
+                State::Poison(error, _) | State::Failed(error) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, *error)));
+                }
+            }
+        }
+    }
+
     /// Writes our own answer, says goodbye, and lets hyper fail.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let State::Answering(_, bytes) = &mut self.state {
@@ -291,7 +365,7 @@ impl Linger {
     }
 
     fn poll(&mut self, mut io: Pin<&mut impl AsyncRead>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut dropped = [const { std::mem::MaybeUninit::uninit() }; 2_048];
+        let mut dropped = [const { MaybeUninit::uninit() }; 2_048];
         while self.bytes_left > 0 {
             let mut buf = ReadBuf::uninit(&mut dropped);
             match io.as_mut().poll_read(cx, &mut buf) {
@@ -313,32 +387,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuarded<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        loop {
-            if this.checked.has_remaining() {
-                serve(&mut this.checked, buf);
-                return Poll::Ready(Ok(()));
-            }
-            match &mut this.state {
-                State::Open => {
-                    if ready!(this.poll_checked(cx, buf))? {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                State::Answering(error, _) => {
-                    let error = *error;
-                    // The client may be gone; the refusal counts all the same.
-                    let _ = ready!(this.poll_answer(cx));
-                    this.state = State::Failed(error);
-                }
-                State::Poison(_, bytes) if bytes.has_remaining() => {
-                    serve(bytes, buf);
-                    return Poll::Ready(Ok(()));
-                }
-                State::Poison(error, _) | State::Failed(error) => {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, *error)));
-                }
-            }
+        let read = this.poll_passed(cx, buf);
+        let waits = read.is_pending() && this.check.phase() == Phase::Idle;
+        this.shared.waits.store(waits, Ordering::Relaxed);
+        if read.is_ready() {
+            this.shared.has_read.store(true, Ordering::Relaxed);
         }
+        read
     }
 }
 
@@ -354,11 +409,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadGuarded<IO> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.shared.unflushed.store(true, Ordering::Relaxed);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.shared.unflushed.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -370,6 +428,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadGuarded<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.shared.unflushed.store(true, Ordering::Relaxed);
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
