@@ -207,22 +207,30 @@ bounds! {
     POOL_IDLE_MESH_MS: u64 = 90_000;
     /// Idle time of a pooled connection to the app; short, because apps close theirs.
     POOL_IDLE_APP_MS: u64 = 3_000;
+    /// Time between two looks at the idle connections to another sidecar, or to a service outside: those that have ended are forgotten by then.
+    POOL_LOOK_MESH_MS: u64 = 10_000;
+    /// The same for connections to the app.
+    POOL_LOOK_APP_MS: u64 = 500;
     /// Time an HTTP/1.1 connection that was just given back gets to become ready again.
     POOL_READY_MS_MAX: u64 = 5;
-    /// Idle pooled connections of one key (endpoint, identity, protocol).
-    POOL_IDLE_PER_KEY_MAX: usize = 64;
+    /// Idle pooled connections of one key (endpoint, identity, protocol): as many as come back at once under load, or each burst opens them anew.
+    POOL_IDLE_PER_KEY_MAX: usize = 512;
     /// Idle pooled connections of a worker.
-    POOL_IDLE_TOTAL_MAX: usize = 1_024;
+    POOL_IDLE_TOTAL_MAX: usize = 2_048;
     /// Requests in flight to one endpoint.
     ENDPOINT_INFLIGHT_MAX: usize = 1_024;
-    /// Requests waiting for a connection to one endpoint.
-    ENDPOINT_PENDING_MAX: usize = 128;
+    /// Requests waiting for a connection to one endpoint: all that may be in flight, since a burst meets no connection at all.
+    ENDPOINT_PENDING_MAX: usize = 1_024;
     /// Requests in flight of a worker.
     INFLIGHT_MAX: usize = 4_096;
     /// Endpoints of one destination.
     ENDPOINTS_PER_SERVICE_MAX: usize = 4_096;
     /// Endpoints a worker keeps an idle, unblemished record of.
     ENDPOINTS_KNOWN_MAX: usize = 8_192;
+    /// Time between two looks at the record of an endpoint.
+    ENDPOINT_LOOK_MS: u64 = 10_000;
+    /// Idle connections or records looked at in one turn of the event loop.
+    SWEEP_BATCH_MAX: usize = 256;
     /// Destinations known (process).
     SERVICES_MAX: usize = 16_384;
     /// Consecutive failures that open an endpoint's breaker.

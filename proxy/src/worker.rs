@@ -6,6 +6,7 @@
 
 mod accept;
 mod conns;
+mod upkeep;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -46,7 +47,7 @@ use crate::signers::Signers;
 use crate::telemetry::{Direction, WorkerMetrics};
 use crate::tls::told::Told;
 use crate::tokens::{Rates, Redeemed};
-use crate::upstream::budget::{self, Budget};
+use crate::upstream::budget::Budget;
 use crate::upstream::pool::Pool;
 use crate::worker::accept::spawn_accept;
 pub use crate::worker::conns::ConnsMax;
@@ -366,7 +367,7 @@ pub async fn run(worker: Rc<Worker>, sockets: Sockets, mut alive: Alive) {
             local::connection(worker, stream)
         }));
     }
-    let upkeep = tokio::task::spawn_local(upkeep(Rc::clone(&worker)));
+    let upkeep = tokio::task::spawn_local(upkeep::run(Rc::clone(&worker)));
     if let Some(socket) = sockets.readiness {
         tokio::task::spawn_local(ready::serve(socket, worker.shared.readiness.clone()));
     }
@@ -399,42 +400,6 @@ async fn finish(
         // What is cut gets a turn to leave its record.
         tokio::task::yield_now().await;
     }
-}
-
-/// Once a second, and when another snapshot is in force.
-async fn upkeep(worker: Rc<Worker>) {
-    const { assert!(budget::TICK_MS == 1_000) };
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    let mut changes = worker.shared.live.changes();
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {
-                let generation = worker.snapshot().certs_generation();
-                worker.pool.sweep(generation, Instant::now());
-                worker.metrics.beat(Now::read());
-                worker.own_addresses.forget();
-                worker.retries.borrow_mut().tick();
-            }
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
-        }
-        reevaluate(&worker).await;
-    }
-}
-
-/// Judges what is registered again, if anything may have changed for it.
-async fn reevaluate(worker: &Worker) {
-    let (snap, now) = (worker.snapshot(), Now::read());
-    if worker.registry.is_due(snap.generation, now) {
-        let mut pass = worker.registry.pass(snap, now);
-        while pass.turn() {
-            tokio::task::yield_now().await;
-        }
-    }
-    worker.metrics.past_expiry(worker.registry.past_expiry());
 }
 
 #[cfg(test)]

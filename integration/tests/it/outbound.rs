@@ -88,6 +88,29 @@ async fn control_plane_loss_leaves_traffic_running() {
     }
 }
 
+/// More requests at once than one connection carries, and none is open yet: all are served, and
+/// nobody's endpoint is held to have failed.
+#[tokio::test]
+async fn a_burst_is_served_though_no_connection_is_open() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders(&app, |spec| spec).await;
+    let id = lab.id("shop", "orders");
+    let mesh = lab.mesh().destination("shop/orders", "orders.shop", orders.inbound(), &[&id]);
+    let mesh = lab.write("web-mesh.yaml", &mesh.document());
+    let web = lab.proxy("shop", "web").outbound().documents(&[&mesh]).start().await;
+
+    let clients = (0..600).map(|_| Conn::h1(web.outbound()));
+    let mut clients = futures_util::future::try_join_all(clients).await.unwrap();
+    for _ in 0..2 {
+        let calls = clients.iter_mut().map(|client| client.send(Call::get("orders.shop", "/")));
+        let replies = futures_util::future::try_join_all(calls).await.unwrap();
+        let failed = replies.iter().find(|reply| reply.status != 200);
+        assert!(failed.is_none(), "{}", failed.unwrap().text());
+    }
+    assert_eq!(app.seen().len(), 1_200);
+}
+
 /// HTTP/1.1 and HTTP/2 apps alike, in absolute form too; each sees its own protocol at the end.
 #[tokio::test]
 async fn apps_of_both_protocols_call_out() {

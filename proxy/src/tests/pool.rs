@@ -1,5 +1,7 @@
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::Method;
 use http_body_util::BodyExt as _;
@@ -10,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::http::body::Guards;
+use crate::tls::verify::ExpectedIds;
 use crate::upstream::dial;
 use crate::upstream::upload::Fault;
 
@@ -143,8 +146,10 @@ fn waiters_share_one_failure() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = app_in(listener.local_addr().unwrap(), true);
         drop(listener);
-        let pool = Pool::new(&Limits::default());
-        let outcomes = futures_util::future::join_all((0..200).map(|_| pool.lease(&target))).await;
+        let pool = Pool::new(&Limits { endpoint_inflight_max: 4_096, ..Limits::default() });
+        let wanted = limits::ENDPOINT_PENDING_MAX + 72;
+        let leases = (0..wanted).map(|_| pool.lease(&target));
+        let outcomes = futures_util::future::join_all(leases).await;
         let own = |outcome: &&Result<Lease, LeaseError>| {
             matches!(outcome, Err(LeaseError::Connect { shared: false, .. }))
         };
@@ -152,7 +157,7 @@ fn waiters_share_one_failure() {
             matches!(outcome, Err(LeaseError::Crowded { limit: "ENDPOINT_PENDING_MAX", .. }))
         };
         assert_eq!(outcomes.iter().filter(own).count(), 1);
-        assert_eq!(outcomes.iter().filter(crowded).count(), 200 - limits::ENDPOINT_PENDING_MAX);
+        assert_eq!(outcomes.iter().filter(crowded).count(), 72);
         assert!(outcomes.iter().all(Result::is_err));
     });
 }
@@ -261,14 +266,15 @@ fn idle_connections_of_all_endpoints_are_bounded_together() {
         assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
         assert_eq!(connections.get(), 1);
         // Others fill the pool: what is given back now is closed.
-        pool.idle.set(u32::try_from(limits::POOL_IDLE_TOTAL_MAX).unwrap());
+        let full = u32::try_from(limits::POOL_IDLE_TOTAL_MAX).unwrap();
+        pool.idle.set(full);
         let lease = pool.lease(&app(addr)).await.ok().unwrap();
-        assert_eq!(pool.idle.get(), 1_023, "a connection in use is not idle");
-        pool.idle.set(1_024);
+        assert_eq!(pool.idle.get(), full - 1, "a connection in use is not idle");
+        pool.idle.set(full);
         let Ok((response, checkout)) = lease.send(get()).await else { panic!("not sent") };
         let _ = ProxyBody::guarded(response.into_body(), Guards::default()).collect().await;
         checkout.give_back();
-        assert_eq!(pool.idle.get(), 1_024);
+        assert_eq!(pool.idle.get(), full);
         assert_eq!(call(&pool, &app(addr), ProxyBody::Empty).await.unwrap(), "ok");
         assert_eq!(connections.get(), 2);
     });
@@ -302,7 +308,64 @@ fn a_shared_connection_is_swept_when_it_is_idle() {
         drop(lease);
         pool.sweep(1, later(20_000 + limits::POOL_IDLE_APP_MS - 1));
         assert_eq!(pool.slot(&target).h2.borrow().len(), 1, "not idle for long enough");
-        pool.sweep(1, later(20_000 + limits::POOL_IDLE_APP_MS));
+        pool.sweep(1, later(20_000 + limits::POOL_IDLE_APP_MS + limits::POOL_LOOK_APP_MS));
         assert!(pool.slot(&target).h2.borrow().is_empty());
     });
 }
+
+/// Of endpoints nobody is connected to.
+fn mesh_key(number: u32, generation: u64) -> Key {
+    let id = "spiffe://prod.acme/ns/shop/sa/orders".parse().unwrap();
+    let expected = Arc::new(ExpectedIds::new(vec![id]).unwrap());
+    Key::mesh((Ipv4Addr::from_bits(number), 8443).into(), &expected, generation)
+}
+
+#[test]
+fn a_turn_of_upkeep_looks_at_a_share_of_the_pool_that_is_due() {
+    let pool = Pool::new(&Limits::default());
+    let batch = u32::try_from(limits::SWEEP_BATCH_MAX).unwrap();
+    let slots = || pool.slots.borrow().len();
+    for number in 0..2 * batch {
+        pool.slot_of(mesh_key(number, 1));
+    }
+    let used = pool.slot_of(mesh_key(2 * batch, 1));
+    let begun = Instant::now();
+    while pool.sweep(1, begun) {}
+    // The generation is new to the pool; what it holds is looked at once, and empty slots go.
+    assert_eq!(slots(), 1);
+    for number in 0..2 * batch {
+        pool.slot_of(mesh_key(number, 1));
+    }
+    assert!(!pool.sweep(1, begun));
+    assert_eq!(slots(), 2 * limits::SWEEP_BATCH_MAX + 1, "not due");
+    let due = Instant::now() + Duration::from_millis(limits::POOL_LOOK_MESH_MS);
+    assert!(pool.sweep(1, due));
+    assert_eq!(slots(), limits::SWEEP_BATCH_MAX + 2, "the first that entered is in use");
+    while pool.sweep(1, due) {}
+    assert_eq!(slots(), 1);
+    drop(used);
+    while pool.sweep(1, due + Duration::from_millis(limits::POOL_LOOK_MESH_MS)) {}
+    assert_eq!(slots(), 0);
+}
+
+/// Not after their round: certificates that do not count any more must not be offered for seconds.
+#[test]
+fn connections_of_another_generation_are_due_at_once() {
+    let pool = Pool::new(&Limits::default());
+    let begun = Instant::now();
+    while pool.sweep(1, begun) {}
+    let number = 2 * limits::SWEEP_BATCH_MAX + 1;
+    let held: Vec<_> =
+        (0..number).map(|n| pool.slot_of(mesh_key(u32::try_from(n).unwrap(), 1))).collect();
+    let fresh = pool.slot_of(mesh_key(0, 2));
+    assert!(!pool.sweep(1, begun));
+    assert_eq!(pool.slots.borrow().len(), number + 1);
+    assert!(pool.sweep(2, begun));
+    while pool.sweep(2, begun) {}
+    assert_eq!(pool.slots.borrow().len(), 1, "also of slots in use");
+    assert!(Rc::ptr_eq(&pool.slot_of(mesh_key(0, 2)), &fresh));
+    drop(held);
+}
+
+#[path = "bursts.rs"]
+mod bursts;

@@ -7,19 +7,22 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use countersign_config::limits::ENDPOINTS_KNOWN_MAX;
+use countersign_config::limits::{ENDPOINT_LOOK_MS, ENDPOINTS_KNOWN_MAX, SWEEP_BATCH_MAX};
 
 use crate::telemetry::{BreakerOpen, WorkerMetrics};
 use crate::upstream::balance::{self, View};
 use crate::upstream::breaker::{self, Breaker, Change, Failure};
 use crate::upstream::opening::Count;
+use crate::upstream::rounds::Rounds;
 use crate::upstream::target::EndpointKey;
 
-/// Sweeps, about one a second, after which what is known of an unused endpoint is forgotten: later
-/// than any breaker is open for.
-const FORGET_AFTER_SWEEPS: u32 = 120;
+/// After which what is known of an unused endpoint is forgotten: later than any breaker is open for.
+const FORGET_AFTER: Duration = Duration::from_secs(120);
+
+/// Holders of the record of an endpoint that nobody uses: the table, and what waits for its look.
+const OWN_HOLDERS: usize = 2;
 
 /// One endpoint.
 #[derive(Default)]
@@ -31,19 +34,25 @@ pub struct Endpoint {
     breaker: RefCell<Breaker>,
     /// Shows the open breaker in the metrics.
     shown: RefCell<Option<BreakerOpen>>,
-    unused_sweeps: Cell<u32>,
+    unused_since: Cell<Option<Instant>>,
 }
 
 /// All endpoints of one worker.
 pub struct Endpoints {
     known: RefCell<HashMap<EndpointKey, Rc<Endpoint>>>,
+    /// Each of them, as it comes up to be forgotten.
+    looks: RefCell<Rounds<(EndpointKey, Rc<Endpoint>)>>,
     /// How many are known before those nothing is known of go, without waiting for a sweep.
     full_at: Cell<usize>,
 }
 
 impl Default for Endpoints {
     fn default() -> Endpoints {
-        Endpoints { known: RefCell::default(), full_at: Cell::new(ENDPOINTS_KNOWN_MAX) }
+        Endpoints {
+            known: RefCell::default(),
+            looks: RefCell::new(Rounds::every(ENDPOINT_LOOK_MS)),
+            full_at: Cell::new(ENDPOINTS_KNOWN_MAX),
+        }
     }
 }
 
@@ -65,6 +74,8 @@ impl Endpoints {
         }
         let endpoint = Rc::new(Endpoint::default());
         self.known.borrow_mut().insert(key.clone(), Rc::clone(&endpoint));
+        let waits = (key.clone(), Rc::clone(&endpoint));
+        self.looks.borrow_mut().enter(waits, Instant::now());
         endpoint
     }
 
@@ -95,19 +106,29 @@ impl Endpoints {
     fn make_room(&self) {
         let mut known = self.known.borrow_mut();
         known.retain(|_, endpoint| endpoint.is_used() || !endpoint.breaker().is_new());
+        self.looks.borrow_mut().retain(|(key, _)| known.contains_key(key));
         self.full_at.set(ENDPOINTS_KNOWN_MAX.max(known.len().saturating_mul(2)));
     }
 
-    /// Forgets endpoints nobody has used for a while.
-    pub fn sweep(&self) {
-        if self.known.borrow().len() >= ENDPOINTS_KNOWN_MAX {
-            self.make_room();
+    /// Forgets endpoints nobody has used for a while, as far as their look is due. Whether more is
+    /// due.
+    pub fn sweep(&self, now: Instant) -> bool {
+        let (mut known, mut looks) = (self.known.borrow_mut(), self.looks.borrow_mut());
+        for _ in 0..SWEEP_BATCH_MAX {
+            let Some((key, endpoint)) = looks.due(now) else {
+                if known.len() < ENDPOINTS_KNOWN_MAX {
+                    self.full_at.set(ENDPOINTS_KNOWN_MAX);
+                }
+                return false;
+            };
+            let crowded = known.len() >= ENDPOINTS_KNOWN_MAX;
+            if endpoint.is_kept(now, crowded) {
+                looks.enter((key, endpoint), now);
+            } else {
+                known.remove(&key);
+            }
         }
-        self.known.borrow_mut().retain(|_, endpoint| {
-            let sweeps = if endpoint.is_used() { 0 } else { endpoint.unused_sweeps.get() + 1 };
-            endpoint.unused_sweeps.set(sweeps);
-            sweeps < FORGET_AFTER_SWEEPS
-        });
+        true
     }
 }
 
@@ -118,7 +139,19 @@ impl Endpoint {
 
     /// Whether a request, a connection, or one that is being opened counts on it.
     fn is_used(self: &Rc<Endpoint>) -> bool {
-        Rc::strong_count(self) > 1 || self.in_flight.get() > 0 || self.opening.get() > 0
+        Rc::strong_count(self) > OWN_HOLDERS || self.in_flight.get() > 0 || self.opening.get() > 0
+    }
+
+    /// Whether there is a reason to remember it: where there are too many, only use and failures.
+    fn is_kept(self: &Rc<Endpoint>, now: Instant, crowded: bool) -> bool {
+        if self.is_used() {
+            self.unused_since.set(None);
+            return true;
+        }
+        let since = self.unused_since.get().unwrap_or(now);
+        self.unused_since.set(Some(since));
+        let spared = !crowded || !self.breaker().is_new();
+        spared && now.saturating_duration_since(since) < FORGET_AFTER
     }
 
     fn view(&self, now: Instant) -> View {
@@ -219,7 +252,47 @@ mod tests {
             (0..=ENDPOINTS_KNOWN_MAX).map(|n| endpoints.of(&key(n)).hold()).collect();
         assert_eq!(endpoints.known.borrow().len(), held.len());
         drop(held);
-        endpoints.sweep();
-        assert_eq!(endpoints.known.borrow().len(), 0);
+        let known = || endpoints.known.borrow().len();
+        let due = Instant::now() + Duration::from_millis(ENDPOINT_LOOK_MS);
+        while endpoints.sweep(due) {
+            assert_eq!(known(), endpoints.looks.borrow().len().max(known()), "each comes up once");
+        }
+        assert_eq!(known(), ENDPOINTS_KNOWN_MAX - 1, "those above the bound");
+        while endpoints.sweep(due + FORGET_AFTER + FORGET_AFTER) {}
+        assert_eq!((known(), endpoints.looks.borrow().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_turn_looks_at_a_share_of_what_is_due_and_at_nothing_else() {
+        let endpoints = Endpoints::default();
+        let number = 3 * SWEEP_BATCH_MAX;
+        for number in 0..number {
+            endpoints.of(&key(number));
+        }
+        let seen = || {
+            let seen = |endpoint: &&Rc<Endpoint>| endpoint.unused_since.get().is_some();
+            endpoints.known.borrow().values().filter(seen).count()
+        };
+        let begun = Instant::now();
+        assert!(!endpoints.sweep(begun));
+        assert_eq!(seen(), 0, "nothing is due");
+        let due = begun + Duration::from_millis(ENDPOINT_LOOK_MS);
+        for turn in 1..=3 {
+            assert!(endpoints.sweep(due));
+            assert_eq!(seen(), turn * SWEEP_BATCH_MAX);
+        }
+        assert!(!endpoints.sweep(due));
+        assert_eq!(endpoints.looks.borrow().len(), number);
+        assert_eq!(endpoints.known.borrow().len(), number, "not forgotten yet");
+    }
+
+    #[test]
+    fn endpoints_forgotten_for_want_of_room_do_not_come_up_twice() {
+        let endpoints = Endpoints::default();
+        for number in 0..3 * ENDPOINTS_KNOWN_MAX {
+            endpoints.of(&key(number));
+            endpoints.of(&key(number / 2));
+            assert_eq!(endpoints.looks.borrow().len(), endpoints.known.borrow().len());
+        }
     }
 }

@@ -13,6 +13,7 @@ pub mod mesh;
 pub mod opening;
 pub mod pool;
 pub mod retry;
+mod rounds;
 pub mod target;
 pub mod transport;
 pub mod upload;

@@ -47,12 +47,23 @@ pub(super) struct Opening {
     outcome: RefCell<Option<Result<(), Rc<ConnectError>>>>,
     done: Notify,
     waiting: Rc<Cell<u32>>,
+    answered_for: Cell<bool>,
 }
 
 impl Opening {
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.get() as usize
+    }
+
+    /// Whether the caller is the first: it counts the attempt, and its failure, as its own.
+    pub(super) fn answer_for(&self) -> bool {
+        !self.answered_for.replace(true)
+    }
+
+    /// Whether a request counts the failure.
+    pub(super) fn is_answered_for(&self) -> bool {
+        self.answered_for.get()
     }
 
     /// Tells everybody who waits how it ended.

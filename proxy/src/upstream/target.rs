@@ -65,7 +65,7 @@ pub enum Target {
 }
 
 /// The protocols a server may choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
     /// HTTP/1.1 only.
     Http1,
@@ -97,15 +97,26 @@ pub struct EndpointKey {
     pub who: Who,
 }
 
+/// One number for an IPv4 address, because every request looks a few of them up. The client is part
+/// of it where the app sees one: then thousands of keys have the app's address.
 impl Hash for EndpointKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.addr.hash(state);
-        std::mem::discriminant(&self.who).hash(state);
+        let port = self.addr.port();
+        match self.addr.ip() {
+            IpAddr::V4(ip) => state.write_u64(u64::from(ip.to_bits()) << 16 | u64::from(port)),
+            IpAddr::V6(ip) => {
+                state.write_u128(ip.to_bits());
+                state.write_u16(port);
+            }
+        }
+        if let Who::App(Some(client)) = &self.who {
+            client.hash(state);
+        }
     }
 }
 
 /// What a pooled connection was opened for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     pub(super) endpoint: EndpointKey,
     pub(super) offer: Offer,
@@ -170,9 +181,52 @@ impl Target {
     }
 }
 
+/// Of what differs between many: few have the same endpoint.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.endpoint.hash(state);
+    }
+}
+
 impl Key {
+    /// Of connections to other sidecars.
+    #[cfg(test)]
+    pub(super) fn mesh(addr: SocketAddr, expected: &Arc<ExpectedIds>, generation: u64) -> Key {
+        let endpoint = EndpointKey { addr, who: Who::Mesh(Arc::clone(expected)) };
+        Key { endpoint, offer: Offer::Http2, generation, keep_case: false }
+    }
+
     /// Whether it is a mesh connection of another generation.
     pub(super) fn is_of_another(&self, generation: u64) -> bool {
         matches!(self.endpoint.who, Who::Mesh(_)) && self.generation != generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher as _;
+
+    use super::*;
+
+    /// Keys that differ only in what their hash leaves out meet in one place of a table, and every
+    /// look-up passes all of them.
+    #[test]
+    fn keys_there_may_be_thousands_of_have_hashes_of_their_own() {
+        let hasher = std::hash::RandomState::new();
+        let distinct = |keys: Vec<EndpointKey>| {
+            let hashes: std::collections::HashSet<u64> =
+                keys.iter().map(|key| hasher.hash_one(key)).collect();
+            (hashes.len(), keys.len())
+        };
+        let at = |ip: IpAddr, port, who| EndpointKey { addr: (ip, port).into(), who };
+        let ip = |bits: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(bits));
+        let wide = |bits: u128| IpAddr::from(std::net::Ipv6Addr::from_bits(bits));
+        let app = (0..1_000).map(|n| at(ip(1), 80, Who::App(Some(ip(n)))));
+        let endpoints = (0..1_000).map(|n| at(ip(n), 80, Who::Plain));
+        let ports = (0..1_000).map(|n| at(ip(7_000), n, Who::Plain));
+        let v6 = (0..1_000).map(|n| at(wide(n << 64), 80, Who::Plain));
+        let v6_ports = (0..1_000).map(|n| at(wide(7_000), n, Who::Plain));
+        let all = app.chain(endpoints).chain(ports).chain(v6).chain(v6_ports);
+        assert_eq!(distinct(all.collect()), (5_000, 5_000));
     }
 }
