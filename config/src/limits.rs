@@ -393,8 +393,11 @@ bounds! {
     REFUSED_BODY_DRAIN_BYTES_MAX: usize = 64 * KIB;
     /// Time for the body of a refused request to arrive and be dropped.
     REFUSED_BODY_DRAIN_MS_MAX: u64 = 1_000;
-    /// Live connections re-evaluated in one turn of the event loop.
+    /// Live connections re-evaluated in one turn of the event loop; in a pass of many turns up to
+    /// 16 times as many in later ones.
     REEVALUATE_BATCH_MAX: usize = 256;
+    /// The same of those whose token or certificate is verified again, which takes some 60 us each.
+    REEVALUATE_VERIFIED_MAX: usize = 16;
 }
 
 /// Declares the bounds a `ProxyConfig` may change and the struct that carries them.

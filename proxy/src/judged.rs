@@ -9,12 +9,17 @@ use countersign_policy::{Decision, DenyReason, InputOwned, Outcome};
 use crate::clock::Now;
 use crate::live::Snapshot;
 use crate::outbound::reached::Reached;
-use crate::registry::{Against, EndReason, Judged, Registered, Registry, Standing, Verdict, Watch};
+use crate::registry::{
+    Against, EndReason, Judged, ORDINARY_MS, Registered, Registry, Standing, Verdict, Watch,
+};
 use crate::tls::peer::{MeshPeer, Peer};
 use crate::worker::Worker;
 
-/// A connection whose requests are judged one by one, or one that this end opened.
+/// A connection whose requests are judged one by one.
 struct OfPeer(Option<MeshPeer>);
+
+/// A connection that this end opened for requests.
+struct OfCallee(MeshPeer);
 
 /// An opaque connection.
 struct Opaque {
@@ -86,7 +91,8 @@ pub fn reached(registry: &Registry, reached: Reached, generation: u64) -> Regist
 }
 
 /// Registers a connection that this end opened to `callee` for requests. How long it is used is the
-/// pool's business; it ends at once when the callee no longer counts.
+/// pool's business; it ends at once when the callee no longer counts, or, if its authority was
+/// replaced by another one, when requests had a moment to end.
 pub fn callee(registry: &Registry, callee: &MeshPeer, generation: u64) -> Registered {
     registry.register(Watch {
         generation,
@@ -94,7 +100,7 @@ pub fn callee(registry: &Registry, callee: &MeshPeer, generation: u64) -> Regist
         certificate_ends: None,
         allowance_s: 0,
         valid_until_ms: None,
-        judged: OfPeer(Some(callee.clone())),
+        judged: OfCallee(callee.clone()),
     })
 }
 
@@ -124,6 +130,23 @@ pub fn peer_counts(peer: Option<&MeshPeer>, against: &Against<'_>) -> Result<(),
     Ok(())
 }
 
+/// Whether a callee that was sent a request still counts; an answer may be under way. Its authority
+/// may only have made room for another one, of which the callee long has a certificate: this end
+/// learns of that with its next connection. No new request gets this one.
+///
+/// # Errors
+/// As [`peer_counts`], a moment later if nothing else is wrong.
+pub fn callee_counts(callee: &MeshPeer, against: &Against<'_>) -> Result<(), Verdict> {
+    peer_counts(Some(callee), against).map_err(|verdict| {
+        let Against { snap, now, .. } = *against;
+        let others = snap.bundles.get(callee.id().trust_domain());
+        let replaced = others.is_some_and(|others| !others.certificates().is_empty());
+        let revoked = callee.revoked(snap, now).is_some();
+        let spared = replaced && !revoked && snap.identity().is_some();
+        Verdict { spares_ms: if spared { ORDINARY_MS } else { 0 }, ..verdict }
+    })
+}
+
 /// What a decision made again says.
 ///
 /// # Errors
@@ -135,7 +158,7 @@ pub fn of_decision(decision: Decision) -> Result<Standing, Verdict> {
             Ok(Standing { valid_until_ms: until })
         }
         Outcome::Deny(reason) => {
-            Err(Verdict { reason: EndReason::Policy(reason), decision: Some(decision) })
+            Err(Verdict { decision: Some(decision), ..EndReason::Policy(reason).into() })
         }
     }
 }
@@ -143,6 +166,13 @@ pub fn of_decision(decision: Decision) -> Result<Standing, Verdict> {
 impl Judged for OfPeer {
     fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
         peer_counts(self.0.as_ref(), against)?;
+        Ok(Standing::default())
+    }
+}
+
+impl Judged for OfCallee {
+    fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
+        callee_counts(&self.0, against)?;
         Ok(Standing::default())
     }
 }
@@ -157,5 +187,30 @@ impl Judged for Opaque {
         }
         input.now_ms = i64::try_from(against.now.millis()).unwrap_or(i64::MAX);
         of_decision(against.snap.policy.decide(&input))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use countersign_certs_client::{Certs, TrustBundles};
+
+    use super::*;
+    use crate::registry::tests::Snapshots;
+    use crate::tls::peer::tests::{NOW, at, peer, root, trusted};
+
+    /// Without an identity of its own, or anybody left to vouch for the callee, a process does not
+    /// wait for answers.
+    #[test]
+    fn who_lost_more_than_one_authority_spares_nothing() {
+        let callee = OfCallee(peer(&root("gone")));
+        for left in [TrustBundles::new(), trusted(&root("there"))] {
+            let certs = Certs { bundles: Arc::new(left), ..Certs::default() };
+            let snap = &Snapshots::new().of(certs);
+            let against = Against { snap, trust_shrank: true, now: at(NOW) };
+            let verdict = callee.judge(&against).unwrap_err();
+            assert_eq!((verdict.reason, verdict.spares_ms), (EndReason::Revoked("authority"), 0));
+        }
     }
 }

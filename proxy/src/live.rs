@@ -70,6 +70,9 @@ pub struct Snapshot {
     /// Generation in which an authority was last missed, or revoked something: what was proved
     /// before is held against the authorities of today.
     pub trust_shrank_at: u64,
+    /// Generation in which our certificates last changed, or somebody was last believed no longer.
+    /// Connections to other sidecars are used for requests of the same one only.
+    pub peers_generation: u64,
 }
 
 impl Snapshot {
@@ -114,11 +117,6 @@ impl Snapshot {
             (None, Some(tokens)) => &tokens.taken,
             (None, None) => &[],
         }
-    }
-
-    /// Generation of certificates and trust.
-    pub fn certs_generation(&self) -> u64 {
-        self.certs.generation
     }
 }
 
@@ -210,9 +208,14 @@ pub struct Builder {
     grant_keys: KeyFiles,
     /// The issuer list built last, and the documents it was built from.
     issuers: Option<(String, Arc<IssuerSet>)>,
+    /// The policy compiled last, and what from.
+    policy: Option<(Arc<Documents>, Arc<Compiled>)>,
     /// Whom the last snapshot believed, and its `trust_shrank_at`.
     believed: Option<(Arc<TrustBundles>, Arc<Crls>)>,
     trust_shrank_at: u64,
+    /// Generation of the certificates in the last snapshot, and its `peers_generation`.
+    certs: Option<u64>,
+    peers_generation: u64,
 }
 
 /// Why a snapshot could not be built.
@@ -245,8 +248,11 @@ impl Builder {
             roots,
             federation,
             issuers: None,
+            policy: None,
             believed: None,
             trust_shrank_at: 0,
+            certs: None,
+            peers_generation: 0,
         }
     }
 
@@ -265,6 +271,33 @@ impl Builder {
                 Ok(Arc::clone(last))
             }
             (Err(why), _) => Err(BuildError::Documents(why)),
+        }
+    }
+
+    /// What the process runs with.
+    pub fn config(&self) -> &Arc<ProxyConfig> {
+        &self.config
+    }
+
+    /// The workload whose policy it is.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// Takes over a policy that was compiled from `documents` for this workload.
+    pub fn compiled(&mut self, documents: &Arc<Documents>, policy: Arc<Compiled>) {
+        self.policy = Some((Arc::clone(documents), policy));
+    }
+
+    /// The policy of `documents`, compiled once: certificates change more often than they do.
+    fn policy(&mut self, documents: &Arc<Documents>) -> Arc<Compiled> {
+        match &self.policy {
+            Some((from, policy)) if Arc::ptr_eq(from, documents) => Arc::clone(policy),
+            _ => {
+                let policy = Arc::new(countersign_policy::compile(documents, &self.workload));
+                self.compiled(documents, Arc::clone(&policy));
+                policy
+            }
         }
     }
 
@@ -321,6 +354,7 @@ impl Builder {
         let issuer = Issuer::build(documents, &self.config, certs, self.issuer_keys.own(), now);
         self.generation = next;
         self.believes(&trust);
+        self.meets_with(certs);
         Ok(Snapshot {
             certs: Arc::clone(certs),
             bundles,
@@ -328,7 +362,7 @@ impl Builder {
             documents: Arc::clone(documents),
             hash: hash.get(..8).unwrap_or(&hash).into(),
             revocations,
-            policy: Arc::new(countersign_policy::compile(documents, &self.workload)),
+            policy: self.policy(documents),
             issuers,
             crossings: Arc::new(Crossings::build(documents).map_err(BuildError::Documents)?),
             presenters: crate::trust::presenters(documents).map_err(BuildError::Documents)?,
@@ -341,6 +375,7 @@ impl Builder {
             tokens: tokens.map(Arc::new),
             generation: self.generation,
             trust_shrank_at: self.trust_shrank_at,
+            peers_generation: self.peers_generation,
         })
     }
 
@@ -354,6 +389,14 @@ impl Builder {
             self.trust_shrank_at = self.generation;
         }
         self.believed = Some((Arc::clone(&trust.bundles), Arc::clone(&trust.crls)));
+    }
+
+    /// Notes with which certificates other sidecars are met, after [`Builder::believes`].
+    fn meets_with(&mut self, certs: &Certs) {
+        let others = self.certs.replace(certs.generation) != Some(certs.generation);
+        if others || self.trust_shrank_at == self.generation {
+            self.peers_generation = self.generation;
+        }
     }
 }
 

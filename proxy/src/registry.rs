@@ -23,7 +23,12 @@ use crate::telemetry::WorkerMetrics;
 pub use self::verdict::{Against, EndReason, Judged, Standing, Verdict};
 
 /// Exchanges shorter than this end under the snapshot they began with.
-const ORDINARY_MS: u64 = 1_000;
+pub const ORDINARY_MS: u64 = 1_000;
+
+/// A pass takes twice as much in a turn after so many turns,
+const REEVALUATE_TURNS_PER_DOUBLING: u32 = 4;
+/// this many times.
+const REEVALUATE_DOUBLINGS_MAX: u32 = 4;
 
 /// What is to be registered.
 pub struct Watch<J> {
@@ -76,6 +81,10 @@ struct Entry<J: ?Sized = dyn Judged> {
     /// Whether its end is counted.
     counts: Cell<bool>,
     ended: Cell<Option<EndReason>>,
+    /// It was entered when its snapshot was no longer the newest: it had its time.
+    late: bool,
+    /// Unix milliseconds at which it ends because its reason is gone, and that reason.
+    spared: Cell<Option<(u64, EndReason)>>,
     decision: RefCell<Option<Decision>>,
     waker: RefCell<Option<Waker>>,
     judged: J,
@@ -109,6 +118,8 @@ impl Registry {
             streams: Cell::new(streams),
             counts: Cell::new(true),
             ended: Cell::new(None),
+            late: generation < self.0.generation.get(),
+            spared: Cell::new(None),
             decision: RefCell::new(None),
             waker: RefCell::new(None),
             judged,
@@ -162,7 +173,7 @@ impl Registry {
         if snap.generation > inner.generation.get() {
             inner.generation.set(snap.generation);
         }
-        Pass { registry: Rc::clone(inner), snap, now, at: 0 }
+        Pass { registry: Rc::clone(inner), snap, now, at: 0, turns: 0 }
     }
 }
 
@@ -195,13 +206,6 @@ impl Slots {
             self.free.push(slot);
         }
     }
-
-    /// The entries of one turn, from `at`; and where the next turn begins.
-    fn batch(&self, at: usize) -> (Vec<Rc<Entry>>, usize) {
-        let end = at.saturating_add(limits::REEVALUATE_BATCH_MAX).min(self.entries.len());
-        let entries = self.entries.get(at..end).unwrap_or_default();
-        (entries.iter().flatten().cloned().collect(), end)
-    }
 }
 
 /// One look at every entry.
@@ -210,52 +214,79 @@ pub struct Pass {
     snap: Arc<Snapshot>,
     now: Now,
     at: usize,
+    turns: u32,
 }
 
 impl Pass {
-    /// Judges the next batch; false when there is none left.
-    pub fn turn(&mut self) -> bool {
-        let (batch, end) = self.registry.slots.borrow().batch(self.at);
-        self.at = end;
-        for entry in &batch {
-            self.look_at(entry);
+    /// What comes next is judged by `snap` if it is newer, so that a revocation does not wait for
+    /// the end of a long pass. What was judged before comes up again in another one.
+    pub fn follow(&mut self, snap: Arc<Snapshot>, now: Now) {
+        self.now = now;
+        if snap.generation > self.snap.generation {
+            self.registry.generation.set(snap.generation);
+            self.registry.behind.set(true);
+            self.snap = snap;
         }
-        end < self.registry.slots.borrow().entries.len()
     }
 
-    fn look_at(&self, entry: &Rc<Entry>) {
-        if entry.ended.get().is_some_and(|reason| !reason.has_grace()) {
-            return;
+    /// Judges the next batch; false when there is none left. On a busy worker a turn comes round
+    /// after all other tasks had theirs, so batches grow: a long pass must end soon, too.
+    pub fn turn(&mut self) -> bool {
+        let doublings = (self.turns / REEVALUATE_TURNS_PER_DOUBLING).min(REEVALUATE_DOUBLINGS_MAX);
+        self.turns += 1;
+        let mut cost = 0;
+        while cost < limits::REEVALUATE_BATCH_MAX << doublings {
+            let Some(entry) = self.registry.slots.borrow().entries.get(self.at).cloned() else {
+                return false;
+            };
+            self.at += 1;
+            cost += entry.map_or(1, |entry| self.look_at(&entry));
         }
+        self.at < self.registry.slots.borrow().entries.len()
+    }
+
+    /// Looks at one entry; what that costs, as a share of a batch.
+    fn look_at(&self, entry: &Rc<Entry>) -> usize {
+        if entry.ended.get().is_some_and(|reason| !reason.has_grace()) {
+            return 1;
+        }
+        let mut cost = 1;
         let now_ms = self.now.millis();
         if entry.generation.get() < self.snap.generation {
             let young = now_ms < entry.since_ms.saturating_add(ORDINARY_MS);
             if entry.judged.is_exchange() && young {
                 self.registry.behind.set(true);
             } else {
-                self.judge(entry);
+                cost = self.judge(entry);
             }
         }
         self.registry.note_expiry(entry, now_ms);
-        if entry.ended.get().is_some() {
-            return;
+        if entry.ended.get().is_some() && entry.spared.get().is_none() {
+            return cost;
         }
         match entry.overdue(now_ms) {
             Some(reason) => entry.end(reason.into()),
             None => self.registry.expects(entry.deadline_ms()),
         }
+        cost
     }
 
-    fn judge(&self, entry: &Rc<Entry>) {
+    /// Judges an entry by the snapshot; what that costs. An exchange has its token verified again,
+    /// and where somebody is no longer believed, everybody's certificates are.
+    fn judge(&self, entry: &Rc<Entry>) -> usize {
         let trust_shrank = entry.generation.get() < self.snap.trust_shrank_at;
         let against = Against { snap: &self.snap, trust_shrank, now: self.now };
         match entry.judged.judge(&against) {
             Ok(standing) => {
                 entry.generation.set(self.snap.generation);
+                entry.spared.set(None);
                 entry.shorten(standing.valid_until_ms);
             }
+            Err(verdict) if verdict.spares_ms > 0 && !entry.late => entry.spare(&verdict, self.now),
             Err(verdict) => entry.end(verdict),
         }
+        let verifies = trust_shrank || entry.judged.is_exchange();
+        if verifies { limits::REEVALUATE_BATCH_MAX / limits::REEVALUATE_VERIFIED_MAX } else { 1 }
     }
 }
 
@@ -276,10 +307,14 @@ impl<J: ?Sized> Entry<J> {
             true => end.saturating_add(self.allowance_ms),
         });
         let permit = self.valid_until_ms.get().filter(|_| self.streams.get());
-        certificate.into_iter().chain(permit).min()
+        let spared = self.spared.get().map(|(until, _)| until);
+        certificate.into_iter().chain(permit).chain(spared).min()
     }
 
     fn overdue(&self, now_ms: u64) -> Option<EndReason> {
+        if let Some((_, reason)) = self.spared.get().filter(|(until, _)| *until <= now_ms) {
+            return Some(reason);
+        }
         let allowed = |end: u64| end.saturating_add(self.allowance_ms);
         if self.certificate_ends_ms.is_some_and(|end| allowed(end) <= now_ms) {
             return Some(EndReason::Expiry);
@@ -292,6 +327,12 @@ impl<J: ?Sized> Entry<J> {
     fn shorten(&self, until_ms: Option<u64>) {
         let before = self.valid_until_ms.get();
         self.valid_until_ms.set(before.into_iter().chain(until_ms).min());
+    }
+
+    /// It ends a little later. The first verdict says when: looking again does not put it off.
+    fn spare(&self, verdict: &Verdict, now: Now) {
+        let until = now.millis().saturating_add(verdict.spares_ms);
+        self.spared.set(self.spared.get().or(Some((until, verdict.reason))));
     }
 
     fn end(&self, verdict: Verdict) {
@@ -389,4 +430,4 @@ impl Drop for Registered {
 
 #[cfg(test)]
 #[path = "tests/registry.rs"]
-mod tests;
+pub(crate) mod tests;

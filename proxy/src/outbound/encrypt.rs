@@ -90,6 +90,27 @@ impl Way {
         }
         self
     }
+
+    /// The same with the certificates and trust in force now: the first try may have begun long ago.
+    ///
+    /// # Errors
+    /// `identity_unavailable`.
+    pub fn as_of_now(mut self, worker: &Worker, destination: &Destination) -> Result<Way, Refused> {
+        let snap = worker.snapshot();
+        self.tls = own_tls(destination, &snap)?;
+        self.generation = snap.peers_generation;
+        Ok(self)
+    }
+}
+
+/// What this end proves itself with; for destinations outside the mesh it may be nothing.
+fn own_tls(destination: &Destination, snap: &Snapshot) -> Result<Option<Arc<MeshTls>>, Refused> {
+    let tls = snap.mesh_tls(Now::read());
+    if destination.is_mesh() && tls.is_none() {
+        let detail = "this proxy has no valid certificate";
+        return Err(refused(Refusal::IdentityUnavailable, detail));
+    }
+    Ok(tls.cloned())
 }
 
 /// Takes a connection to the destination, trying another endpoint if one cannot be reached.
@@ -104,18 +125,14 @@ pub async fn lease(
     snap: &Snapshot,
     journal: &mut Journal,
 ) -> Result<Secured, Refused> {
-    let mesh_tls = snap.mesh_tls(Now::read());
-    if destination.is_mesh() && mesh_tls.is_none() {
-        let detail = "this proxy has no valid certificate";
-        return Err(refused(Refusal::IdentityUnavailable, detail));
-    }
+    let tls = own_tls(destination, snap)?;
     journal.callee(destination);
     worker.retries.borrow_mut().request();
     let way = Way {
         only,
         offer: transport::offer(destination, version),
-        tls: mesh_tls.cloned(),
-        generation: snap.certs_generation(),
+        tls,
+        generation: snap.peers_generation,
         registry: worker.registry.clone(),
     };
     let limit = Duration::from_millis(worker.shared.config.limits.request_ms_max);

@@ -164,6 +164,7 @@ impl Tries<'_> {
             visit.succeeded();
         }
         let addr = self.last.borrow().addr;
+        let way = way.as_of_now(self.worker, self.destination)?;
         let secured = encrypt::same(self.worker, self.destination, (way, addr), journal).await;
         let secured = secured.map_err(|error| encrypt::of_error(&error))?;
         let tried = self.attempt(secured, kept.request(), Bring::Asked(missing)).await?;
@@ -222,6 +223,7 @@ impl Tries<'_> {
         if let Some(visit) = visit.filter(|_| why != "reused_closed") {
             encrypt::report(self.worker, self.destination, visit, Failure::Failed);
         }
+        let way = way.as_of_now(self.worker, self.destination)?;
         let again = encrypt::again(self.worker, self.destination, (way, endpoint), journal).await;
         let again = again.map_err(|error| encrypt::of_error(&error))?;
         if let Carries::Minted(_) = self.carries {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use countersign_policy::DenyReason;
 use countersign_policy::doc::Unknown;
 
-use crate::judged::peer_counts;
+use crate::judged::{callee_counts, peer_counts};
 use crate::live::Snapshot;
 use crate::outbound::destinations::{Destination, Destinations, Found, ToPeer};
 use crate::registry::{Against, EndReason, Judged, Standing, Verdict};
@@ -119,8 +119,10 @@ impl Reached {
 
 impl Judged for Reached {
     fn judge(&self, against: &Against<'_>) -> Result<Standing, Verdict> {
-        if let To::Mesh(_, peer) = &self.to {
-            peer_counts(Some(peer), against)?;
+        match &self.to {
+            To::Mesh(_, peer) if self.exchange => callee_counts(peer, against)?,
+            To::Mesh(_, peer) => peer_counts(Some(peer), against)?,
+            _ => {}
         }
         if self.is_as_before(against.snap) {
             return Ok(Standing::default());

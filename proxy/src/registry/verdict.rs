@@ -96,10 +96,12 @@ pub struct Verdict {
     pub reason: EndReason,
     /// What policy said, if it was policy.
     pub decision: Option<Decision>,
+    /// Milliseconds until then, for what is in progress; 0 for at once.
+    pub spares_ms: u64,
 }
 
 impl From<EndReason> for Verdict {
     fn from(reason: EndReason) -> Verdict {
-        Verdict { reason, decision: None }
+        Verdict { reason, decision: None, spares_ms: 0 }
     }
 }

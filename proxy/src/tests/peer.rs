@@ -9,9 +9,9 @@ use rcgen::{
 use super::*;
 
 /// Seconds since the Unix epoch: the middle of the leaf's life.
-const NOW: u64 = 1_800_000_000;
+pub(crate) const NOW: u64 = 1_800_000_000;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
 fn params(name: &str, ends: u64) -> CertificateParams {
     let at = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
@@ -30,18 +30,18 @@ fn authority_params(name: &str, ends: u64) -> CertificateParams {
     params
 }
 
-fn root(name: &str) -> Authority {
+pub(crate) fn root(name: &str) -> Authority {
     let params = authority_params(name, NOW + 100_000);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn trusted(root: &Authority) -> TrustBundles {
+pub(crate) fn trusted(root: &Authority) -> TrustBundles {
     let bundle = Bundle::from_certificates(vec![root.der().clone()]).unwrap();
     TrustBundles::from_iter([("demo.test".parse().unwrap(), bundle)])
 }
 
 /// A peer whose intermediate ends before its leaf does.
-fn peer(root: &Authority) -> MeshPeer {
+pub(crate) fn peer(root: &Authority) -> MeshPeer {
     let below = authority_params("below", NOW + 500);
     let below = CertifiedIssuer::signed_by(below, KeyPair::generate().unwrap(), root).unwrap();
     let mut leaf = params("", NOW + 1_000);
@@ -54,7 +54,7 @@ fn peer(root: &Authority) -> MeshPeer {
     MeshPeer::of_verified_chain(Some(&chain)).unwrap()
 }
 
-fn at(seconds: u64) -> Now {
+pub(crate) fn at(seconds: u64) -> Now {
     Now::from_micros(seconds * 1_000_000)
 }
 

@@ -12,19 +12,19 @@ use crate::live::Builder;
 const BEGAN_MS: u64 = 1_000_000;
 
 /// Makes snapshots of growing generation.
-struct Snapshots {
+pub(crate) struct Snapshots {
     builder: Builder,
     documents: Arc<countersign_policy::Documents>,
 }
 
 impl Snapshots {
-    fn new() -> Snapshots {
+    pub(crate) fn new() -> Snapshots {
         let dir = tempfile::tempdir().unwrap();
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
         let text = std::fs::read_to_string(examples.join("sidecar.yaml")).unwrap();
         let text = text.replace("[mesh.yaml, policies/]", "[mesh.yaml]");
         let mesh = std::fs::read_to_string(examples.join("mesh.yaml")).unwrap();
-        let federation = ["one.test", "other.test"]
+        let federation = ["one.test", "other.test", "demo.test"]
             .map(|domain| format!("    - {{trustDomain: {domain}, bundle: {{source: true}}}}\n"));
         let mesh = format!("{mesh}\n  federation:\n{}", federation.concat());
         std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
@@ -35,7 +35,10 @@ impl Snapshots {
     }
 
     fn next(&mut self, bundles: TrustBundles) -> Arc<Snapshot> {
-        let certs = Certs { bundles: Arc::new(bundles), ..Certs::default() };
+        self.of(Certs { bundles: Arc::new(bundles), ..Certs::default() })
+    }
+
+    pub(crate) fn of(&mut self, certs: Certs) -> Arc<Snapshot> {
         Arc::new(self.builder.build(&self.documents, &Arc::new(certs)).unwrap())
     }
 }
@@ -47,6 +50,7 @@ struct Told {
     asked: Rc<Cell<u32>>,
     saw_trust_shrink: Rc<Cell<bool>>,
     exchange: bool,
+    spares_ms: Rc<Cell<u64>>,
 }
 
 impl Judged for Told {
@@ -54,7 +58,7 @@ impl Judged for Told {
         self.asked.set(self.asked.get() + 1);
         self.saw_trust_shrink.set(against.trust_shrank);
         match self.ends.get() {
-            Some(reason) => Err(reason.into()),
+            Some(reason) => Err(Verdict { spares_ms: self.spares_ms.get(), ..reason.into() }),
             None => Ok(Standing::default()),
         }
     }
@@ -147,6 +151,72 @@ fn an_exchange_is_judged_when_it_lasts_longer_than_a_second() {
     assert_eq!((told.asked.get(), registered.reason()), (0, None));
     assert!(tick(&registry, &second, BEGAN_MS + 1_000) > 0, "it comes back to the young ones");
     assert_eq!(registered.reason(), Some(EndReason::Policy(DenyReason::DenyRule)));
+}
+
+#[test]
+fn what_is_spared_ends_a_little_later() {
+    let (registry, mut snapshots) = (Registry::default(), Snapshots::new());
+    let first = snapshots.next(TrustBundles::new());
+    let gone = Some(EndReason::Revoked("authority"));
+    let [spared, worse, back] = [(); 3].map(|()| {
+        let told = Told::default();
+        told.ends.set(gone);
+        told.spares_ms.set(ORDINARY_MS);
+        (registry.register(watch(&told, first.generation)), told)
+    });
+    let reasons = || [&spared, &worse, &back].map(|(registered, _)| registered.reason());
+    let second = snapshots.next(TrustBundles::new());
+    tick(&registry, &second, BEGAN_MS);
+    assert_eq!(reasons(), [None; 3]);
+    // A connection that was opened by what counted before has no such claim.
+    let late = registry.register(watch(&spared.1, first.generation));
+    tick(&registry, &second, BEGAN_MS);
+    assert_eq!(late.reason(), gone);
+    // Another snapshot puts nothing off; it may say worse, or take it back.
+    let revoked = Some(EndReason::Revoked("certificate"));
+    worse.1.ends.set(revoked);
+    worse.1.spares_ms.set(0);
+    back.1.ends.set(None);
+    let third = snapshots.next(TrustBundles::new());
+    tick(&registry, &third, BEGAN_MS + 999);
+    assert_eq!(reasons(), [None, revoked, None]);
+    assert!(tick(&registry, &third, BEGAN_MS + 1_000) > 0, "it comes back to them");
+    assert_eq!(reasons(), [gone, revoked, None]);
+}
+
+#[test]
+fn what_is_spared_ends_though_it_was_told_to_end_with_grace() {
+    let (registry, mut snapshots) = (Registry::default(), Snapshots::new());
+    let first = snapshots.next(TrustBundles::new());
+    let told = Told::default();
+    let registered = registry.register(watch(&told, first.generation));
+    registry.end_all(EndReason::Drain);
+    told.ends.set(Some(EndReason::Revoked("authority")));
+    told.spares_ms.set(ORDINARY_MS);
+    let second = snapshots.next(TrustBundles::new());
+    tick(&registry, &second, BEGAN_MS);
+    assert_eq!(registered.reason(), Some(EndReason::Drain));
+    tick(&registry, &second, BEGAN_MS + 1_000);
+    assert_eq!(registered.reason(), Some(EndReason::Revoked("authority")));
+}
+
+/// Other certificates, and an authority that went, end the use of connections; other documents and
+/// an authority that came do not.
+#[test]
+fn connections_to_peers_are_used_in_one_generation() {
+    let mut snapshots = Snapshots::new();
+    let one = authority("one.test");
+    let mut both = one.clone();
+    both.insert(
+        "other.test".parse().unwrap(),
+        one.get(&"one.test".parse().unwrap()).unwrap().clone(),
+    );
+    let mut of = |bundles: &TrustBundles, generation| {
+        let certs = Certs { bundles: Arc::new(bundles.clone()), generation, ..Certs::default() };
+        snapshots.of(certs).peers_generation
+    };
+    let steps = [of(&both, 1), of(&both, 1), of(&both, 2), of(&one, 2), of(&both, 2)];
+    assert_eq!(steps, [1, 1, 3, 4, 4]);
 }
 
 #[test]
@@ -256,6 +326,29 @@ fn a_pass_takes_turns() {
     assert_eq!(told.asked.get() as usize, all.len());
 }
 
+/// Verifying takes a worker longer than everything else: ten thousand streams must not hold up one
+/// request for as long as their tokens take together.
+#[test]
+fn what_is_verified_again_takes_more_turns() {
+    let (registry, mut snapshots) = (Registry::default(), Snapshots::new());
+    let one = authority("one.test");
+    let first = snapshots.next(one.clone());
+    let (stream, connection) = (Told { exchange: true, ..Told::default() }, Told::default());
+    let number = limits::REEVALUATE_VERIFIED_MAX * 3;
+    let all = |told: &Told| -> Vec<_> {
+        (0..number).map(|_| registry.register(watch(told, first.generation))).collect()
+    };
+    let streams = all(&stream);
+    let later = BEGAN_MS + ORDINARY_MS;
+    assert_eq!(tick(&registry, &snapshots.next(one), later), 3);
+    assert_eq!(stream.asked.get() as usize, number);
+    drop(streams);
+    let _connections = all(&connection);
+    assert_eq!(tick(&registry, &snapshots.next(TrustBundles::new()), later), 3);
+    assert!(connection.saw_trust_shrink.get());
+    assert_eq!(connection.asked.get() as usize, number);
+}
+
 #[test]
 fn who_waits_is_told() {
     let (registry, mut snapshots) = (Registry::default(), Snapshots::new());
@@ -278,4 +371,42 @@ fn who_waits_is_told() {
         tick(&registry, &snapshots.next(TrustBundles::new()), BEGAN_MS);
         assert_eq!(waits.await.unwrap(), (EndReason::Drain, EndReason::Revoked("pod")));
     });
+}
+
+/// A turn of a busy worker takes long, so a long pass takes more in each.
+#[test]
+fn a_long_pass_takes_more_in_each_turn() {
+    let (registry, mut snapshots) = (Registry::default(), Snapshots::new());
+    let first = snapshots.next(TrustBundles::new());
+    let told = Told::default();
+    let number = limits::REEVALUATE_BATCH_MAX * 64;
+    let _all: Vec<_> =
+        (0..number).map(|_| registry.register(watch(&told, first.generation))).collect();
+    let turns = tick(&registry, &snapshots.next(TrustBundles::new()), BEGAN_MS);
+    // 4 of 1, of 2, of 4, of 8 batches are 60; the rest is less than one of 16.
+    assert_eq!(turns, 17);
+    assert_eq!(told.asked.get() as usize, number);
+}
+
+/// What is revoked while a pass is under way does not wait for its end, and what had been judged
+/// before is judged again.
+#[test]
+fn a_pass_follows_the_newest_snapshot() {
+    let (registry, mut snapshots) = (Registry::default(), Snapshots::new());
+    let first = snapshots.next(TrustBundles::new());
+    let told = Told::default();
+    let number = limits::REEVALUATE_BATCH_MAX + 1;
+    let all: Vec<_> =
+        (0..number).map(|_| registry.register(watch(&told, first.generation))).collect();
+    let mut pass = registry.pass(snapshots.next(TrustBundles::new()), at(BEGAN_MS));
+    assert!(pass.turn());
+    let newest = snapshots.next(TrustBundles::new());
+    told.ends.set(Some(EndReason::Revoked("certificate")));
+    pass.follow(Arc::clone(&newest), at(BEGAN_MS));
+    assert!(!pass.turn());
+    let ended = || all.iter().filter(|one| one.reason().is_some()).count();
+    assert_eq!(ended(), 1);
+    assert_eq!(tick(&registry, &newest, BEGAN_MS), 2);
+    assert_eq!(ended(), number);
+    assert_eq!(tick(&registry, &newest, BEGAN_MS), 0);
 }

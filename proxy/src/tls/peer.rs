@@ -115,4 +115,4 @@ impl Peer {
 
 #[cfg(test)]
 #[path = "../tests/peer.rs"]
-mod tests;
+pub(crate) mod tests;

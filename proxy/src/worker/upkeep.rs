@@ -17,7 +17,7 @@ pub(super) async fn run(worker: Rc<Worker>) {
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                let (generation, now) = (worker.snapshot().certs_generation(), Instant::now());
+                let (generation, now) = (worker.snapshot().peers_generation, Instant::now());
                 while worker.pool.sweep(generation, now) {
                     tokio::task::yield_now().await;
                 }
@@ -42,6 +42,9 @@ async fn reevaluate(worker: &Worker) {
         let mut pass = worker.registry.pass(snap, now);
         while pass.turn() {
             tokio::task::yield_now().await;
+            let now = Now::read();
+            worker.metrics.beat(now);
+            pass.follow(worker.snapshot(), now);
         }
     }
     worker.metrics.past_expiry(worker.registry.past_expiry());

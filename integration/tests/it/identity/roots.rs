@@ -2,11 +2,13 @@
 //! end nothing that rests on the old root goes on.
 
 mod late;
+mod replaced;
 
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use countersign_integration::client::{Call, Conn};
 use countersign_integration::documents::Mesh;
@@ -15,7 +17,9 @@ use countersign_integration::outcome::refused;
 use countersign_integration::pki::Request;
 use countersign_integration::process::Process;
 use countersign_integration::proxy::Spec;
-use countersign_integration::{App, Authority, Lab, Leaf, Proxy, lab, ports, programs, tls, wait};
+use countersign_integration::{
+    App, Authority, Lab, Leaf, Proxy, app, lab, ports, programs, tls, wait,
+};
 use serde_json::json;
 
 const HOST: &str = "orders.shop";
@@ -80,20 +84,26 @@ impl Newcomers {
     }
 }
 
-/// Waits until a proxy took over what was written.
-async fn takes_over(proxy: &Proxy, write: impl FnOnce()) {
-    let name = "countersign_identity_generation";
-    let before = proxy.metric(name, &[]).await;
+const IN_FORCE: &str = "certificates in force";
+
+/// Waits until what was written is in force at a proxy.
+async fn in_force(proxy: &Proxy, write: impl FnOnce()) {
+    let count = || proxy.log().matches(IN_FORCE).count();
+    let before = count();
     write();
-    wait::until("the next generation", async || {
-        (proxy.metric(name, &[]).await > before).then_some(())
-    })
-    .await;
+    wait::until_true(IN_FORCE, || count() > before).await;
 }
 
 #[tokio::test]
 async fn root_rotation_under_load_fails_no_handshake() {
-    let (lab, app, new) = (Lab::new(), App::mirror(), Authority::new(lab::DOMAIN));
+    // Slow enough that some requests are always under way.
+    let app = App::serving(|_| {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            app::status(200)
+        })
+    });
+    let (lab, new) = (Lab::new(), Authority::new(lab::DOMAIN));
     let out = ports::free();
     let orders = lab.orders(&app, |spec| spec).await;
     let id = lab.id("shop", "orders");
@@ -110,18 +120,21 @@ async fn root_rotation_under_load_fails_no_handshake() {
     assert_eq!(gateway.send(with_token()).await.unwrap().status, 200);
 
     // Both roots count everywhere before anybody signs with the new one.
-    takes_over(&web, || {
+    in_force(&web, || {
         drop(lab.write_text("bundle.pem", &format!("{}{}", lab.ca.pem(), new.pem())))
     })
     .await;
-    takes_over_already(&orders).await;
+    // Written for both of them: what it started with, and the two roots.
+    wait::until_true("both roots", || orders.log().matches(IN_FORCE).count() >= 2).await;
     newcomers.now_with(&new_peer);
     newcomers.some_more().await;
 
-    // Then everybody gets a certificate of the new root.
-    takes_over(&orders, || drop(new.leaf("shop", "orders").write(lab.folder(), "shop.orders.id")))
+    // Then everybody gets a certificate of the new root: the caller first, so that its connections
+    // are those on which the callee showed the old one.
+    in_force(&web, || drop(new.leaf("shop", "web").write(lab.folder(), "shop.web.id"))).await;
+    newcomers.some_more().await;
+    in_force(&orders, || drop(new.leaf("shop", "orders").write(lab.folder(), "shop.orders.id")))
         .await;
-    takes_over(&web, || drop(new.leaf("shop", "web").write(lab.folder(), "shop.web.id"))).await;
     newcomers.some_more().await;
     assert_eq!(held.send(Call::get(HOST, "/")).await.unwrap().status, 200, "both roots count");
     // Verified and cached: what is refused later is so because of its root.
@@ -148,14 +161,6 @@ async fn root_rotation_under_load_fails_no_handshake() {
     refused(&orders, &reply, "key_unknown").await;
     let ended = ["reason=\"revoked\""];
     orders.metric_reaches("countersign_connections_ended_total", &ended, 2.0).await;
-}
-
-/// Waits until a proxy has more than it started with.
-async fn takes_over_already(orders: &Proxy) {
-    wait::until("both roots", async || {
-        (orders.metric("countersign_identity_generation", &[]).await >= 2.0).then_some(())
-    })
-    .await;
 }
 
 /// The development authority of a partner changes its root all by itself: published for four

@@ -4,9 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use countersign_integration::client::{Call, Conn};
-use countersign_integration::{App, Authority, BytesApp, Lab, Leaf, Proxy, lab, tls, wait};
+use countersign_integration::{App, Authority, BytesApp, Lab, Leaf, lab, tls, wait};
 use rustls::ClientConnection;
 use serde_json::json;
+
+use super::in_force;
 
 /// A client that has seen the server's side of the handshake and keeps its own back.
 struct Late {
@@ -35,13 +37,6 @@ impl Late {
         let read = stream.write_all(b"hello").and_then(|()| stream.read(&mut answer));
         answer[..read.unwrap_or(0)].to_vec()
     }
-}
-
-async fn in_force(proxy: &Proxy, write: impl FnOnce()) {
-    let count = || proxy.log().matches("certificates in force").count();
-    let before = count();
-    write();
-    wait::until_true("certificates in force", || count() > before).await;
 }
 
 /// The snapshot of the handshake still knew the root; the connection is judged by the one in force.
