@@ -361,6 +361,8 @@ bounds! {
     AUDIT_SYNC_MS_MAX: u64 = 5_000;
     /// One audit record.
     AUDIT_RECORD_BYTES_MAX: usize = 16 * KIB;
+    /// Warnings of one kind about the documents that a proxy logs when it takes them over; the others are counted, and `countersign check` prints all.
+    WARNINGS_LOGGED_MAX: usize = 5;
     /// Log lines waiting to be written (process); beyond it lines are lost and counted.
     LOG_QUEUE_LINES_MAX: usize = 8_192;
     /// Series of one metric; more are counted under the label value `overflow`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign_policy::yaml::{self, Findings};
-use countersign_policy::{Diagnostic, Documents, Problems, Severity, Source};
+use countersign_policy::{Diagnostic, Documents, Excerpt, Pace, Problems, Severity, Source};
 
 use crate::identity::KubernetesApi;
 use crate::limits::POLICY_BYTES_MAX;
@@ -27,13 +27,17 @@ impl ProxyConfig {
     /// Reads a `ProxyConfig` and every document it names; all problems of all files at once.
     /// Warnings are in `documents.warnings`.
     pub fn load(path: &Path) -> Result<(ProxyConfig, Documents), Problems> {
+        ProxyConfig::load_paced(path, Pace::default())
+    }
+
+    fn load_paced(path: &Path, pace: Pace<'_>) -> Result<(ProxyConfig, Documents), Problems> {
         let file = read_file(path)?;
         let sources = [Source { name: &file.name, text: &file.text }];
         let mut findings = Findings::new(&sources);
         let nodes = yaml::documents(&mut findings, 0);
         let written = read::proxy_config(path, &nodes, &environment(), &mut findings);
         check::alone(&written, &mut findings);
-        let loaded = documents_of(&written, &mut findings);
+        let loaded = documents_of(&written, &mut findings, pace);
         let mut documents = match loaded {
             Ok(documents) => documents,
             Err(Problems(found)) => return Err(refused(findings, found)),
@@ -62,9 +66,9 @@ impl ProxyConfig {
 
     /// Reads the documents again with every check [`ProxyConfig::load`] makes, so that what a
     /// route or listener refers to cannot vanish unnoticed. Changes of the process's own fields
-    /// are not taken over: they need a restart.
-    pub fn reload_documents(&self) -> Result<Documents, Problems> {
-        ProxyConfig::load(&self.file).map(|(_, documents)| documents)
+    /// are not taken over: they need a restart. `pace` is called between two steps of reading.
+    pub fn reload_documents(&self, pace: Pace<'_>) -> Result<Documents, Problems> {
+        ProxyConfig::load_paced(&self.file, pace).map(|(_, documents)| documents)
     }
 }
 
@@ -96,8 +100,12 @@ fn environment() -> read::Environment {
 
 /// Reads policy documents from files and folders; all problems of all files at once.
 pub fn load_documents(paths: &[PathBuf]) -> Result<Documents, Problems> {
+    load_documents_paced(paths, Pace::default())
+}
+
+fn load_documents_paced(paths: &[PathBuf], pace: Pace<'_>) -> Result<Documents, Problems> {
     let (texts, problems) = read_all(paths);
-    load_texts(&texts, problems)
+    load_texts(&texts, problems, pace)
 }
 
 /// Every document file behind a list of files and folders, sorted inside each folder: what to
@@ -118,8 +126,7 @@ pub fn check_files(paths: &[PathBuf]) -> Result<Vec<Diagnostic>, Problems> {
     let (mut texts, mut problems) = read_all(paths);
     let (mut warnings, mut processes, mut signers) = (Vec::new(), Vec::new(), Vec::new());
     texts.retain(|text| {
-        let is_process = says(text, read::is_proxy_config);
-        let is_signer = says(text, read::is_signer_config);
+        let [is_process, is_signer] = says(text, [read::is_proxy_config, read::is_signer_config]);
         if is_process {
             processes.push(PathBuf::from(&text.name));
         } else if is_signer {
@@ -140,7 +147,7 @@ pub fn check_files(paths: &[PathBuf]) -> Result<Vec<Diagnostic>, Problems> {
         }
     }
     if !texts.is_empty() {
-        match load_texts(&texts, Vec::new()) {
+        match load_texts(&texts, Vec::new(), Pace::default()) {
             Ok(documents) => warnings.extend(documents.warnings),
             Err(Problems(found)) => problems.extend(found),
         }
@@ -155,7 +162,11 @@ pub fn check_files(paths: &[PathBuf]) -> Result<Vec<Diagnostic>, Problems> {
 }
 
 /// The documents a `ProxyConfig` names; a path that leads nowhere is reported where it is written.
-fn documents_of(written: &Written, findings: &mut Findings<'_>) -> Result<Documents, Problems> {
+fn documents_of(
+    written: &Written,
+    findings: &mut Findings<'_>,
+    pace: Pace<'_>,
+) -> Result<Documents, Problems> {
     let mut files = Vec::new();
     for (path, span) in &written.places.documents {
         if let Err(Problems(found)) = expand(path, 0, &mut files) {
@@ -167,10 +178,14 @@ fn documents_of(written: &Written, findings: &mut Findings<'_>) -> Result<Docume
     if findings.has_errors() && files.is_empty() {
         return Err(Problems(Vec::new()));
     }
-    load_documents(&files)
+    load_documents_paced(&files, pace)
 }
 
-fn load_texts(texts: &[Text], mut problems: Vec<Diagnostic>) -> Result<Documents, Problems> {
+fn load_texts(
+    texts: &[Text],
+    mut problems: Vec<Diagnostic>,
+    pace: Pace<'_>,
+) -> Result<Documents, Problems> {
     let sources: Vec<Source<'_>> =
         texts.iter().map(|text| Source { name: &text.name, text: &text.text }).collect();
     let total: usize = texts.iter().map(|text| text.text.len()).sum();
@@ -187,7 +202,7 @@ fn load_texts(texts: &[Text], mut problems: Vec<Diagnostic>) -> Result<Documents
         );
         return Err(Problems(problems));
     }
-    match countersign_policy::load(&sources) {
+    match countersign_policy::load_paced(&sources, pace) {
         Ok(documents) if problems.is_empty() => Ok(documents),
         Ok(_) => Err(Problems(problems)),
         Err(Problems(found)) => {
@@ -270,14 +285,16 @@ fn unreadable(path: &Path, message: String) -> Problems {
         span: 0..0,
         message,
         hint: None,
-        excerpt: String::new(),
+        excerpt: Excerpt::default(),
     }])
 }
 
-fn says(text: &Text, is: fn(&yaml::Node) -> bool) -> bool {
+/// Of which of these kinds any of its documents is.
+fn says<const N: usize>(text: &Text, kinds: [fn(&yaml::Node) -> bool; N]) -> [bool; N] {
     let sources = [Source { name: &text.name, text: &text.text }];
     let mut findings = Findings::new(&sources);
-    yaml::documents(&mut findings, 0).iter().any(is)
+    let documents = yaml::documents(&mut findings, 0);
+    kinds.map(|is| documents.iter().any(is))
 }
 
 /// What was found in the `ProxyConfig`, with what was found in its documents.

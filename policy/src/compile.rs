@@ -20,6 +20,7 @@ use crate::{
     eval::BoundAtom,
     index::Index,
     input::Workload,
+    pace::Pace,
 };
 
 /// A policy in this namespace may select workloads of every namespace.
@@ -58,13 +59,18 @@ pub(crate) struct CompiledRule {
 
 /// Selects and indexes the inbound rules of a workload.
 pub fn compile(documents: &Documents, workload: &Workload) -> Compiled {
+    compile_paced(documents, workload, Pace::default())
+}
+
+/// As [`compile`], at the pace of the caller.
+pub fn compile_paced(documents: &Documents, workload: &Workload, pace: Pace<'_>) -> Compiled {
     let mut rules: Vec<(&AccessPolicy, &Rule)> = selected(documents, workload)
         .flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)))
         .collect();
     rules.sort_by(|(p, a), (q, b)| {
         (a.effect, &p.namespace, &p.name, &a.name).cmp(&(b.effect, &q.namespace, &q.name, &b.name))
     });
-    let index = Index::new(&documents.mesh.trust_domain, &rules);
+    let index = Index::new(&documents.mesh.trust_domain, &rules, pace);
     let denies = rules.iter().filter(|(_, rule)| rule.effect == Effect::Deny).count();
     let l7 = || rules.iter().filter(|(_, rule)| rule.reads_requests()).map(|(policy, _)| policy);
     let l7_ports = l7().flat_map(|policy| policy.ports.iter().copied()).collect();
@@ -74,6 +80,7 @@ pub fn compile(documents: &Documents, workload: &Workload) -> Compiled {
     let rules: Vec<CompiledRule> = rules
         .into_iter()
         .map(|(policy, rule)| {
+            pace.step(2);
             if let Some(ProtocolMatch::Http(http)) = &rule.matcher.protocol {
                 headers.extend(http.headers.iter().map(|header| header.name.clone()));
             }

@@ -53,8 +53,8 @@ pub struct Diagnostic {
     pub message: String,
     /// One concrete thing to do about it.
     pub hint: Option<String>,
-    /// The source line of the place, for the excerpt.
-    pub excerpt: String,
+    /// What the source says there.
+    pub excerpt: Excerpt,
 }
 
 /// Everything wrong with one run, sorted by file, line and column.
@@ -74,38 +74,63 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{}[{code}]: {message}", self.severity.as_str())?;
         write!(f, "  --> {file}:{line}:{column}")?;
         let hint = self.hint.as_deref().unwrap_or_default();
-        if self.excerpt.trim().is_empty() {
+        let Excerpt { text: shown, before } = &self.excerpt;
+        if shown.trim().is_empty() {
             return if hint.is_empty() { Ok(()) } else { write!(f, "\n  help: {hint}") };
         }
-        let (shown, indent, carets) = self.window();
         let gutter = line.to_string();
         let blank = " ".repeat(gutter.len());
         write!(f, "\n{gutter} | {shown}")?;
         let space = if hint.is_empty() { "" } else { " " };
-        write!(f, "\n{blank} | {}{}{space}{hint}", " ".repeat(indent), "^".repeat(carets))
+        write!(f, "\n{blank} | {}{}{space}{hint}", " ".repeat(*before), "^".repeat(self.carets()))
     }
 }
 
 /// Longest excerpt, in characters.
 const EXCERPT_CHARS_MAX: usize = 120;
+/// How many of them are before the place, where the line is longer.
+const HEAD_CHARS: usize = 40;
 /// Most carets: enough for a word, and for seeing that more is meant.
 const CARETS_MAX: usize = 60;
 
 impl Diagnostic {
-    /// The part of the line to show, where the carets begin in it, and how many there are.
-    fn window(&self) -> (String, usize, usize) {
-        let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let line: Vec<char> = self.excerpt.trim_end().chars().map(plain).collect();
-        let column = usize::try_from(self.column).unwrap_or(1).saturating_sub(1).min(line.len());
-        let skip = if line.len() <= EXCERPT_CHARS_MAX { 0 } else { column.saturating_sub(40) };
-        let shown: String = line.iter().skip(skip).take(EXCERPT_CHARS_MAX).collect();
-        let covered = shown.chars().skip(column - skip).scan(0, |bytes, c| {
+    /// How many characters of the excerpt it is about.
+    fn carets(&self) -> usize {
+        let covered = self.excerpt.text.chars().skip(self.excerpt.before).scan(0, |bytes, c| {
             let inside = *bytes < self.span.len();
             *bytes += c.len_utf8();
             inside.then_some(c)
         });
-        let carets = covered.count().clamp(1, CARETS_MAX);
-        (shown, column - skip, carets)
+        covered.count().clamp(1, CARETS_MAX)
+    }
+}
+
+/// What is seen of the line around a place. Bounded, because each of ten thousand rules may have its
+/// finding, and all of them may stand in one line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excerpt {
+    text: String,
+    /// Characters of it before the place.
+    before: usize,
+}
+
+impl Excerpt {
+    /// Of the line of `text` that holds the byte at `start`.
+    pub fn at(text: &str, start: usize) -> Excerpt {
+        let (before, after) = text.split_at(text.floor_char_boundary(start));
+        let head = before.chars().rev().take_while(|c| *c != '\n').take(EXCERPT_CHARS_MAX + 1);
+        let mut line: Vec<char> = head.collect();
+        line.reverse();
+        let head = line.len();
+        let tail = after.chars().take_while(|c| !matches!(c, '\n' | '\r'));
+        line.extend(tail.take(EXCERPT_CHARS_MAX + 1));
+        while line.pop_if(|last| last.is_whitespace()).is_some() {}
+        let skip =
+            if line.len() <= EXCERPT_CHARS_MAX { 0 } else { head.saturating_sub(HEAD_CHARS) };
+        let plain = |c: &char| if c.is_control() { ' ' } else { *c };
+        let before = head.min(line.len()).saturating_sub(skip);
+        let text = line.iter().skip(skip).take(EXCERPT_CHARS_MAX).map(plain).collect();
+        Excerpt { text, before }
     }
 }
 
@@ -122,3 +147,22 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_is_of_the_line_and_as_short_for_a_line_of_any_length() {
+        let long = format!("first\n{}here {}\r\nlast", "a".repeat(9_000), "é".repeat(9_000));
+        let at = Excerpt::at(&long, 6 + 9_000);
+        let shown = format!("{}here {}", "a".repeat(40), "é".repeat(75));
+        assert_eq!(at, Excerpt { text: shown, before: 40 });
+        let inside = long.find('é').unwrap() + 1;
+        assert_eq!(Excerpt::at(&long, inside), Excerpt::at(&long, inside - 1), "whole characters");
+        let short = "first\nsecond\tline  \n";
+        let at = Excerpt::at(short, short.find("line").unwrap());
+        assert_eq!(at, Excerpt { text: "second line".to_owned(), before: 7 });
+        assert_eq!(Excerpt::at(short, short.len() + 9), Excerpt::default());
+    }
+}

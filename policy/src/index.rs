@@ -11,6 +11,7 @@ use countersign_workload_id::{TrustDomain, WorkloadId};
 use crate::{
     doc::{AccessPolicy, CallerMatch, Effect, GrpcMatch, Match, PathPattern, ProtocolMatch, Rule},
     input::{Caller, Input},
+    pace::Pace,
     path::{CanonicalPath, Segment, percent_decoded},
 };
 
@@ -43,7 +44,11 @@ pub(crate) struct Index {
 
 impl Index {
     /// Indexes rules; the position in `rules` is the id.
-    pub(crate) fn new(own_domain: &TrustDomain, rules: &[(&AccessPolicy, &Rule)]) -> Self {
+    pub(crate) fn new(
+        own_domain: &TrustDomain,
+        rules: &[(&AccessPolicy, &Rule)],
+        pace: Pace<'_>,
+    ) -> Self {
         let words = rules.len().div_ceil(64);
         let empty = || vec![0u64; words].into_boxed_slice();
         let mut index = Self {
@@ -67,6 +72,7 @@ impl Index {
             index.add_caller(id, &rule.matcher);
             index.add_ports(id, &policy.ports);
             index.add_paths(id, rule);
+            pace.step(2 + index.ports.len() as u32);
         }
         index.deny_paths.settle(words);
         index.allow_paths.settle(words);

@@ -27,6 +27,7 @@ pub mod http1;
 mod index;
 pub mod input;
 mod overlap;
+mod pace;
 pub mod params;
 mod parse;
 pub mod path;
@@ -42,9 +43,9 @@ pub mod time;
 mod tri;
 pub mod yaml;
 
-pub use compile::{Compiled, compile, selected as selected_policies};
+pub use compile::{Compiled, compile, compile_paced, selected as selected_policies};
 pub use decision::{Decision, DenyReason, Outcome, RuleRef};
-pub use diagnostic::{Diagnostic, Problems, Severity, Source};
+pub use diagnostic::{Diagnostic, Excerpt, Problems, Severity, Source};
 pub use doc::{Documents, Named, Place};
 pub use explain::{AtomTrace, Explanation, RuleTrace};
 pub use gateway::matching_mint_rule;
@@ -52,9 +53,15 @@ pub use input::{
     Caller, ContextFacts, DeviceFacts, HeaderLookup, Input, InputOwned, JustificationFacts,
     NoHeaders, Protocol, Request, SourceFacts, UserFacts, Workload,
 };
+pub use pace::Pace;
 pub use revocation::{RevocableLeaf, Revocations};
 
 /// Parses and cross-checks documents; every problem of all of them at once.
 pub fn load(sources: &[Source<'_>]) -> Result<Documents, Problems> {
-    parse::documents(sources)
+    load_paced(sources, Pace::default())
+}
+
+/// As [`load`], at the pace of the caller.
+pub fn load_paced(sources: &[Source<'_>], pace: Pace<'_>) -> Result<Documents, Problems> {
+    parse::documents(sources, pace)
 }

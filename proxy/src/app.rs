@@ -49,7 +49,7 @@ use crate::live::{Builder, Live, Snapshot};
 use crate::machine;
 use crate::outbound;
 use crate::random::Random;
-use crate::reload::{self, Reload};
+use crate::reload::{self, DocumentFiles, Reload, Seen};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{Format, Level, Logs};
 use crate::tls::edge::EdgeTls;
@@ -87,6 +87,7 @@ pub fn run(config: &Path) -> ExitCode {
 }
 
 fn start(file: &Path) -> Result<(), Failed> {
+    let files = DocumentFiles::of_file(file);
     let (config, documents) =
         ProxyConfig::load(file).map_err(|problems| Failed::Invalid(problems.to_string()))?;
     let format = Format::from_setting(env::COUNTERSIGN_LOG_FORMAT.get().as_deref());
@@ -99,8 +100,8 @@ fn start(file: &Path) -> Result<(), Failed> {
         .map_err(|error| Failed::Broken(format!("no runtime: {error}")))?;
     let metrics = Metrics::new(Now::read());
     metrics.attach_log_dropped(logs.dropped());
-    let (config, documents) = (Arc::new(config), Arc::new(documents));
-    let ended = runtime.block_on(control(config, documents, metrics, logs.level()));
+    let read = (files.with(&documents), Arc::new(documents));
+    let ended = runtime.block_on(control(Arc::new(config), read, metrics, logs.level()));
     // After a second signal a thread still waits for the workers; nobody waits for it.
     runtime.shutdown_background();
     ended
@@ -117,7 +118,7 @@ fn probe(config: &ProxyConfig) -> Result<(), Failed> {
 /// The control thread: everything that is not a request.
 async fn control(
     config: Arc<ProxyConfig>,
-    documents: Arc<Documents>,
+    (files, documents): (Seen, Arc<Documents>),
     metrics: Metrics,
     level: Level,
 ) -> Result<(), Failed> {
@@ -139,7 +140,7 @@ async fn control(
     let until_served = serve_readiness(&config, &readiness)?;
     let certs = identity::start(&config);
     let Some(first) = first_identity(&certs, &readiness, &mut ends).await? else { return Ok(()) };
-    let started = Started { config, documents, metrics, readiness, why, personal, certs };
+    let started = Started { config, files, documents, metrics, readiness, why, personal, certs };
     let mut running = started.bring_up(first).await?;
     drop(until_served);
     _ = audited.set(running.shared.audit.clone());
@@ -166,6 +167,7 @@ fn observe(readiness: &Readiness, metrics: &Metrics) -> Arc<OnceLock<AuditSink>>
 /// What exists once there is an identity.
 struct Started {
     config: Arc<ProxyConfig>,
+    files: Seen,
     documents: Arc<Documents>,
     metrics: Metrics,
     readiness: Readiness,
@@ -206,7 +208,7 @@ impl Drop for AbortOnDrop {
 impl Started {
     /// Policy, audit and keys; ports last.
     async fn bring_up(self, first: Arc<Certs>) -> Result<Running, Failed> {
-        let Started { config, documents, metrics, readiness, why, personal, certs } = self;
+        let Started { config, files, documents, metrics, readiness, why, personal, certs } = self;
         let mut builder = Builder::new(Arc::clone(&config));
         let snapshot = builder
             .build(&documents, &first)
@@ -252,7 +254,7 @@ impl Started {
         announce(&shared.config, &self_id, &documents, workers.len());
         let live = Arc::clone(&shared.live);
         let federation = federation::start(&shared.config.limits, &documents);
-        let state = (documents, first);
+        let state = (documents, files, first);
         let reload = Reload::new(live, builder, state, readiness.clone(), metrics.clone(), audit);
         Ok(Running {
             shared,
@@ -308,17 +310,6 @@ impl Running {
         Ok(())
     }
 
-    /// Reads the documents again, for somebody who waits for the outcome.
-    fn reload_for(&mut self, answer: control::Reload) {
-        self.reload.documents(&self.shared.config, true);
-        let outcome = match self.readiness.complaint(Condition::Policy) {
-            Some(why) => Err(why),
-            None => Ok(format!("documents {} are in force", self.shared.live.load().hash)),
-        };
-        // Whoever asked may be gone.
-        _ = answer.send(outcome);
-    }
-
     /// Watches everything that can change until something ends the process; says which signal, or
     /// nothing when a part of it broke.
     async fn until_end(&mut self, ends: &mut Ends) -> Result<Option<Asked>, Failed> {
@@ -335,8 +326,9 @@ impl Running {
             tokio::select! {
                 asked = ends.asked() => return Ok(Some(asked)),
                 () = self.shared.drain.cancelled() => return Ok(None),
-                _ = hangup.recv() => self.reload.documents(&self.shared.config, true),
-                Some(answer) = self.asked.1.recv() => self.reload_for(answer),
+                _ = hangup.recv() => self.reload.read_again(None),
+                Some(answer) = self.asked.1.recv() => self.reload.read_again(Some(answer)),
+                outcome = self.reload.read() => self.reload.take(outcome),
                 changed = updates.changed(), if renewing => {
                     let certs = Arc::clone(&updates.borrow_and_update());
                     if changed.is_ok() { self.reload.certs(certs) } else { renewing = false }
@@ -365,14 +357,15 @@ impl Running {
         }
     }
 
-    /// Once a second: files, key ages, contexts whose grace is over.
+    /// Once a second: files, key ages, contexts whose grace is over, freed memory.
     fn look_around(&mut self, renewing: bool) {
-        self.reload.documents(&self.shared.config, false);
+        self.reload.look();
         self.reload.own_keys();
         self.reload.provider_status(&self.shared.provider_keys.status());
         refresh_edges(&self.edges);
         self.shared.contexts.sweep(Now::read());
         self.shared.live.let_go();
+        machine::give_back_freed();
         if !renewing && !std::mem::replace(&mut self.certs_ended, true) {
             tracing::error!(code = "ID-09", "{CERTS_ENDED}");
         }
@@ -390,6 +383,9 @@ impl Running {
             && !self.shared.drain.is_leaving();
         let (readiness, stop) = (self.readiness.clone(), lifecycle::Asked::Stop);
         readiness.ask(if announce { lifecycle::Asked::Drain } else { stop });
+        self.reload.stop();
+        // Nobody else who asks is left without an answer until the drain is over.
+        drop(self.asked);
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || join(workers));
         let drained = async {

@@ -46,6 +46,14 @@ pub fn small_pages_only() {
     _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
+/// Makes the allocator look for freed memory that it may give back. mimalloc does so when a page of
+/// its own becomes free, a second later at the earliest; a process that falls silent frees nothing
+/// more, and what its last second freed would stay resident. So this frees something: larger than
+/// what the allocator shares pages for, never touched.
+pub fn give_back_freed() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
+}
+
 /// Raises the descriptor limit as far as allowed; returns what is in force.
 pub fn raise_nofile() -> u64 {
     let limit = getrlimit(Resource::Nofile);

@@ -3,27 +3,32 @@
 //! Invariant: whatever cannot be used is said and counted, and changes nothing: the last good
 //! snapshot stays. Only the control thread builds snapshots.
 
-use std::path::PathBuf;
+mod reading;
+mod seen;
+mod warnings;
+
+use std::future;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use countersign_certs_client::federation::Fetched;
-use countersign_certs_client::{Certs, State, Status, TrustBundles, svid};
-use countersign_config::{ProxyConfig, document_files};
+use countersign_certs_client::{Certs, State, Status, TrustBundles};
 use countersign_ctxtoken::{Issuer, UnixTime};
 use countersign_policy::Documents;
-use countersign_policy::doc::{
-    DestinationPeer, FederatedBundle, FileRef, IssuerJwks, SvidBundle, TlsRoots,
-};
+use countersign_policy::doc::FederatedBundle;
 use countersign_workload_id::TrustDomain;
 
 use crate::admin::{Condition, Readiness};
 use crate::audit::{AuditSink, Record, Text};
 use crate::clock::Now;
+use crate::control;
 use crate::gateway::provider_keys::ProviderStatus;
 use crate::issuers::follow::Fetched as FetchedKeys;
 use crate::live::{Builder, Live, Snapshot};
 use crate::telemetry::Metrics;
+
+pub use self::reading::{Outcome, Read, Reading};
+pub use self::seen::{DocumentFiles, Seen};
+pub use self::warnings::warn_of;
 
 /// What was read last, and how it becomes a snapshot.
 pub struct Reload {
@@ -34,7 +39,17 @@ pub struct Reload {
     readiness: Readiness,
     metrics: Metrics,
     audit: AuditSink,
-    seen: Vec<(PathBuf, Option<(SystemTime, u64)>)>,
+    /// The documents that were read last: those in force, or those that could not take their place.
+    /// A key file that they name may still come.
+    last_read: Arc<Documents>,
+    /// What they were read from.
+    seen: Seen,
+    reading: Option<Reading>,
+    /// It is to be read once more: it was asked for while a reading was under way, which may have
+    /// missed what is meant, or there was no thread for it.
+    again: bool,
+    /// Who waits for the next reading.
+    asked: Vec<control::Reload>,
     providers_changed: bool,
     federation_changed: bool,
     /// The newest certificates are not in force yet; tried again every second.
@@ -42,11 +57,11 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Starts from what is in force.
+    /// Starts from what is in force, and what it was read from.
     pub fn new(
         live: Arc<Live>,
         builder: Builder,
-        (documents, certs): (Arc<Documents>, Arc<Certs>),
+        (documents, seen, certs): (Arc<Documents>, Seen, Arc<Certs>),
         readiness: Readiness,
         metrics: Metrics,
         audit: AuditSink,
@@ -54,12 +69,16 @@ impl Reload {
         let reload = Reload {
             live,
             builder,
+            last_read: Arc::clone(&documents),
             documents,
             certs,
             readiness,
             metrics,
             audit,
-            seen: Vec::new(),
+            seen,
+            reading: None,
+            again: false,
+            asked: Vec::new(),
             providers_changed: false,
             federation_changed: false,
             certs_waiting: false,
@@ -166,53 +185,93 @@ impl Reload {
         }
     }
 
-    /// Reads the documents again if a file changed, or if asked to.
-    pub fn documents(&mut self, config: &ProxyConfig, asked: bool) {
+    /// Once a second: begins to read the documents if a file changed.
+    pub fn look(&mut self) {
         self.waiting_certs();
-        let mut files = document_files(&config.documents).unwrap_or_default();
-        files.extend(self.key_files());
-        let seen: Vec<_> = files.into_iter().map(|file| (file.clone(), stamp(&file))).collect();
-        if seen == self.seen && !asked {
+        if self.reading.is_some() {
             return;
         }
-        self.seen = seen;
-        match config.reload_documents() {
-            Ok(documents) => self.take_over(Arc::new(documents)),
-            Err(problems) => {
-                self.rejected(&problems.to_string());
+        let files = DocumentFiles::of(self.builder.config());
+        let changed = files.clone().with(&self.last_read) != self.seen;
+        if std::mem::take(&mut self.again) || changed {
+            self.begin(files);
+        }
+    }
+
+    /// Begins to read the documents whether a file changed or not, for somebody who waits for what
+    /// comes of it. What is under way may have missed what they mean: then it is read once more.
+    pub fn read_again(&mut self, answer: Option<control::Reload>) {
+        self.asked.extend(answer);
+        if self.reading.is_some() {
+            self.again = true;
+        } else {
+            self.begin(DocumentFiles::of(self.builder.config()));
+        }
+    }
+
+    fn begin(&mut self, files: DocumentFiles) {
+        let of = (Arc::clone(self.builder.config()), self.builder.workload().clone());
+        let asked = std::mem::take(&mut self.asked);
+        match Reading::start(of, files.clone()) {
+            Ok(mut reading) => {
+                self.seen = files.with(&self.last_read);
+                reading.asked = asked;
+                self.reading = Some(reading);
+            }
+            Err(error) => {
+                self.rejected(&format!("no thread to read them: {error}"));
+                self.answer(asked);
+                self.again = true;
             }
         }
     }
 
-    /// Key sets, bundles and roots that documents refer to; their change counts like a document's.
-    fn key_files(&self) -> Vec<PathBuf> {
-        let mesh = &self.documents.mesh;
-        let foreign = mesh.federation.iter().flat_map(|entry| &entry.context.issuers);
-        let issuers = mesh.issuers.iter().chain(foreign);
-        let keys = issuers.filter_map(|issuer| match &issuer.jwks {
-            Some(IssuerJwks::File(file)) => Some(file),
-            Some(IssuerJwks::Destination { .. }) | None => None,
-        });
-        let roots = self.documents.destinations.iter().filter_map(|named| match &named.spec.peer {
-            DestinationPeer::Tls { roots: TlsRoots::File(file), .. } => Some(file),
-            DestinationPeer::Tls { roots: TlsRoots::System, .. } | DestinationPeer::Mesh { .. } => {
-                None
-            }
-        });
-        let bundles =
-            self.documents.mesh.federation.iter().filter_map(|entry| match &entry.bundle {
-                FederatedBundle::File(file) => Some(file),
-                FederatedBundle::Source | FederatedBundle::Endpoint(_) => None,
-            });
-        let gateways = self.documents.gateways.iter();
-        let callers = gateways.filter_map(|named| named.spec.callers.jwt_svid.as_ref());
-        let tokens = callers.filter_map(|callers| match &callers.bundle {
-            SvidBundle::File(file) => Some(file),
-            SvidBundle::Source => None,
-        });
-        keys.chain(roots).chain(bundles).chain(tokens).map(FileRef::resolve).collect()
+    /// Waits for the reading that is under way; for ever if there is none. May be dropped and called
+    /// again.
+    pub async fn read(&mut self) -> Outcome {
+        match &mut self.reading {
+            Some(reading) => reading.outcome().await,
+            None => future::pending().await,
+        }
     }
 
+    /// Takes over what was read, and tells who asked for it.
+    pub fn take(&mut self, outcome: Outcome) {
+        let Some(reading) = self.reading.take() else { return };
+        match outcome {
+            Ok(Read { documents, policy }) => {
+                self.seen = reading.files.with(&documents);
+                self.last_read = Arc::clone(&documents);
+                self.builder.compiled(&documents, policy);
+                self.take_over(documents);
+            }
+            Err(why) => self.rejected(&why),
+        }
+        self.answer(reading.asked);
+        if std::mem::take(&mut self.again) {
+            self.begin(DocumentFiles::of(self.builder.config()));
+        }
+    }
+
+    fn answer(&self, asked: Vec<control::Reload>) {
+        for answer in asked {
+            // Whoever asked may be gone.
+            _ = answer.send(match self.readiness.complaint(Condition::Policy) {
+                Some(why) => Err(why),
+                None => Ok(format!("documents {} are in force", self.live.load().hash)),
+            });
+        }
+    }
+
+    /// Tells those who wait that nothing comes of it any more.
+    pub fn stop(mut self) {
+        let asked = self.reading.take().map(|reading| reading.asked).unwrap_or_default();
+        for answer in asked.into_iter().chain(self.asked) {
+            _ = answer.send(Err("the process is stopping".to_owned()));
+        }
+    }
+
+    /// Puts documents in force; if they cannot be, the last good ones stay.
     fn take_over(&mut self, documents: Arc<Documents>) {
         let (old, new) = (self.documents.sha256_hex(), documents.sha256_hex());
         let certs = Arc::clone(&self.certs);
@@ -220,6 +279,7 @@ impl Reload {
             return;
         }
         self.readiness.met(Condition::Policy);
+        self.documents = Arc::clone(&documents);
         if old == new {
             return;
         }
@@ -228,7 +288,6 @@ impl Reload {
         let (old, new) = (Text::from(short(&old).to_owned()), Text::from(short(&new).to_owned()));
         let record = Record::control(Now::read(), "documents".into(), Some(old), Some(new));
         self.audit.record(record);
-        self.documents = documents;
         self.providers_changed = true;
         self.federation_changed = true;
         self.report();
@@ -338,31 +397,6 @@ impl Reload {
     }
 }
 
-/// Says what of the documents will not do what somebody may expect.
-pub fn warn_of(documents: &Documents, certs: &Certs) {
-    for warning in &documents.warnings {
-        tracing::warn!(code = warning.code, "{warning}");
-    }
-    let leaf = certs.identity.as_ref().and_then(|me| me.chain_der.first());
-    let attested =
-        leaf.and_then(|leaf| svid::facts(leaf).ok()).is_some_and(|f| f.pod_uid.is_some());
-    let names_pods = documents.revocations.iter().any(|named| !named.spec.pods.is_empty());
-    if names_pods && !attested {
-        tracing::warn!(
-            code = "RV-01",
-            "a Revocation names pods, and our own certificate does not say which pod it is for: \
-             where the source of certificates attests none, `pods` hits nobody; revoke certificates \
-             or the identity, and stop issuance at the source"
-        );
-    }
-}
-
 fn short(hash: &str) -> &str {
     hash.get(..8).unwrap_or(hash)
-}
-
-/// Change of a file as far as its metadata shows; `None` if it is not there.
-fn stamp(file: &PathBuf) -> Option<(SystemTime, u64)> {
-    let metadata = std::fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
 }

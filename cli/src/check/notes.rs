@@ -25,7 +25,7 @@ const IN_PROCESS: &str = "a software token brings its keys into the memory of th
 pub(super) fn of(files: &[PathBuf]) -> Vec<Note> {
     let all = countersign_config::document_files(files).unwrap_or_default();
     all.iter()
-        .filter_map(|file| Some(note(file, &ProxyConfig::load(file).ok()?.0)))
+        .filter_map(|file| Some(note(file, &ProxyConfig::load_alone(file).ok()?)))
         .flatten()
         .collect()
 }

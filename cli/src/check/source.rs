@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use countersign_certs_client::source::vault;
 use countersign_config::identity::VaultSource;
 use countersign_config::{IdentitySource, ProxyConfig};
-use countersign_policy::{Diagnostic, Severity};
+use countersign_policy::{Diagnostic, Excerpt, Severity};
 use countersign_workload_id::WorkloadId;
 
 /// The check in the table of `docs/identity/vault.md`: a role signs one name.
@@ -45,7 +45,6 @@ fn at_role(file: &Path, text: &str, (message, hint): (String, Option<String>)) -
     let start = text.find("vault").unwrap_or(0);
     let before = text.get(..start).unwrap_or_default();
     let line_start = before.rfind('\n').map_or(0, |end| end + 1);
-    let excerpt = text.get(line_start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1);
     Diagnostic {
         code: CODE,
@@ -56,6 +55,6 @@ fn at_role(file: &Path, text: &str, (message, hint): (String, Option<String>)) -
         span: start..start.saturating_add("vault".len()),
         message,
         hint,
-        excerpt: excerpt.to_owned(),
+        excerpt: Excerpt::at(text, start),
     }
 }

@@ -73,6 +73,34 @@ async fn a_bad_document_changes_nothing() {
     .await;
 }
 
+/// Documents that name a key file which is not there yet come into force when it is.
+#[tokio::test]
+async fn documents_wait_for_the_key_file_they_name() {
+    let lab = Lab::new();
+    let app = App::mirror();
+    let orders = lab.orders_with(&app, &lab.mesh(), only("web"), |spec| spec).await;
+    let keys = lab.folder().join("late.json");
+    let mesh = lab.mesh().with(|spec| {
+        spec["context"]["issuers"][0]["keys"] = json!("either");
+        spec["context"]["issuers"][0]["jwks"] = json!({"file": keys});
+    });
+    lab.write("mesh.yaml", &mesh.document());
+    orders.reload();
+    orders.metric_reaches("countersign_documents_rejected_total", &[], 1.0).await;
+    lab.write("access.yaml", &documents::access("shop", only("batch")));
+    orders.reload();
+    orders.metric_reaches("countersign_documents_rejected_total", &[], 2.0).await;
+    let reply = lab.call_as("shop", "web", &orders, Call::get(HOST, "/")).await;
+    assert_eq!(reply.status, 200, "the last good set");
+    lab.write("late.json", &json!({"keys": [lab.gateway.jwk()]}));
+    // Nobody asks: the file is seen to have come.
+    wait::until("the documents", async || {
+        let reply = lab.call_as("shop", "web", &orders, Call::get(HOST, "/")).await;
+        (reply.status == 403).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn attack_deletes_policy_to_open_port() {
     let lab = Lab::new();

@@ -36,7 +36,7 @@ use known::Known;
 pub(crate) use window::instant;
 
 use crate::{
-    Documents, Named, Problems, Source,
+    Documents, Named, Pace, Problems, Source,
     case::PolicyTest,
     doc::{
         AccessPolicy, AttributeProvider, CallerMatch, ContextPolicy, Destination, IdentityProvider,
@@ -102,8 +102,8 @@ struct Collected {
     names: BTreeMap<(Kind, String, String), Span>,
 }
 
-pub(crate) fn documents(sources: &[Source<'_>]) -> Result<Documents, Problems> {
-    let mut findings = Findings::new(sources);
+pub(crate) fn documents(sources: &[Source<'_>], pace: Pace<'_>) -> Result<Documents, Problems> {
+    let mut findings = Findings::new(sources).paced(pace);
     let nodes: Vec<Node> =
         (0..sources.len()).flat_map(|source| yaml::documents(&mut findings, source)).collect();
     let mut envelopes: Vec<Envelope<'_>> =
@@ -134,6 +134,7 @@ pub(crate) fn documents(sources: &[Source<'_>]) -> Result<Documents, Problems> {
     bodies.sort_by_key(|envelope| envelope.kind);
     for envelope in bodies {
         all.body(envelope, &mut known, &mut findings);
+        findings.step(8);
     }
     if mesh_node.is_none() && !sources.is_empty() {
         let span = Span { source: 0, start: 0, end: 0, line: 1, column: 1 };
@@ -141,7 +142,11 @@ pub(crate) fn documents(sources: &[Source<'_>]) -> Result<Documents, Problems> {
             .error("E005", span, "there is no MeshConfig among the documents")
             .hint("add one (kind: MeshConfig, metadata: {name: default})");
     }
-    let hash = snapshot::hash(&nodes);
+    let hash = snapshot::hash(&nodes, pace);
+    for node in nodes {
+        drop(node);
+        pace.step(8);
+    }
     all.finish(&known, findings, hash)
 }
 

@@ -15,6 +15,7 @@ pub struct Fields<'n> {
 impl<'n> Fields<'n> {
     /// Starts reading. `what` names the mapping in messages, such as `a rule`.
     pub fn of(node: &'n Node, what: &'static str, findings: &mut Findings<'_>) -> Option<Self> {
+        findings.step(8);
         match &node.value {
             Value::Map(entries) => Some(Self { what, span: node.span, entries, known: Vec::new() }),
             Value::Scalar { .. } | Value::List(_) => {

@@ -3,8 +3,9 @@
 use std::{mem, sync::Arc};
 
 use crate::{
-    diagnostic::{Diagnostic, Problems, Severity, Source},
+    diagnostic::{Diagnostic, Excerpt, Problems, Severity, Source},
     doc::Place,
+    pace::Pace,
 };
 
 /// Most problems of one run.
@@ -38,13 +39,24 @@ pub struct Findings<'s> {
     sources: &'s [Source<'s>],
     files: Vec<Arc<str>>,
     list: Vec<Diagnostic>,
+    pace: Pace<'s>,
 }
 
 impl<'s> Findings<'s> {
     /// Nothing found yet.
     pub fn new(sources: &'s [Source<'s>]) -> Self {
         let files = sources.iter().map(|source| source.name.into()).collect();
-        Self { sources, files, list: Vec::new() }
+        Self { sources, files, list: Vec::new(), pace: Pace::default() }
+    }
+
+    /// Reading goes on at this pace.
+    pub(crate) fn paced(self, pace: Pace<'s>) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// A step of reading has ended that took about so many microseconds.
+    pub(crate) fn step(&self, cost: u32) {
+        self.pace.step(cost);
     }
 
     /// The text of a source.
@@ -99,7 +111,7 @@ impl<'s> Findings<'s> {
             span: span.start..span.end,
             message,
             hint: None,
-            excerpt: line_at(self.text(span.source), span.start),
+            excerpt: Excerpt::at(self.text(span.source), span.start),
         });
         &mut self.list[at]
     }
@@ -142,14 +154,4 @@ impl Diagnostic {
         self.hint = hint;
         self
     }
-}
-
-/// The line that holds this byte.
-fn line_at(text: &str, start: usize) -> String {
-    let start =
-        (0..=start.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    let (before, after) = text.split_at(start);
-    let head = before.rsplit('\n').next().unwrap_or_default();
-    let tail = after.split(['\n', '\r']).next().unwrap_or_default();
-    format!("{head}{tail}")
 }

@@ -150,7 +150,30 @@ struct Builder<'f, 's> {
 /// A collection that has not ended.
 enum Open {
     List { span: Span, items: Vec<Node> },
-    Map { span: Span, entries: Vec<(Key, Node)>, key: Option<Key>, lines: HashMap<String, u32> },
+    Map { span: Span, entries: Vec<(Key, Node)>, key: Option<Key>, lines: Lines },
+}
+
+/// Where the keys of a mapping stand, once it has more of them than are looked through one by one.
+#[derive(Default)]
+struct Lines(HashMap<String, u32>);
+
+impl Lines {
+    const FEW: usize = 16;
+
+    /// The line of this key in `entries`, all of which were [noted](Lines::note).
+    fn of(&self, key: &str, entries: &[(Key, Node)]) -> Option<u32> {
+        if entries.len() > Lines::FEW {
+            return self.0.get(key).copied();
+        }
+        entries.iter().find(|(own, _)| own.text == key).map(|(own, _)| own.span.line)
+    }
+
+    fn note(&mut self, entries: &[(Key, Node)]) {
+        if entries.len() > Lines::FEW {
+            let new = entries.iter().skip(self.0.len());
+            self.0.extend(new.map(|(key, _)| (key.text.clone(), key.span.line)));
+        }
+    }
 }
 
 impl Builder<'_, '_> {
@@ -167,6 +190,7 @@ impl Builder<'_, '_> {
 
     fn event(&mut self, event: Event<'_>, span: Span) {
         self.nodes += 1;
+        self.findings.step(1);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse(anchor, tag.is_some(), span);
@@ -183,7 +207,7 @@ impl Builder<'_, '_> {
                     span,
                     entries: Vec::new(),
                     key: None,
-                    lines: HashMap::new(),
+                    lines: Lines::default(),
                 });
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
@@ -230,14 +254,14 @@ impl Builder<'_, '_> {
                     if key.text == "<<" {
                         let message = "merge keys are not accepted; write the fields again";
                         self.findings.error("E013", key.span, message);
-                    } else if let Some(line) = lines.get(&key.text) {
+                    } else if let Some(line) = lines.of(&key.text, entries) {
                         let message = format!("`{}` stands here twice", shortened(&key.text));
                         self.findings
                             .error("E019", key.span, message)
                             .hint(format!("the first one is on line {line}; remove one of them"));
                     } else {
-                        lines.insert(key.text.clone(), key.span.line);
                         entries.push((key, node));
+                        lines.note(entries);
                     }
                 }
                 None => {
@@ -248,6 +272,33 @@ impl Builder<'_, '_> {
                     *key = Some(Key { text: text.unwrap_or_default(), span: node.span });
                 }
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Source;
+
+    /// Each key of a mapping of any size is found again, whichever way it is looked for.
+    #[test]
+    fn every_key_that_stands_twice_is_named() {
+        for size in [1, Lines::FEW - 1, Lines::FEW, Lines::FEW + 1, Lines::FEW + 2, 100] {
+            for again in [0, size / 2, size - 1] {
+                let keys: String = (0..size).map(|key| format!("k{key}: 1\n")).collect();
+                let text = format!("{keys}k{again}: 2\nlast: 3\n");
+                let sources = [Source { name: "a.yaml", text: &text }];
+                let mut findings = Findings::new(&sources);
+                let documents = documents(&mut findings, 0);
+                let Value::Map(entries) = &documents[0].value else { panic!("{documents:?}") };
+                assert_eq!(entries.len(), size + 1, "the second one is left out");
+                let found = findings.finish().unwrap_err().0;
+                let hint = format!("the first one is on line {}; remove one of them", again + 1);
+                assert_eq!(found.len(), 1, "{found:?}");
+                assert_eq!(found[0].message, format!("`k{again}` stands here twice"));
+                assert_eq!(found[0].hint.as_deref(), Some(hint.as_str()));
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -113,34 +114,40 @@ pub enum FetchError {
 /// The HTTP client for keys, with the roots it trusts for `https`.
 #[derive(Clone)]
 pub struct Fetcher {
-    tls: Arc<rustls::ClientConfig>,
+    /// Made for the first `https` URL: a proxy without such a provider needs no roots, which are a
+    /// sixth of its memory.
+    tls: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
 impl Fetcher {
     /// A client that trusts the roots of the operating system. `https` providers fail with a
     /// certificate error where there are none; plain files and loopback do not need any.
     pub fn new() -> Fetcher {
-        let mut roots = rustls::RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
-            tracing::warn!(%error, "some root certificates of the system were not read");
-        }
-        roots.add_parsable_certificates(native.certs);
-        Fetcher::with_roots(roots)
+        Fetcher { tls: Arc::default() }
     }
 
     /// A client that trusts the given roots.
-    pub fn with_roots(roots: rustls::RootCertStore) -> Fetcher {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider);
-        #[expect(
-            clippy::expect_used,
-            reason = "the provider has TLS 1.3 suites; every test runs this"
-        )]
-        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("TLS 1.3");
-        let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Fetcher { tls: Arc::new(tls) }
+    pub fn with_roots(roots: RootCertStore) -> Fetcher {
+        Fetcher { tls: Arc::new(OnceLock::from(trusting(roots))) }
+    }
+
+    /// What trusts the roots of the system is kept once all of them could be read.
+    async fn tls(&self) -> Arc<ClientConfig> {
+        if let Some(tls) = self.tls.get() {
+            return Arc::clone(tls);
+        }
+        // A few hundred files: not on the thread that runs everything else.
+        let read = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+        let mut roots = RootCertStore::empty();
+        let Ok(native) = read else { return trusting(roots) };
+        roots.add_parsable_certificates(native.certs);
+        if native.errors.is_empty() {
+            return Arc::clone(self.tls.get_or_init(|| trusting(roots)));
+        }
+        for error in &native.errors {
+            tracing::warn!(%error, "some root certificates of the system were not read");
+        }
+        trusting(roots)
     }
 
     /// The current keys of a provider.
@@ -200,7 +207,7 @@ impl Fetcher {
         }
         let bad_name = |_| url.refused("its host is not a name a certificate can carry");
         let name = ServerName::try_from(url.host().to_owned()).map_err(bad_name)?;
-        let connector = tokio_rustls::TlsConnector::from(self.tls.clone());
+        let connector = tokio_rustls::TlsConnector::from(self.tls().await);
         match connector.connect(name, stream).await {
             Ok(stream) => exchange(stream, url, bytes_max).await,
             Err(error) => Err(FetchError::Connect { host: url.host().to_owned(), error }),
@@ -212,6 +219,16 @@ impl Default for Fetcher {
     fn default() -> Fetcher {
         Fetcher::new()
     }
+}
+
+fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    #[expect(clippy::expect_used, reason = "the provider has TLS 1.3 suites; every test runs this")]
+    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("TLS 1.3");
+    let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(tls)
 }
 
 /// A URL keys may come from: `https`, or `http` on loopback; no user name, no fragment.
