@@ -84,6 +84,33 @@ pub(crate) fn silent(program: &Path, out: &Path) -> Command {
     valgrind
 }
 
+/// A command that runs `program` and notes from its start on which functions it runs, under the
+/// names the linker knows.
+pub(crate) fn noting(program: &Path, out: &Path) -> Command {
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--demangle=no"]);
+    valgrind.arg(format!("--callgrind-out-file={}", out.display())).arg(program);
+    valgrind
+}
+
+/// The functions that a process ran since its start, or since the last of these calls.
+pub(crate) fn functions(pid: u32, out: &Path, part: u32) -> Result<Vec<String>> {
+    control(&["-d"], pid)?;
+    let path = PathBuf::from(format!("{}.{part}", out.display()));
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("could not read {}", path.display()))?;
+    Ok(names(&text))
+}
+
+/// Every function a file of callgrind names, where it names it first.
+fn names(text: &str) -> Vec<String> {
+    let named = text.lines().filter_map(|line| {
+        let function = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn="))?;
+        Some(function.split_once(' ')?.1.to_owned())
+    });
+    named.collect()
+}
+
 /// Begins to count in a process.
 pub(crate) fn begin(pid: u32) -> Result<()> {
     control(&["-i", "on"], pid)
@@ -92,9 +119,7 @@ pub(crate) fn begin(pid: u32) -> Result<()> {
 /// What the threads of a process did since [`begin`], or since the last of these calls.
 pub(crate) fn end(pid: u32, out: &Path, part: u32) -> Result<Threads> {
     control(&["-d"], pid)?;
-    let file = |thread: u32| PathBuf::from(format!("{}.{part}-{thread:02}", out.display()));
-    let files = (1..=THREADS_MAX).map(file).filter(|path| path.exists());
-    let mut all = files.map(|path| read(&path)).collect::<Result<Vec<_>>>()?;
+    let mut all = of_threads(out, part).map(|path| read(&path)).collect::<Result<Vec<_>>>()?;
     all.sort_by_key(|counts| counts.instructions);
     let mut threads = Threads { worker: all.pop().context("no thread")?, ..Threads::default() };
     for counts in all {
@@ -102,6 +127,55 @@ pub(crate) fn end(pid: u32, out: &Path, part: u32) -> Result<Threads> {
         threads.aside.allocations += counts.allocations;
     }
     Ok(threads)
+}
+
+/// The files of one part, one for each thread.
+fn of_threads(out: &Path, part: u32) -> impl Iterator<Item = PathBuf> {
+    let file = move |thread: u32| PathBuf::from(format!("{}.{part}-{thread:02}", out.display()));
+    (1..=THREADS_MAX).map(file).filter(|path| path.exists())
+}
+
+/// The instructions of each function itself, in all threads.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn costs(out: &Path, part: u32) -> Result<BTreeMap<String, u64>> {
+    let mut all = BTreeMap::new();
+    for path in of_threads(out, part) {
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("could not read {}", path.display()))?;
+        add_costs(&text, &mut all)
+            .with_context(|| format!("{} has an unknown form", path.display()))?;
+    }
+    Ok(all)
+}
+
+/// A line that begins with a position ends with what it cost; after `calls=` it is what the callee
+/// cost.
+fn add_costs(text: &str, all: &mut BTreeMap<String, u64>) -> Option<()> {
+    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut inside = None;
+    let mut of_callee = false;
+    for line in text.lines() {
+        let function =
+            |key: &str| line.strip_prefix(key).map(|it| it.split_once(' ').unwrap_or((it, "")));
+        if let Some((id, name)) = function("fn=").or_else(|| function("cfn=")) {
+            if !name.is_empty() {
+                names.insert(id, name);
+            }
+            if line.starts_with("fn=") {
+                inside = names.get(id).copied();
+            }
+        } else if line.starts_with("calls=") {
+            of_callee = true;
+        } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+            let cost: u64 = line.rsplit(' ').next()?.parse().ok()?;
+            if !std::mem::take(&mut of_callee) {
+                *all.entry(inside?.to_owned()).or_default() += cost;
+            }
+        }
+    }
+    Some(())
 }
 
 fn control(arguments: &[&str], pid: u32) -> Result<()> {
@@ -159,6 +233,22 @@ mod tests {
             cfn=(3) __rustc::__rust_dealloc\ncalls=9 0\n7 8\n\
             fn=(4) other\n1 1\ncfn=(2)\ncalls=2 0\n1 1\ncfn=(5) __rustc::__rust_realloc\ncalls=1 7\n";
         assert_eq!(parse(text), Some(Counts { instructions: 4200, allocations: 6 }));
+    }
+
+    #[test]
+    fn functions_are_named_once_in_the_order_of_the_file() {
+        let text = "ob=(1) /usr/bin/proxy\nfl=(1) ???\nfn=(1) main\n3 10\n\
+            cfn=(2) _ZN3std2io4read17h0123456789abcdefE\ncalls=3 0\n5 30\nfn=(4) other\ncfn=(2)\n";
+        assert_eq!(names(text), ["main", "_ZN3std2io4read17h0123456789abcdefE", "other"]);
+    }
+
+    #[test]
+    fn what_a_function_costs_is_without_what_it_calls() {
+        let text = "positions: line\nevents: Ir\nsummary: 100\n\nfn=(1) main\n3 10\n\
+            cfi=(3) a.c\ncfn=(2) inner\ncalls=3 0\n* 80\n+2 5\n\nfn=(2)\n7 60\n-1 25\n";
+        let mut all = BTreeMap::from([("main".to_owned(), 1)]);
+        add_costs(text, &mut all).unwrap();
+        assert_eq!(all, BTreeMap::from([("main".to_owned(), 16), ("inner".to_owned(), 85)]));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! counts instructions and calls to the allocator, strace counts system calls, and the compiler
 //! knows how large the futures are. A figure that rose
 //! beyond its tolerance, a new one and one that is gone fail the run. Nothing here is a duration.
-//! `cargo xtask gates` builds and starts it.
+//! `cargo xtask gates` builds and starts it. With `order` it counts nothing and writes down which
+//! functions the proxies run, for `cargo xtask release`.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod callgrind;
 mod identities;
 mod micro;
 mod path;
+mod profile;
 mod record;
 mod sizes;
 
@@ -28,9 +30,13 @@ const HELP: &str = "\
 Counts instructions, allocations, system calls and bytes of futures, and compares them with benches/gates.txt.
 
 Usage: countersign-gates [--record] [NAME]
+       countersign-gates order FILE
+       countersign-gates profile
 
   --record   writes what was counted to benches/gates.txt instead of comparing
   NAME       only figures whose names contain it, such as `decide` or `path/h1`
+  FILE       takes the names of the functions that proxies run under load, one a line
+  profile    instead says where the instructions of a request go, also in target/gates/profile.json
 
 Proxies are those of COUNTERSIGN_BIN_DIR, or the ones beside this program.";
 
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
             micro::run(filter);
             Ok(())
         }
+        ["order", file] => order(Path::new(file)),
+        ["profile"] => where_they_go(),
         ["--record"] => gates("", Then::Record),
         ["--record", filter] => gates(filter, Then::Record),
         [] => gates("", Then::Compare),
@@ -70,6 +78,12 @@ enum Then {
     Record,
 }
 
+fn where_they_go() -> Result<()> {
+    callgrind::check_programs()?;
+    let programs = Programs::find()?;
+    profile::run(&programs.proxy, &programs.work)
+}
+
 fn gates(filter: &str, then: Then) -> Result<()> {
     callgrind::check_programs()?;
     let programs = Programs::find()?;
@@ -90,6 +104,16 @@ fn gates(filter: &str, then: Then) -> Result<()> {
         }
         Then::Compare => compare(&recorded, filter, &figures, &programs.work),
     }
+}
+
+fn order(file: &Path) -> Result<()> {
+    callgrind::check_programs()?;
+    let programs = Programs::find()?;
+    let functions = path::functions(&programs.proxy, &programs.work)?;
+    std::fs::write(file, functions.join("\n") + "\n")
+        .with_context(|| format!("could not write {}", file.display()))?;
+    println!("{} functions run; see {}", functions.len(), file.display());
+    Ok(())
 }
 
 fn compare(recorded: &Record, filter: &str, figures: &[Figure], work: &Path) -> Result<()> {

@@ -237,8 +237,12 @@ impl Figures {
         table
     }
 
-    /// The targets, and which were reached.
+    /// The targets, and which were reached; nothing if the run was about none of them.
     pub(crate) fn targets(&self) -> String {
+        let is_target = |figure: &Figure| targets::ALL.iter().any(|t| t.figure == figure.name);
+        if !self.figures.iter().any(is_target) {
+            return String::new();
+        }
         let mut table =
             format!("{:<26} {:>10} {:>8} {:<14} {}\n", "target", "ours", "ratio", "wanted", "");
         for wanted in &targets::ALL {

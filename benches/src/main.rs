@@ -42,8 +42,8 @@ Usage: countersign-bench run [--quick] [--rounds N] [--only PEER] [--case NAME]
   --envoy PATH   Envoy's executable, if not COUNTERSIGN_ENVOY or what `cargo xtask testbed` installs
   --proxy PATH   countersign-proxy, if not the one in COUNTERSIGN_BIN_DIR or beside this program
 
-Results: a table on stdout, the same in target/bench/summary.json and table.md; configurations and
-logs in target/bench/work.";
+Results: a table on stdout, the same in target/bench/summary.json and table.md, or with --case in
+target/bench/part; configurations and logs in target/bench/work.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

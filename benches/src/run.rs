@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
@@ -63,7 +63,9 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
     let mut plan = if wanted.quick { Plan::QUICK } else { Plan::FULL };
     plan.rounds = wanted.rounds.unwrap_or(plan.rounds);
     let measures = wanted.measures(&plan);
-    ensure!(!measures.is_empty(), "no measure's name contains {:?}", wanted.case);
+    let rounds = measures.iter().map(|measure| measure.rounds(&plan)).max();
+    plan.rounds =
+        rounds.with_context(|| format!("no measure has {:?} in its name", wanted.case))?;
     let programs = program_dir()?;
     let out = programs.parent().context("my executable has no target folder")?.join("bench");
     fs::create_dir_all(&out).with_context(|| format!("could not make {}", out.display()))?;
@@ -94,7 +96,14 @@ pub(crate) fn bench(wanted: &Wanted) -> Result<()> {
         eprintln!("round {} of {}", round + 1, plan.rounds);
         run.round(round, &measures, wanted)?;
     }
-    run.report(&out)
+    run.report(&results_folder(&out, wanted)?)
+}
+
+/// Where the results go: what a whole run measured stays until the next whole run.
+fn results_folder(out: &Path, wanted: &Wanted) -> Result<PathBuf> {
+    let folder = if wanted.case.is_none() { out.to_path_buf() } else { out.join("part") };
+    fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// Where configurations, keys and logs go: `work` in `out`, or if the user of the sidecars does not

@@ -8,6 +8,7 @@ mod conformance;
 mod docs;
 mod graph;
 mod performance;
+mod release;
 mod repo;
 mod suite;
 mod testbed;
@@ -22,13 +23,16 @@ cargo xtask <task>
 
   ci                   everything CI runs: check, then every test suite
   check                fmt, clippy, tidy, crate graph, docs, deny
-  test [SUITE]         unit | foundation | interception | all (default); what `make test` runs
+  test [SUITE]         unit | foundation | interception | identity | context | soak |
+                       all (default); what `make test` runs
   bench [quick]        a countersign pair beside Envoy, HAProxy and nginx
   bench scaling        what workers, endpoints, policies, services and a change of them cost
   bench publish        put the figures of the last full run into docs/performance.md
+  bench profile NAME   count where the instructions of a request go, and keep it as `before` or `now`
   bench pages          make tables and plots of docs/performance.md anew
   gates [--record] [NAME]
                        count instructions, allocations, system calls; compare with benches/gates.txt
+  release [PROFILE]    the proxy as it is released, functions that run side by side
   bin                  print the folder of the programs tests and the demo start
   docs [--check]       write the generated pages of docs/, or say which are stale
   tidy                 the house rules a program can watch
@@ -60,8 +64,11 @@ fn run(words: &[&str]) -> Result<()> {
         ["bench", "quick"] => suite::bench(suite::Plan::Quick),
         ["bench", "scaling"] => suite::bench(suite::Plan::Scaling),
         ["bench", "publish"] => performance::publish(),
+        ["bench", "profile", name @ ("before" | "now")] => performance::take_profile(name),
         ["bench", "pages"] => performance::write(),
         ["gates", rest @ ..] => suite::gates(rest),
+        ["release"] => release::proxy("release"),
+        ["release", profile] => release::proxy(profile),
         ["bin"] => {
             println!("{}", suite::programs_dir("e2e")?.display());
             Ok(())

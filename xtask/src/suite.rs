@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use countersign_config::env;
 
-use crate::{repo, testbed};
+use crate::{release, repo, testbed};
 
 /// The programs end-to-end tests and the demo start.
 const PROGRAMS: &[&str] = &["countersign-proxy", "countersign-cli"];
@@ -154,7 +154,10 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
         Plan::Full | Plan::Scaling => "release",
         Plan::Quick => "e2e",
     };
-    programs(profile, &["countersign-proxy"])?;
+    match plan {
+        Plan::Full | Plan::Scaling => release::proxy(profile)?,
+        Plan::Quick => programs(profile, &["countersign-proxy"])?,
+    }
     programs("e2e", &["countersign-cli"])?; // its authority gives identities; it is not measured
     let mut command = repo::cargo();
     command.args(["run", "--locked", "--profile", "e2e", "--package", "countersign-benches"]);
@@ -169,18 +172,22 @@ pub(crate) fn bench(plan: Plan) -> Result<()> {
 }
 
 /// Counts what steps and requests cost and compares with `benches/gates.txt`, or records it there.
-/// The proxies are those end-to-end tests start.
+/// The proxies are those end-to-end tests start, or those of `COUNTERSIGN_BIN_DIR`.
 pub(crate) fn gates(words: &[&str]) -> Result<()> {
     testbed::install("base")?;
-    programs("e2e", &["countersign-proxy"])?;
+    let given = env::COUNTERSIGN_BIN_DIR.get();
+    if given.is_none() {
+        programs("e2e", &["countersign-proxy"])?;
+    }
+    let folder = given.map_or_else(|| programs_dir("e2e"), |given| Ok(given.into()))?;
     let mut command = repo::cargo();
     command.args(["run", "--locked", "--profile", "e2e", "--package", "countersign-benches"]);
     command.args(["--bin", "countersign-gates", "--"]).args(words);
-    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, programs_dir("e2e")?))
+    repo::call(command.env(env::COUNTERSIGN_BIN_DIR.name, folder))
 }
 
 /// Builds the programs of some packages in a profile.
-fn programs(profile: &str, packages: &[&str]) -> Result<()> {
+pub(crate) fn programs(profile: &str, packages: &[&str]) -> Result<()> {
     let mut command = repo::cargo();
     command.args(["build", "--locked", "--profile", profile, "--bins"]);
     for package in packages {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -113,6 +113,18 @@ impl Client {
         self.slots.replace(slots);
         Ok(())
     }
+
+    /// Asks for what no rule permits.
+    pub(super) fn be_refused(&self) -> Result<()> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.first_mut().context("no connection")?;
+        self.local.block_on(&self.runtime, async {
+            let response = ask(slot, Method::DELETE).await?;
+            ensure!(response.status() == 403, "answered {}", response.status());
+            response.into_body().collect().await.context("a cut answer")?;
+            Ok(())
+        })
+    }
 }
 
 async fn h1(address: SocketAddr) -> Result<Slot> {
@@ -132,21 +144,25 @@ async fn h2(address: SocketAddr, slots: usize) -> Result<Vec<Slot>> {
 }
 
 async fn exchange(mut slot: Slot) -> Result<Slot> {
-    let request = |target: String| Request::get(target).header(http::header::ACCEPT, "*/*");
-    let response = match &mut slot {
+    check(ask(&mut slot, Method::GET).await?).await?;
+    Ok(slot)
+}
+
+async fn ask(slot: &mut Slot, method: Method) -> Result<Response<Incoming>> {
+    let request = Request::builder().method(method).header(http::header::ACCEPT, "*/*");
+    let response = match slot {
         Slot::H1(sender) => {
             sender.ready().await?;
-            let request = request(PATH.to_owned()).header(http::header::HOST, HOST);
+            let request = request.uri(PATH).header(http::header::HOST, HOST);
             sender.send_request(request.body(Empty::new())?).await?
         }
         Slot::H2(sender) => {
             sender.ready().await?;
-            let request = request(format!("http://{HOST}{PATH}"));
+            let request = request.uri(format!("http://{HOST}{PATH}"));
             sender.send_request(request.body(Empty::new())?).await?
         }
     };
-    check(response).await?;
-    Ok(slot)
+    Ok(response)
 }
 
 async fn check(response: Response<Incoming>) -> Result<()> {

@@ -7,6 +7,7 @@
 mod app;
 mod client;
 mod documents;
+mod order;
 mod process;
 mod strace;
 
@@ -20,6 +21,7 @@ use anyhow::{Context, Result, anyhow};
 use self::app::App;
 use self::client::{Client, Protocol};
 use self::documents::{Files, Token};
+pub(crate) use self::order::functions;
 use self::process::Running;
 use crate::callgrind::{self, Counts};
 use crate::record::{Figure, Unit};
@@ -27,7 +29,7 @@ use crate::record::{Figure, Unit};
 /// Requests at once: alone, each pays for its own wake-ups; together they share them.
 const AT_ONCE: [usize; 2] = [1, 32];
 /// Counted requests of each run.
-const REQUESTS: usize = 960;
+pub(crate) const REQUESTS: usize = 960;
 /// Before anything is counted: connections, caches, the first use of every code path.
 const WARM_UP: usize = 192;
 /// Until audit records of the last requests are written.
@@ -70,6 +72,11 @@ pub(crate) fn measure(proxy: &Path, work: &Path, filter: &str) -> Result<Vec<Fig
     Ok(figures)
 }
 
+/// Where a case leaves what `what` counted.
+pub(crate) fn folder_of(case: &str, what: &str) -> String {
+    format!("{}.{what}", case.replace('/', "."))
+}
+
 struct Case<'a> {
     proxy: &'a Path,
     work: &'a Path,
@@ -82,7 +89,7 @@ struct Case<'a> {
 impl Case<'_> {
     fn count(&self) -> Result<Vec<Figure>> {
         let folder = |what: &str| -> Result<PathBuf> {
-            let folder = self.work.join(format!("{}.{what}", self.name.replace('/', ".")));
+            let folder = self.work.join(folder_of(self.name, what));
             std::fs::create_dir_all(&folder)?;
             Ok(folder)
         };

@@ -1,5 +1,5 @@
 //! Resident memory of one proxy: idle after its first requests, and with connections of clients
-//! that have each been used once and then fell silent. The processes are new: none has seen load.
+//! that have each been used once and have been silent for some seconds. The processes are new: none has seen load.
 
 use std::time::Duration;
 
@@ -14,8 +14,11 @@ use crate::plan::Plan;
 use crate::sidecars::{Make, Pair, Setting, Variant};
 use crate::stage::Stage;
 
-/// Rest before memory is read.
-const SETTLE: Duration = Duration::from_secs(1);
+/// Silence before memory is read: buffers are given back after a second or two, and leave the process
+/// up to two seconds later.
+const SETTLE: Duration = Duration::from_secs(5);
+/// The same where time is short: most of it has left.
+const QUICK_SETTLE: Duration = Duration::from_secs(3);
 /// Idle clients held at once.
 const IDLE: [usize; 2] = [1000, 8000];
 
@@ -41,12 +44,13 @@ impl Measure for Resident {
         let own = Setting { work: stage.setting.work.join("memory"), ..stage.setting.clone() };
         std::fs::create_dir_all(&own.work)?;
         let pair = Pair::start(make, Variant::NoToken, &own)?;
-        std::thread::sleep(SETTLE);
+        let settle = if stage.plan.quick { QUICK_SETTLE } else { SETTLE };
+        std::thread::sleep(settle);
         let larger = resident(&pair)?.into_iter().fold(0.0, f64::max);
         let mut samples = vec![Sample::new("rss_idle_mb", "MB", larger)];
         for count in IDLE {
             let held = Held::open(pair.target(Protocol::H1).address, count)?;
-            std::thread::sleep(SETTLE);
+            std::thread::sleep(settle);
             let first = resident(&pair)?.first().copied().context("a pair without proxies")?;
             drop(held);
             samples.push(Sample::new(format!("rss_{count}_idle_mb"), "MB", first));

@@ -13,11 +13,12 @@ mod placed;
 mod process;
 pub(crate) mod scaled;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::load::Protocol;
@@ -133,10 +134,23 @@ fn installed(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("no {name}; `cargo xtask testbed` installs it"))
 }
 
-/// A loopback port that was free a moment ago.
+/// Below what the kernel gives to connections that go out, so that none takes a port before its
+/// proxy listens.
+const PORTS: std::ops::Range<u32> = 20_000..32_000;
+
+/// A loopback port that was free a moment ago, and that no other call has named.
 pub(crate) fn free_port() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("could not find a free port")?;
-    Ok(listener.local_addr()?)
+    static NAMED: AtomicU32 = AtomicU32::new(0);
+    // Processes that run side by side begin at different places.
+    let start = std::process::id().wrapping_mul(97);
+    for _ in PORTS {
+        let at = start.wrapping_add(NAMED.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(PORTS.start + at % (PORTS.end - PORTS.start))?;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return Ok((Ipv4Addr::LOCALHOST, port).into());
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
 }
 
 /// Writes a configuration so that a person can read it.

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::countersign::{self, Addresses, Files, document, rule};
@@ -27,6 +27,8 @@ const ENDPOINTS: u16 = 1_000;
 const PER_FILE: usize = 500;
 /// Between two changes of the documents.
 const SWAP_EVERY: Duration = Duration::from_secs(1);
+/// How long the first of them may take, on a machine that has other things to do.
+const FIRST_SWAP_MAX: Duration = Duration::from_secs(30);
 
 /// What is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,9 @@ impl Scaled {
         let at = Addresses { a: free_port()?, b: free_port()?, server: setting.server };
         let changing = own.work.join("changing.yaml");
         let files = documents(&own, variant, extent, &at, &changing)?;
+        for old in files.audit.iter().filter(|old| old.exists()) {
+            std::fs::remove_file(old)?;
+        }
         if extent.both_cores {
             machine::spread_thread(setting.cores)?;
         } else {
@@ -71,7 +76,8 @@ impl Scaled {
         Ok(Scaled { pair, changing })
     }
 
-    /// From now on, until the result is dropped, another set of documents each second.
+    /// From now on, until the result is dropped, another set of documents each second. The first
+    /// is in force before anything is measured.
     pub(crate) fn swap(&self, variant: Variant) -> Result<Swapping> {
         let (stop, stopped) = mpsc::channel::<()>();
         let path = self.changing.clone();
@@ -83,7 +89,19 @@ impl Scaled {
             }
             Ok(())
         })?;
+        let deadline = Instant::now() + FIRST_SWAP_MAX;
+        while self.pair.swaps()? == 0 {
+            ensure!(Instant::now() < deadline, "no change of documents came into force");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Ok(Swapping { stop, thread })
+    }
+}
+
+impl Drop for Scaled {
+    fn drop(&mut self) {
+        // Records of millions of requests, which nobody reads; at worst they stay.
+        _ = self.pair.empty_audit();
     }
 }
 

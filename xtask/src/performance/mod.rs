@@ -3,6 +3,7 @@
 //! `cargo xtask docs --check` sees whether page and figures are in step.
 
 mod plot;
+mod profile;
 mod summary;
 mod table;
 
@@ -12,6 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::docs::{self, Page};
 use crate::suite;
+pub(crate) use profile::take as take_profile;
+
 use plot::{Bar, Chart, Group, svg};
 use summary::{Figure, Summary};
 
@@ -50,13 +53,14 @@ fn published() -> Result<Summary> {
 fn page() -> Result<String> {
     let summary = published()?;
     let page = std::fs::read_to_string(PAGE).with_context(|| format!("could not read {PAGE}"))?;
-    let page = replaced(&page, "targets", &table::targets(&summary))?;
-    replaced(&page, "figures", &table::figures(&summary))
+    let page = replaced(&page, (SUMMARY, "targets"), &table::targets(&summary))?;
+    let page = replaced(&page, (SUMMARY, "figures"), &table::figures(&summary))?;
+    replaced(&page, (profile::PROFILE, "profile"), &profile::table()?)
 }
 
 /// `page` with `text` between the markers of `part`.
-fn replaced(page: &str, part: &str, text: &str) -> Result<String> {
-    let (open, close) = (format!("<!-- made from {SUMMARY}: {part} -->\n"), "<!-- end -->");
+fn replaced(page: &str, (source, part): (&str, &str), text: &str) -> Result<String> {
+    let (open, close) = (format!("<!-- made from {source}: {part} -->\n"), "<!-- end -->");
     let missing = || format!("{PAGE} has no part `{part}` between `{}` and `{close}`", open.trim());
     let (before, rest) = page.split_once(&open).with_context(missing)?;
     let (_, after) = rest.split_once(close).with_context(missing)?;
@@ -64,13 +68,14 @@ fn replaced(page: &str, part: &str, text: &str) -> Result<String> {
 }
 
 /// The page and its plots.
-pub(crate) const PAGES: [Page; 6] = [
+pub(crate) const PAGES: [Page; 7] = [
     Page { path: PAGE, make: page },
     Page { path: "docs/performance/targets.svg", make: || drawn(targets) },
     Page { path: "docs/performance/cpu.svg", make: || drawn(cpu) },
     Page { path: "docs/performance/connections.svg", make: || drawn(connections) },
     Page { path: "docs/performance/latency.svg", make: || drawn(latency) },
     Page { path: "docs/performance/memory.svg", make: || drawn(memory) },
+    Page { path: "docs/performance/profile.svg", make: || Ok(svg(&profile::chart()?)) },
 ];
 
 fn drawn(chart: fn(&Summary) -> Chart<'static>) -> Result<String> {

@@ -34,13 +34,15 @@ pub(super) struct Bar {
 }
 
 /// Colours that are told apart without red and green.
-const SERIES: [(&str, &str); 6] = [
+const SERIES: [(&str, &str); 8] = [
     ("countersign", "#0b6e99"),
     ("Envoy", "#e08214"),
     ("HAProxy", "#9e9ac8"),
     ("nginx", "#bdbdbd"),
     ("met", "#0b6e99"),
     ("missed", "#e08214"),
+    ("before", "#bdbdbd"),
+    ("now", "#0b6e99"),
 ];
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 250.0;
