@@ -192,7 +192,9 @@ async fn reused_connection_closed_by_app_is_retried_once() {
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
                 let answer = format!("{head}{served}");
                 stream.write_all(answer.as_bytes()).await.unwrap();
-                drop(stream);
+                // Dropping it is not enough: a process that another test is just starting holds it
+                // too, until it runs its program.
+                stream.shutdown().await.unwrap();
                 closed.send(served).unwrap();
             }
         }
