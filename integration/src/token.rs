@@ -123,6 +123,18 @@ pub fn header_of(token: &str) -> Value {
     serde_json::from_slice(&header).unwrap()
 }
 
+/// The first thing in a text that looks like a JWS or its header: more than three letters that
+/// random ones may be too.
+pub fn jws_in(text: &str) -> Option<&str> {
+    let in_header = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
+    text.match_indices("eyJ").find_map(|(at, _)| {
+        let rest = text.get(at..)?;
+        let length = rest.bytes().take_while(|byte| in_header(byte)).count();
+        let is_header = length > 44 || length >= 16 && rest.as_bytes().get(length) == Some(&b'.');
+        is_header.then(|| rest.get(..rest.len().min(60)).unwrap_or(rest))
+    })
+}
+
 /// base64url without padding.
 pub fn base64url(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(text)
@@ -138,4 +150,24 @@ fn unique() -> String {
 /// Seconds since the Unix epoch.
 pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_found_and_random_letters_are_not() {
+        let tokens = Tokens::of(&Authority::new("lab.test"), "edge", "gateway");
+        let token = tokens.mint("spiffe://lab.test/ns/shop/sa/orders");
+        let (header, _) = token.split_once('.').unwrap();
+        for text in [&token, header] {
+            assert!(jws_in(&format!("{{\"text\":\"{text}\"}}")).is_some(), "{text}");
+        }
+        for random in
+            ["eyJ", "x-eyJ8Q2mRk3vT7yZp1aLw", "eyJ8Q2mRk3vT7yZp1aLwN5sXc0bVhGfDjKuIeOqYtWr="]
+        {
+            assert_eq!(jws_in(random), None, "{random}");
+        }
+    }
 }

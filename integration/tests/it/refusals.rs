@@ -232,7 +232,7 @@ async fn an_app_that_does_not_answer() {
             }
         })
     });
-    let orders = lab.orders(&app, |spec| spec.limit("REQUEST_MS_MAX", 1_000)).await;
+    let orders = lab.orders(&app, |spec| spec.limit("REQUEST_MS_MAX", 3_000)).await;
     let mut peer = lab.peer(&orders, lab.gateway.leaf()).await;
     let reply = peer.send(Call::get(HOST, "/hang")).await.unwrap();
     refused(&orders, &reply, "app_timeout").await;
@@ -312,7 +312,7 @@ async fn calls_that_reach_nobody() {
         .destination("shop/self", "self.shop", own, &[&orders]);
     let mesh = lab.write("web-mesh.yaml", &mesh.document());
     let spec = lab.proxy("shop", "web").outbound_at(own).documents(&[&mesh]);
-    let web = spec.limit("REQUEST_MS_MAX", 1_000).start().await;
+    let web = spec.limit("REQUEST_MS_MAX", 3_000).start().await;
     for (reason, host) in [
         ("destination_unknown", "example.com"),
         ("upstream_unreachable", "gone.shop"),

@@ -63,6 +63,8 @@ pub struct ServerSpec {
     pub ca_life: String,
     /// Life of a certificate where its entry says nothing else.
     pub svid_life_s: u32,
+    /// Life of an agent's own certificate, if not the same.
+    pub agent_life_s: Option<u32>,
     /// A root that stands above it, certificate and key as PEM files: then a start makes another
     /// intermediate authority, and chains have two certificates.
     pub upstream: Option<(PathBuf, PathBuf)>,
@@ -77,6 +79,7 @@ impl ServerSpec {
             domain: domain.to_owned(),
             ca_life: "1h".to_owned(),
             svid_life_s: 30,
+            agent_life_s: None,
             upstream: None,
             endpoint: None,
         }
@@ -364,7 +367,9 @@ impl Server {
     }
 
     fn config(&self) -> String {
-        let ServerSpec { domain, ca_life, svid_life_s, upstream, endpoint } = &self.spec;
+        let ServerSpec { domain, ca_life, svid_life_s, agent_life_s, upstream, endpoint } =
+            &self.spec;
+        let agent_life_s = agent_life_s.unwrap_or(*svid_life_s);
         let (folder, port) = (self.folder().display(), self.address.port());
         let upstream = upstream.as_ref().map_or_else(String::new, |(certificate, key)| {
             let (certificate, key) = (certificate.display(), key.display());
@@ -387,6 +392,7 @@ impl Server {
   data_dir = \"{folder}\"
   ca_ttl = \"{ca_life}\"
   default_x509_svid_ttl = \"{svid_life_s}s\"
+  agent_ttl = \"{agent_life_s}s\"
   default_jwt_svid_ttl = \"5m\"
   experimental {{ cache_reload_interval = \"1s\" }}
   {}

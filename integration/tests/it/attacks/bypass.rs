@@ -121,9 +121,12 @@ async fn attack_flushes_redirect_rules() {
     })
     .await;
     for family in ["ipv4", "ipv6"] {
-        assert_eq!(own.metric("countersign_redirect_ok", &[family]).await, 0.0, "{family}");
+        wait::until(&format!("the gauge of {family}"), async || {
+            (own.metric("countersign_redirect_ok", &[family]).await == 0.0).then_some(())
+        })
+        .await;
     }
-    assert!(own.log().contains("DP-11"), "{}", own.log());
+    wait::until_true("the reason in the log", || own.log().contains("DP-11")).await;
     siege.is_refused(async || orders.connect(siege.app_at(Family::V4)).await.unwrap()).await;
     orders.redirect(&own.file);
     own.until_ready().await;

@@ -11,6 +11,8 @@ use countersign_integration::outcome::{allowed, refused};
 use countersign_integration::proxy::Spec;
 use countersign_integration::token::Tokens;
 use countersign_integration::{App, Authority, Lab, Leaf, Proxy, lab, ports, tls, wait};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 const PARTNER: &str = "partner.test";
@@ -352,9 +354,9 @@ async fn attack_keeps_foreign_stream_after_withdrawal() {
     let orders = two.orders(&app, &two.mesh(), |spec| spec).await;
     let config = tls::client(Some(&two.web), &[tls::MESH_H2]);
     let mut conn = Conn::tls(orders.inbound(), config).await.unwrap();
-    let (_sender, body) = client::stream();
+    let (sender, body) = client::stream();
     let call = Call::post(HOST, "/echo", "").context(&two.token()).body(body);
-    let stream = conn.start(call).await.unwrap();
+    let mut stream = conn.start(call).await.unwrap();
     let id = stream.headers()["countersign-decision"].to_str().unwrap().to_owned();
     let mut own = two.lab.peer(&orders, &two.lab.ca.leaf("shop", "billing")).await;
     let (_other, body) = client::stream();
@@ -365,6 +367,9 @@ async fn attack_keeps_foreign_stream_after_withdrawal() {
     let more = two.mesh().with(|spec| spec["context"]["ttl"] = json!("30s"));
     two.lab.write("mesh.yaml", &more.document());
     wait::until_true("the documents", || orders.log().contains("documents in force")).await;
+    sender.send(Ok(Frame::data("on".into()))).await.unwrap();
+    let echo = wait::ends("the echo", stream.body_mut().frame()).await.unwrap().unwrap();
+    assert_eq!(echo.into_data().unwrap(), "on");
     let other = two.partner.id("edge", "other");
     let mesh = two.mesh().with(|spec| {
         spec["federation"][0]["context"]["issuers"][0]["id"] = json!(other);
@@ -373,7 +378,8 @@ async fn attack_keeps_foreign_stream_after_withdrawal() {
     wait::ends("the stream", client::collect(stream)).await.unwrap_err();
     let ended = orders.ended(&id).await;
     assert_eq!(ended["reason"], "revoked/issuer_key", "{ended}");
-    assert!(orders.log().matches("documents in force").count() >= 2, "it ended too early");
+    let both = || orders.log().matches("documents in force").count() >= 2;
+    wait::until_true("both changes", both).await;
     assert!(!orders.audit().iter().any(|r| r["kind"] == "ended" && r["id"] == kept_id.as_str()));
 }
 

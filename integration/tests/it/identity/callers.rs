@@ -10,7 +10,7 @@ use countersign_integration::client::{Call, Conn, Reply};
 use countersign_integration::components::kubernetes::{Cluster, Pod};
 use countersign_integration::pki::Request;
 use countersign_integration::proxy::Spec;
-use countersign_integration::{App, Lab, Mesh, Proxy, Tokens, documents, lab, ports, tls};
+use countersign_integration::{App, Lab, Mesh, Proxy, Tokens, documents, lab, ports, tls, wait};
 use serde_json::{Value, json};
 
 const API: &str = "api.example.com";
@@ -82,10 +82,12 @@ impl Edge {
 
     /// The gateway's record of the request that reached the app last. The decision id that the
     /// client is told is the callee's.
-    fn issued(&self) -> Value {
-        let mut newest_first = self.gateway.decisions().into_iter().rev();
-        let issued = newest_first.find(|record| record["kind"] == "issue");
-        issued.unwrap_or_else(|| panic!("nothing was minted: {}", self.gateway.log()))
+    async fn issued(&self) -> Value {
+        wait::until("the record of the issue", async || {
+            let mut newest_first = self.gateway.decisions().into_iter().rev();
+            newest_first.find(|record| record["kind"] == "issue")
+        })
+        .await
     }
 
     /// Revokes these in both proxies, and nothing else any more.

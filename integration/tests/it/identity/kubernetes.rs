@@ -141,10 +141,11 @@ async fn kubernetes_rotates_under_load_and_no_request_fails() {
 async fn kubernetes_api_server_is_away_for_more_than_half_a_life() {
     let test = "kubernetes_api_server_is_away_for_more_than_half_a_life";
     let Some(cluster) = Cluster::start(test).await else { return };
-    let two = Two::start(&cluster, 44).await;
+    // It takes its time to come back.
+    let two = Two::start(&cluster, 90).await;
     let load = two.load();
     cluster.stop();
-    two.until_left(21.0).await;
+    two.until_left(44.0).await;
     let failed = "countersign_identity_renewals_total";
     two.orders.metric_reaches(failed, &["result=\"error\""], 1.0).await;
     cluster.resume().await;

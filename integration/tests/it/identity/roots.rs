@@ -89,6 +89,8 @@ const IN_FORCE: &str = "certificates in force";
 /// Waits until what was written is in force at a proxy.
 async fn in_force(proxy: &Proxy, write: impl FnOnce()) {
     let count = || proxy.log().matches(IN_FORCE).count();
+    // The start is told too, a moment after it.
+    wait::until_true("the first ones", || count() > 0).await;
     let before = count();
     write();
     wait::until_true(IN_FORCE, || count() > before).await;

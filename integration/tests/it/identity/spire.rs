@@ -154,7 +154,9 @@ async fn spire_agent_restarts_under_load() {
 /// The server is away for more than half a certificate's life.
 #[tokio::test]
 async fn spire_server_is_away_for_more_than_half_a_life() {
-    let Some(mut two) = Two::start("spire_server_is_away", |_, _| {}).await else { return };
+    // The agent's own certificate outlives the outage: it could not come back without it.
+    let long = |_: &Lab, spec: &mut ServerSpec| spec.agent_life_s = Some(600);
+    let Some(mut two) = Two::start("spire_server_is_away", long).await else { return };
     let load = two.load();
     two.rotate(1).await;
     two.server.stop().await;
@@ -242,6 +244,13 @@ async fn spire_replaces_its_root_under_load() {
     sender.send(Ok(Frame::data("still here".into()))).await.unwrap();
     let back = wait::ends("an echo", open.body_mut().frame()).await.unwrap().unwrap();
     assert_eq!(back.into_data().unwrap(), "still here");
+    // Ours is signed anew when its own time comes, like theirs.
+    wait::until_within(LIVES, "a certificate of our own under the new root", async || {
+        let own = two.web().await.chain;
+        let own: Vec<_> = own.iter().map(|certificate| certificate.to_vec()).collect();
+        is_signed_by(&own, &new).then_some(())
+    })
+    .await;
     two.server.revoke_authority(&gone).await;
     wait::ends("the open stream", client::collect(open)).await.unwrap_err();
     drop(sender);

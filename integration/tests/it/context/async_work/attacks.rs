@@ -82,12 +82,7 @@ async fn attack_redeems_grant_of_revoked_user() {
     // The documents of the issuer are a fixed list of files: the revocation joins one of them.
     let access = documents::access("jobs", documents::anybody());
     office.lab.write_text("jobs.yaml", &format!("{access:#}\n---\n{revocation:#}\n"));
-    office.issuer.reload();
-    wait::until("the revocation", async || {
-        let reply = office.resume(&grant).await;
-        (reply.status == 403).then_some(())
-    })
-    .await;
+    office.issuer_takes_documents().await;
     let reply = office.resume(&grant).await;
     office.refused(&reply, "invalid_request", "subject_revoked").await;
     // And nothing of hers is put aside any more.

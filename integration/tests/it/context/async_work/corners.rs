@@ -4,7 +4,7 @@ use countersign_integration::app::status;
 use countersign_integration::client::{Call, full};
 use countersign_integration::outcome::allowed;
 use countersign_integration::row::{certificate, record, signed};
-use countersign_integration::{App, Tokens, wait};
+use countersign_integration::{App, Tokens};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
@@ -126,11 +126,8 @@ async fn attack_redeems_grant_after_its_consumer_was_taken_off_the_list() {
     let mut without = before.clone();
     drop(without["spec"]["tokenService"]["requesters"].as_array_mut().unwrap().pop());
     office.lab.write("tokens.yaml", &without);
-    office.issuer.reload();
-    let reply = wait::until("the shorter list", async || {
-        Some(office.resume(&grant).await).filter(|reply| reply.status != 200)
-    })
-    .await;
+    office.issuer_takes_documents().await;
+    let reply = office.resume(&grant).await;
     office.refused(&reply, "unauthorized_client", "requester_unlisted").await;
     let job = office.reports("begin", &json!({"scope": "orders.read"})).await;
     office.refused(&job, "unauthorized_client", "requester_unlisted").await;

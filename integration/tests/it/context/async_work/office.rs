@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use countersign_integration::client::{self, Call, Conn, full};
 use countersign_integration::token::now_s;
-use countersign_integration::{App, Lab, Proxy, Reply, documents, ports};
+use countersign_integration::{App, Lab, Proxy, Reply, documents, ports, wait};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -111,6 +111,13 @@ impl Office {
         local(self.local[1], call, None, body).await
     }
 
+    /// Has the issuer read its documents again; it must be the first change.
+    pub(super) async fn issuer_takes_documents(&self) {
+        self.issuer.reload();
+        wait::until_true("the documents", || self.issuer.log().contains("documents in force"))
+            .await;
+    }
+
     /// What `reports` gets for a grant and the empty message.
     pub(super) async fn resume(&self, grant: &str) -> Reply {
         self.reports("resume", &json!({"grant": grant, "digest": DIGEST})).await
@@ -133,7 +140,7 @@ impl Office {
         );
         assert_eq!(body["service_error"], error, "{body}");
         assert!(!body["hint"].as_str().unwrap().is_empty());
-        countersign_integration::wait::until(&format!("a record of {reason}"), async || {
+        wait::until(&format!("a record of {reason}"), async || {
             let mut records = self.issuer.decisions().into_iter();
             records.rfind(|record| record.to_string().contains(&format!("/{reason}\"")))
         })

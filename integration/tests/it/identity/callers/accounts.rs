@@ -54,6 +54,18 @@ impl World {
         self.cluster.token(namespace, account, &[AUDIENCE], Some(&self.pod), life_s).await
     }
 
+    /// Waits until the API server itself knows that the pod of this token is gone.
+    async fn until_unknown(&self, token: &str) {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [AUDIENCE]}});
+        let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+        wait::until("the API server to miss the pod", async || {
+            let told = self.cluster.create(reviews, &review).await;
+            (told["status"]["authenticated"] != true).then_some(())
+        })
+        .await;
+    }
+
     /// A token of the cluster's own key that says something else than a sound one.
     async fn forged(&self, change: impl FnOnce(&mut Value)) -> String {
         let sound = self.token(600).await;
@@ -115,7 +127,7 @@ async fn a_pod_outside_the_mesh_calls_as_its_service_account() {
             assert_eq!(reply.seen("countersign-user"), None, "a service is no user");
             assert_eq!(reply.seen("authorization"), None, "the credential ends at the gateway");
         }
-        let issued = edge.issued();
+        let issued = edge.issued().await;
         assert_eq!(issued["peer"]["none"], "service_account_token", "{issued}");
         assert_eq!(issued["svc"]["id"], id_of(&world.pod));
         assert_eq!(issued["svc"]["pod"], json!({"name": "batch-7", "uid": world.pod.uid}));
@@ -171,8 +183,10 @@ async fn attack_uses_token_of_deleted_pod() {
     let offline = callers(world.cluster, world.edge.lab.folder(), Ask::Keys).await;
     let offline = Edge::start(offline, &[id_of(&world.pod)]).await;
     let (used, unused) = (world.token(600).await, world.token(601).await);
+    let another = world.token(602).await;
     allowed(&world.edge.orders, &world.edge.get(&used).await).await;
     world.cluster.delete_pod(&world.pod).await;
+    world.until_unknown(&another).await;
     // Nobody has asked about this one, so nothing is remembered of it.
     let reason = world.refused(&unused, "caller_token_invalid").await;
     assert_eq!(reason, "caller_token_invalid/not_authenticated");

@@ -83,7 +83,7 @@ async fn jwt_svids_come_in_the_authorization_of_http_and_grpc() {
     .await;
     let record = allowed(&edge.orders, &reply).await;
     assert_eq!(record["svc"]["id"], "spiffe://lab.test/ns/jobs/sa/batch", "{record}");
-    let issued = edge.issued();
+    let issued = edge.issued().await;
     assert_eq!(issued["peer"]["none"], "jwt_svid", "{issued}");
     assert_eq!(issued["svc"], json!({"id": "spiffe://lab.test/ns/jobs/sa/batch"}));
 

@@ -10,7 +10,7 @@ use countersign_integration::components::kubernetes::{self, Cluster, Pod};
 use countersign_integration::kubelet_writer::Volume;
 use countersign_integration::pki::Request;
 use countersign_integration::proxy::Spec;
-use countersign_integration::{App, Authority, Lab, Leaf, documents};
+use countersign_integration::{App, Authority, Lab, Leaf, documents, wait};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -84,7 +84,12 @@ impl Kubelet<'_> {
     /// Writes the volume from what the API server says now.
     async fn write(&self, name: &str, leaf: &Leaf) {
         let path = format!("{}/{name}", self.path());
-        let issued = self.cluster.as_kubelet(NODE, Method::GET, &path, None).await.ok();
+        // The API server learns a moment after it whose node a new request belongs to.
+        let issued = wait::until("the request to be the node's", async || {
+            let answer = self.cluster.as_kubelet(NODE, Method::GET, &path, None).await;
+            (answer.status != 403).then(|| answer.ok())
+        })
+        .await;
         let chain = issued["status"]["certificateChain"].as_str().unwrap();
         let selector =
             format!("{API}/v1beta1/clustertrustbundles?fieldSelector=spec.signerName={SIGNER}");

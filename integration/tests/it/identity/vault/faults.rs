@@ -125,7 +125,9 @@ async fn the_fix_at_the_server_is_enough() {
     identity["source"]["vault"]["ttl"] = json!("2h");
     let capped = stage.proxy("capped", &identity);
     capped.until_ready().await;
-    says(&capped, &["caps the life", "max_ttl of pki/roles/rsa", "1230"]).await;
+    says(&capped, &["caps the life", "max_ttl of pki/roles/rsa"]).await;
+    // The server looks at the clock twice, and a second may begin in between.
+    assert!(["1230", "1229"].iter().any(|life| capped.log().contains(life)), "{}", capped.log());
     // Authorities from a file are the only ones that count.
     let (_, chain) = stage.bao.ask(http::Method::GET, "pki/ca_chain", None).await;
     let bundle = stage.folder.path().join("bundle.pem");
