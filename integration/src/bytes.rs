@@ -96,7 +96,8 @@ pub async fn is_cut_off(
 ) -> bool {
     let exchange = async {
         let mut stream = opening.await?;
-        let _ = stream.write_all(bytes).await;
+        // A reset that came first is told here, and only once.
+        stream.write_all(bytes).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await
     };

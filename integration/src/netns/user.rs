@@ -2,11 +2,13 @@
 //! before its first socket, because redirect rules go by the user that made the socket.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+
+use crate::process;
 
 /// The sidecar's user.
 pub const SIDECAR: u32 = 4747;
@@ -55,13 +57,11 @@ pub fn runnable_by_all(program: &Path) -> PathBuf {
     });
     if !is_same {
         let fresh = folder.join(format!(".{}", std::process::id()));
-        fs::copy(program, &fresh).unwrap();
-        File::options()
-            .write(true)
-            .open(&fresh)
-            .unwrap()
-            .set_modified(own.modified().unwrap())
-            .unwrap();
+        // Not written by this process: whatever it starts meanwhile would hold the copy open, and
+        // no program runs that somebody may write to.
+        let mut cp = Command::new("cp");
+        let done = process::run(cp.arg("--preserve=timestamps").arg(program).arg(&fresh));
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         fs::rename(&fresh, &copy).unwrap();
     }
     copy

@@ -408,7 +408,9 @@ async fn attack_other_user_drains_the_proxy() {
     readable(lab.folder(), 0o755);
     readable(&socket, 0o777);
     let program = lab.folder().join("proxy");
-    std::fs::copy(programs::proxy(), &program).unwrap();
+    // Not written by this process: what another test starts would hold it open, and it is busy then.
+    let copied = process::run(Command::new("cp").arg(programs::proxy()).arg(&program));
+    assert!(copied.status.success());
     readable(&program, 0o755);
     let mut command = Command::new(&program);
     command.args(["drain", "--socket"]).arg(&socket).uid(65_534).gid(65_534).current_dir("/");

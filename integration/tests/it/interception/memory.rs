@@ -139,7 +139,7 @@ async fn eight_thousand_idle_connections_and_a_thousand_half_open() {
     let held = wait::until("a thousand half-open handshakes at once", async || {
         (descriptors(&pair.orders) >= files + 1_010).then(|| resident(&pair.orders))
     });
-    let opened = pair.hold(Kind::HalfOpen, pair.orders.inbound(), 1_010);
+    let opened = pair.hold(Kind::HalfOpen, pair.orders.inbound(), 1_050);
     let (held, half) = tokio::join!(held, opened);
     costs("half-open handshake", 1_000, before, held, HALF_OPEN_BYTES_MAX);
     // Who has a certificate and something to say is served.

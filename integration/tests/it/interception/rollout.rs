@@ -25,7 +25,7 @@ fn requests_per_s() -> u32 {
 }
 
 /// Longer than documents take to be seen by everybody.
-const DRAIN_DELAY_MS: u64 = 2_500;
+const DRAIN_DELAY_MS: u64 = 3_500;
 
 /// A pod of a service: the app and its sidecar.
 struct Pod {

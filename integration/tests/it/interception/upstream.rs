@@ -153,7 +153,7 @@ async fn a_stalled_endpoint_is_left_alone_and_taken_back() {
     let places = [ports::free(), ports::free()];
     let living = sidecar(&lab, 0, places[0], &apps[0]).await;
     let stalled = sidecar(&lab, 1, places[1], &apps[1]).await;
-    let impatient = |spec: Spec| spec.limit("REQUEST_MS_MAX", 300);
+    let impatient = |spec: Spec| spec.limit("REQUEST_MS_MAX", 1_000);
     let web = web(&lab, &orders_at(&lab, &places.map(at)), impatient).await;
     while apps.iter().any(|app| app.seen().is_empty()) {
         assert_eq!(get(&web).await.status, 200);
