@@ -72,10 +72,11 @@ impl Vaulted {
 
 /// `orders` calls `billing`; both have keys that were made in the token.
 struct Two {
-    on: Vaulted,
     orders: Proxy,
     billing: Proxy,
     _app: App,
+    // Last: what the proxies wrote is read when they are dropped, if the test failed.
+    on: Vaulted,
 }
 
 impl Two {
@@ -102,7 +103,7 @@ impl Two {
         };
         let orders = spec("orders", "01").outbound().start().await;
         let billing = spec("billing", "02").inbound_at(at, app.address).start().await;
-        Some(Two { on, orders, billing, _app: app })
+        Some(Two { orders, billing, _app: app, on })
     }
 
     fn load(&self) -> Load {
