@@ -11,6 +11,7 @@
 mod find;
 mod generate;
 mod module;
+mod patience;
 mod pin;
 mod pool;
 mod token;

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a signature is asked for on the token's threads and waited for within the budget;
 //! a session, a login or a handle that was lost is made again once per call, not more often; a token
-//! that cannot be seen is waited for once, until it was seen again.
+//! that cannot be seen is waited for once, until it was seen again (`patience.rs`).
 
 use std::{
     fmt, mem,
@@ -20,6 +20,7 @@ use super::{
     find::FoundKey,
     generate::{self, Keeper},
     module::{self, Entered, Module},
+    patience::Patience,
     pin::Pin,
     pool::Pool,
     trouble::{Remedy, Trouble},
@@ -27,8 +28,6 @@ use super::{
 
 /// Time for everything that is not on the data path: loading, login, looking up, making a key.
 const SETUP: Duration = Duration::from_secs(10);
-/// Time between two looks for a token that is not to be seen.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A token that was opened.
 pub struct Token {
@@ -41,8 +40,7 @@ pub(super) struct Shared {
     pub(super) config: Pkcs11Token,
     module: Arc<Module>,
     pin: Pin,
-    /// Since when the token cannot be seen.
-    missed: Mutex<Option<Instant>>,
+    patience: Patience,
     /// Made keys whose last user is gone: a thread of the token destroys them.
     discarded: Mutex<Vec<Keeper>>,
 }
@@ -85,7 +83,7 @@ impl Token {
             config: config.clone(),
             module,
             pin: Pin::default(),
-            missed: Mutex::default(),
+            patience: Patience::new(config.sign_timeout / 2),
             discarded: Mutex::default(),
         });
         let theirs = Arc::clone(&shared);
@@ -170,12 +168,33 @@ impl Worker {
     /// Runs a job with a session that is open and logged in; what was lost is made again, once.
     fn call<T>(&mut self, job: &impl Fn(&Open<'_>) -> Result<T, Trouble>) -> Result<T, Trouble> {
         self.sweep();
-        match self.once(job) {
+        match self.patiently(job) {
             Err((epoch, trouble)) if trouble.remedy != Remedy::None => {
                 self.recover(epoch, trouble)?;
                 self.once(job).map_err(|(_, trouble)| trouble)
             }
             result => result.map_err(|(_, trouble)| trouble),
+        }
+    }
+
+    /// As [`Worker::once`]; a token that cannot be seen for a moment is waited for.
+    fn patiently<T>(
+        &mut self,
+        job: &impl Fn(&Open<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, (u64, Trouble)> {
+        loop {
+            let result = self.once(job);
+            match &result {
+                Ok(_) => self.shared.patience.seen(),
+                Err((_, trouble)) if trouble.unseen => {
+                    if let Some(pause) = self.shared.patience.pause(Instant::now()) {
+                        thread::sleep(pause);
+                        continue;
+                    }
+                }
+                Err(_) => {}
+            }
+            return result;
         }
     }
 
@@ -265,30 +284,7 @@ impl Shared {
         Ok(session)
     }
 
-    /// The slot of the token. SoftHSM shows none, or one without a label, while another program
-    /// writes to the token: that is waited for, half as long as a signature may take.
     fn slot(&self, module: &Entered<'_>) -> Result<Slot, Trouble> {
-        let patience = self.config.sign_timeout / 2;
-        loop {
-            let (fitting, seen) = self.look(module)?;
-            let missed = self.missed_since(fitting.is_empty());
-            match (fitting.as_slice(), missed) {
-                ([slot], _) => return Ok(*slot),
-                ([], Some(since)) if since.elapsed() < patience => thread::sleep(LOOK_AGAIN),
-                ([], _) => return Err(unseen(&seen)),
-                (many, _) => {
-                    return Err(Trouble::new(
-                        "C_GetTokenInfo",
-                        format!("{} tokens fit: {}", many.len(), seen.join(", ")),
-                        Some("name the serial number too: `pkcs11:token=…;serial=…`"),
-                    ));
-                }
-            }
-        }
-    }
-
-    /// The slots whose token fits, and the names of all tokens.
-    fn look(&self, module: &Entered<'_>) -> Result<(Vec<Slot>, Vec<String>), Trouble> {
         let library = module.library();
         let mut fitting = Vec::new();
         let mut seen = Vec::new();
@@ -300,29 +296,28 @@ impl Shared {
             }
             seen.push(format!("\"{label}\" (serial {serial})"));
         }
-        Ok((fitting, seen))
+        match fitting.as_slice() {
+            [slot] => Ok(*slot),
+            [] if seen.is_empty() => Err(Trouble {
+                call: "C_GetSlotList",
+                answer: "there is no token".to_owned(),
+                hint: Some("is it plugged in, and does its server (p11-kit server) offer it?"),
+                remedy: Remedy::Reconnect,
+                unseen: true,
+            }),
+            [] => Err(Trouble {
+                unseen: true,
+                ..Trouble::new(
+                    "C_GetTokenInfo",
+                    format!("no such token; there are {}", seen.join(", ")),
+                    Some("compare the token's label with the configuration"),
+                )
+            }),
+            many => Err(Trouble::new(
+                "C_GetTokenInfo",
+                format!("{} tokens fit: {}", many.len(), seen.join(", ")),
+                Some("name the serial number too: `pkcs11:token=…;serial=…`"),
+            )),
+        }
     }
-
-    /// Notes whether the token is missing; since when it is.
-    fn missed_since(&self, is_missing: bool) -> Option<Instant> {
-        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
-        *missed = is_missing.then(|| missed.unwrap_or_else(Instant::now));
-        *missed
-    }
-}
-
-fn unseen(others: &[String]) -> Trouble {
-    if others.is_empty() {
-        return Trouble {
-            call: "C_GetSlotList",
-            answer: "there is no token".to_owned(),
-            hint: Some("is it plugged in, and does its server (p11-kit server) offer it?"),
-            remedy: Remedy::Reconnect,
-        };
-    }
-    Trouble::new(
-        "C_GetTokenInfo",
-        format!("no such token; there are {}", others.join(", ")),
-        Some("compare the token's label with the configuration"),
-    )
 }

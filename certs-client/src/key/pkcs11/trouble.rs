@@ -14,6 +14,8 @@ pub(super) struct Trouble {
     pub(super) answer: String,
     pub(super) hint: Option<&'static str>,
     pub(super) remedy: Remedy,
+    /// The token could not be seen. It may be back in a moment.
+    pub(super) unseen: bool,
 }
 
 /// What may help.
@@ -35,7 +37,7 @@ impl Trouble {
         answer: impl Into<String>,
         hint: Option<&'static str>,
     ) -> Trouble {
-        Trouble { call, answer: answer.into(), hint, remedy: Remedy::None }
+        Trouble { call, answer: answer.into(), hint, remedy: Remedy::None, unseen: false }
     }
 
     pub(super) fn into_failure(self, holder: String) -> KeyFailure {
@@ -51,6 +53,7 @@ impl From<Error> for Trouble {
                 answer: format!("{answer:?}"),
                 hint: hint(answer),
                 remedy: remedy(answer),
+                unseen: false,
             },
             Error::LibraryLoading(error) => Trouble::new(
                 "load the module",
