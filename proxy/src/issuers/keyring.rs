@@ -39,10 +39,21 @@ impl OwnKey {
 /// The times of a rotation, seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// From publication to first use: whoever fetches has fetched by then.
+    /// From publication to first use, at least `2 × refresh`: whoever fetches has fetched by then.
+    /// Nothing where nobody does.
     pub publish_s: u64,
     /// From last use to the end of publication: `maxTtl + skew + 2 × refresh`.
     pub overlap_s: u64,
+}
+
+impl Pace {
+    /// The times of an issuer whose tokens count for `life_s` at most. Its key set is fetched every
+    /// `refresh_s`, or nobody has to look anything up (`is_fetched`).
+    pub fn of(refresh_s: u64, life_s: u64, is_fetched: bool) -> Pace {
+        // Times are cut to whole seconds, so a wait may turn out almost one too short: hence one more.
+        let publish_s = if is_fetched { 2 * refresh_s + 1 } else { 0 };
+        Pace { publish_s, overlap_s: life_s + 2 * refresh_s }
+    }
 }
 
 struct Pending {

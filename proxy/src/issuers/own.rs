@@ -216,12 +216,8 @@ fn cannot(what: &str, path: &Path, error: &dyn std::fmt::Display) {
 
 /// The times of a rotation, as the mesh's entry for this issuer gives them.
 fn pace(entry: &TrustedIssuer) -> Pace {
-    let refresh = refresh_s(entry);
-    let overlap_s = entry.max_ttl_s.unwrap_or(TTL_S_MAX) + SKEW_S + 2 * refresh;
-    // By certificate nothing is looked up, so nobody has to fetch first. Both ends of the wait are
-    // whole seconds, cut off: without one more it may be almost one too short.
-    let publish_s = if entry.jwks.is_none() { 0 } else { 2 * refresh + 1 };
-    Pace { publish_s, overlap_s }
+    let life_s = entry.max_ttl_s.unwrap_or(TTL_S_MAX) + SKEW_S;
+    Pace::of(refresh_s(entry), life_s, entry.jwks.is_some())
 }
 
 fn refresh_s(entry: &TrustedIssuer) -> u64 {

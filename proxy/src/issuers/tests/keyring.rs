@@ -15,6 +15,21 @@ fn key(ends: Option<u64>) -> OwnKey {
     OwnKey::new(signer.verifying_key().clone(), Arc::new(signer), ends)
 }
 
+/// Whenever in a second it is published.
+#[test]
+fn a_key_signs_when_everybody_had_time_to_fetch_it_twice() {
+    let (key, pace) = (key(None), Pace::of(1, 330, true));
+    for published_ms in (10_000..11_000).step_by(100) {
+        let mut ring = Keyring::default();
+        assert!(ring.offer(&key, published_ms / 1_000));
+        let mut times = (published_ms..).step_by(100);
+        let signs = |ms: &u64| ring.advance(ms / 1_000, pace, false, |_| true);
+        let waited_ms = times.find(signs).unwrap() - published_ms;
+        assert!((2_000..=3_100).contains(&waited_ms), "{published_ms}: {waited_ms}");
+    }
+    assert_eq!(Pace::of(1, 330, false).publish_s, 0);
+}
+
 fn kids(ring: &Keyring) -> Vec<String> {
     ring.published().iter().map(|key| key.key.kid()).collect()
 }
