@@ -24,7 +24,7 @@ pub fn free() -> SocketAddr {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + start.wrapping_add(step) % COUNT;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port).unwrap_or(0)));
-        if is_free(address).is_ok() {
+        if try_bind(address).is_ok() {
             return address;
         }
     }
@@ -33,7 +33,7 @@ pub fn free() -> SocketAddr {
 
 /// Binds and never listens: a process that is being started next door may hold the socket a moment
 /// longer, and must be in nobody's way.
-fn is_free(address: SocketAddr) -> io::Result<()> {
+fn try_bind(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())

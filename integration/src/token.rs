@@ -123,8 +123,8 @@ pub fn header_of(token: &str) -> Value {
     serde_json::from_slice(&header).unwrap()
 }
 
-/// The first thing in a text that looks like a JWS or its header: more than three letters that
-/// random ones may be too.
+/// The first thing in a text that looks like a JWS or its header. `eyJ` alone occurs in random text
+/// too, so a header's length or its dot is asked for as well.
 pub fn jws_in(text: &str) -> Option<&str> {
     let in_header = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
     text.match_indices("eyJ").find_map(|(at, _)| {

@@ -24,8 +24,7 @@ const WRITTEN: &[u16] = &[
     15001, 15002, 15003, 15004, 15090, 15100, 15101, 15102, 15103, 15104, 15105, 15200, 15201,
     15202, 15203, 15204, 15205, 15301,
 ];
-/// Offsets stay below 20,000: from there on end-to-end tests take ports for other programs, which
-/// bind them a moment later, as those of the demo do.
+/// All ports stay below 20,000, where those begin that end-to-end tests give to other programs.
 const OFFSET_STEP: u16 = 400;
 const OFFSETS: u16 = 12;
 

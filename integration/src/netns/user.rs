@@ -60,7 +60,7 @@ pub fn runnable_by_all(program: &Path) -> PathBuf {
         // Not written by this process: whatever it starts meanwhile would hold the copy open, and
         // no program runs that somebody may write to.
         let mut cp = Command::new("cp");
-        let done = process::run(cp.arg("--preserve=timestamps").arg(program).arg(&fresh));
+        let done = process::run(cp.arg("--preserve=mode,timestamps").arg(program).arg(&fresh));
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         fs::rename(&fresh, &copy).unwrap();
     }

@@ -215,20 +215,21 @@ async fn attack_connects_between_revocation_and_check() {
     let app = App::mirror();
     let orders = lab.revocable(app.address, documents::anybody(), |spec| spec).await;
     let thief = lab.ca.leaf("shop", "web");
-    let mut early = lab.peer(&orders, &thief).await;
-    assert_eq!(early.send(Call::get(HOST, "/")).await.unwrap().status, 200);
-    lab.revoke(json!({"certificates": [{"sha256": hex(&thief)}]}));
-    let mut opened = vec![early];
+    let mut opened = Vec::new();
     wait::until("the first refusal", async || {
         let config = tls::client(Some(&thief), &[tls::MESH_H2]);
         if let Ok(mut conn) = Conn::tls(orders.inbound(), config).await {
             let served = conn.send(Call::get(HOST, "/")).await.is_ok();
             opened.push(conn);
+            if opened.len() == 3 {
+                lab.revoke(json!({"certificates": [{"sha256": hex(&thief)}]}));
+            }
             return (!served).then_some(());
         }
         Some(())
     })
     .await;
+    assert!(opened.len() >= 3, "it was refused before it was revoked");
     wait::until_true("the end of all connections", || opened.iter().all(Conn::is_closed)).await;
     wait::until("no connection", async || {
         let open = orders.metric("countersign_connections", &["direction=\"inbound\""]).await;
@@ -272,11 +273,12 @@ async fn attack_keeps_tcp_connection_past_its_allowance() {
     let mut bytes = Bytes::open(&orders, &leaf).await;
     orders.metric_reaches("countersign_connections_past_peer_expiry", &[], 1.0).await;
     bytes.ping().await;
-    // A new one is accepted to the end of that second.
+    // A new one is accepted to the end of that second, and not for as long as this one.
     wait::until("the end of new ones", async || {
         (!Bytes::begins(&orders, &leaf).await).then_some(())
     })
     .await;
+    bytes.ping().await;
     bytes.ends().await;
     orders.metric_reaches("countersign_connections_ended_total", &["reason=\"expiry\""], 1.0).await;
     let told = |record: &Value| record["kind"] == "ended" && record["reason"] == "expiry";
@@ -330,7 +332,7 @@ async fn bytes_behind(lab: &Lab) -> Proxy {
     lab.revocable(address, bytes_of(&["web", "batch"]), |spec| {
         spec.with(|config| {
             config["app"][0]["protocol"] = json!("tcp");
-            config["tcp"] = json!({"afterPeerExpiry": "6s"});
+            config["tcp"] = json!({"afterPeerExpiry": "10s"});
         })
     })
     .await
@@ -354,7 +356,8 @@ impl Bytes {
             return false;
         };
         let mut back = [0; 4];
-        stream.write_all(b"ping").await.is_ok() && stream.read_exact(&mut back).await.is_ok()
+        stream.write_all(b"ping").await.is_ok()
+            && wait::ends("an echo or an end", stream.read_exact(&mut back)).await.is_ok()
     }
 
     async fn ping(&mut self) {

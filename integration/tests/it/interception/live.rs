@@ -410,7 +410,7 @@ async fn attack_other_user_drains_the_proxy() {
     let program = lab.folder().join("proxy");
     // Not written by this process: what another test starts would hold it open, and it is busy then.
     let copied = process::run(Command::new("cp").arg(programs::proxy()).arg(&program));
-    assert!(copied.status.success());
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
     readable(&program, 0o755);
     let mut command = Command::new(&program);
     command.args(["drain", "--socket"]).arg(&socket).uid(65_534).gid(65_534).current_dir("/");

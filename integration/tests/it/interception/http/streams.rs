@@ -85,7 +85,7 @@ async fn server_sent_events_arrive_one_by_one() {
         let call = Call::get(HOST, "/events").header("accept", "text/event-stream");
         let mut response = conn.start(call).await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        for number in 0..5 {
+        for number in 0..6 {
             let event = format!("id: {number}\ndata: {{\"n\": {number}}}\n\n");
             next.send(event.clone()).await.unwrap();
             let frame = wait::ends("an event", response.body_mut().frame()).await.unwrap();
