@@ -53,7 +53,7 @@ impl From<Error> for Trouble {
                 answer: format!("{answer:?}"),
                 hint: hint(answer),
                 remedy: remedy(answer),
-                unseen: false,
+                unseen: is_unreadable(answer, function),
             },
             Error::LibraryLoading(error) => Trouble::new(
                 "load the module",
@@ -63,6 +63,12 @@ impl From<Error> for Trouble {
             other => Trouble::new("call the module", other.to_string(), None),
         }
     }
+}
+
+/// What SoftHSM answers before a session is open, while another program writes to its token.
+fn is_unreadable(answer: RvError, function: Function) -> bool {
+    matches!(function, Function::GetTokenInfo | Function::OpenSession)
+        && matches!(answer, RvError::GeneralError)
 }
 
 fn remedy(answer: RvError) -> Remedy {
