@@ -9,6 +9,8 @@ use countersign_integration::{App, Lab, Reply, World, tls, wait};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::interception::http::Pair;
+
 const ALICE: &str = "/v1/users/alice/orders";
 
 /// Alice's request by way of app A, which forwards what `forward` says.
@@ -92,15 +94,9 @@ async fn control_plane_loss_leaves_traffic_running() {
 /// nobody's endpoint is held to have failed.
 #[tokio::test]
 async fn a_burst_is_served_though_no_connection_is_open() {
-    let lab = Lab::new();
     let app = App::mirror();
-    let orders = lab.orders(&app, |spec| spec).await;
-    let id = lab.id("shop", "orders");
-    let mesh = lab.mesh().destination("shop/orders", "orders.shop", orders.inbound(), &[&id]);
-    let mesh = lab.write("web-mesh.yaml", &mesh.document());
-    let web = lab.proxy("shop", "web").outbound().documents(&[&mesh]).start().await;
-
-    let clients = (0..600).map(|_| Conn::h1(web.outbound()));
+    let pair = Pair::start(app.address).await;
+    let clients = (0..600).map(|_| Conn::h1(pair.web.outbound()));
     let mut clients = futures_util::future::try_join_all(clients).await.unwrap();
     for _ in 0..2 {
         let calls = clients.iter_mut().map(|client| client.send(Call::get("orders.shop", "/")));
