@@ -86,6 +86,15 @@ where
     assert_eq!(String::from_utf8_lossy(&answer), String::from_utf8_lossy(ANSWER));
 }
 
+/// Sends the usual request and reads its answer.
+async fn served<IO, S: Hello>(connection: &mut Napping<IO, S>, client: &mut DuplexStream)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    client.write_all(REQUEST).await.unwrap();
+    answered(connection, client).await;
+}
+
 #[test]
 fn it_sleeps_before_between_and_after_requests_and_answers_each() {
     run(async {
@@ -93,8 +102,7 @@ fn it_sleeps_before_between_and_after_requests_and_answers_each() {
         let mut connection = napping(server, PATIENCE, Duration::ZERO);
         sleeps(&mut connection).await;
         for _ in 0..3 {
-            client.write_all(REQUEST).await.unwrap();
-            answered(&mut connection, &mut client).await;
+            served(&mut connection, &mut client).await;
             assert!(!connection.is_asleep(), "it is awake for a while");
             sleeps(&mut connection).await;
         }
@@ -112,8 +120,7 @@ fn a_head_in_pieces_and_one_larger_than_a_first_look_wake_it() {
     run(async {
         let (mut client, server) = duplex(64 * 1_024);
         let mut connection = napping(server, PATIENCE, Duration::ZERO);
-        client.write_all(REQUEST).await.unwrap();
-        answered(&mut connection, &mut client).await;
+        served(&mut connection, &mut client).await;
         sleeps(&mut connection).await;
         client.write_all(b"GET / HT").await.unwrap();
         let awake = tokio::time::timeout(PATIENCE.awake * 4, &mut connection).await;
@@ -132,12 +139,10 @@ fn a_stray_line_end_is_not_lost() {
     run(async {
         let (mut client, server) = duplex(4_096);
         let mut connection = napping(server, PATIENCE, Duration::ZERO);
-        client.write_all(REQUEST).await.unwrap();
-        answered(&mut connection, &mut client).await;
+        served(&mut connection, &mut client).await;
         client.write_all(b"\r\n").await.unwrap();
         sleeps(&mut connection).await;
-        client.write_all(REQUEST).await.unwrap();
-        answered(&mut connection, &mut client).await;
+        served(&mut connection, &mut client).await;
     });
 }
 
@@ -146,8 +151,7 @@ fn a_refused_head_after_a_sleep_is_answered() {
     run(async {
         let (mut client, server) = duplex(4_096);
         let mut connection = napping(server, PATIENCE, Duration::ZERO);
-        client.write_all(REQUEST).await.unwrap();
-        answered(&mut connection, &mut client).await;
+        served(&mut connection, &mut client).await;
         sleeps(&mut connection).await;
         client.write_all(b"GET / HTTP/1.1\nhost: a\n\n").await.unwrap();
         let mut answer = String::new();
@@ -163,8 +167,7 @@ fn a_request_that_takes_long_keeps_it_awake() {
     run(async {
         let (mut client, server) = duplex(4_096);
         let mut connection = napping(server, PATIENCE, PATIENCE.awake * 5);
-        client.write_all(REQUEST).await.unwrap();
-        answered(&mut connection, &mut client).await;
+        served(&mut connection, &mut client).await;
         sleeps(&mut connection).await;
     });
 }
@@ -174,8 +177,7 @@ fn told_to_end_while_asleep_it_closes() {
     run(async {
         let (mut client, server) = duplex(4_096);
         let mut connection = napping(server, PATIENCE, Duration::ZERO);
-        client.write_all(REQUEST).await.unwrap();
-        answered(&mut connection, &mut client).await;
+        served(&mut connection, &mut client).await;
         sleeps(&mut connection).await;
         connection.leave();
         (&mut connection).await.unwrap();
@@ -193,8 +195,7 @@ fn idle_for_too_long_it_ends_asleep_or_not() {
                 Patience { awake: Duration::from_millis(awake), idle: Duration::from_millis(200) };
             let (mut client, server) = duplex(4_096);
             let mut connection = napping(server, patience, Duration::ZERO);
-            client.write_all(REQUEST).await.unwrap();
-            answered(&mut connection, &mut client).await;
+            served(&mut connection, &mut client).await;
             connection.await.unwrap();
             let mut rest = Vec::new();
             client.read_to_end(&mut rest).await.unwrap();
@@ -240,8 +241,7 @@ fn it_does_not_sleep_on_an_answer_that_is_not_out() {
         let stuck = Arc::new(AtomicBool::new(true));
         let (mut client, server) = duplex(4_096);
         let mut connection = napping(Stuck(server, Arc::clone(&stuck)), PATIENCE, Duration::ZERO);
-        client.write_all(REQUEST).await.unwrap();
-        answered(&mut connection, &mut client).await;
+        served(&mut connection, &mut client).await;
         let awake = tokio::time::timeout(PATIENCE.awake * 5, &mut connection).await;
         assert!(awake.is_err() && !connection.is_asleep());
         stuck.store(false, Ordering::Relaxed);
